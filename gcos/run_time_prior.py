@@ -1,0 +1,98 @@
+"""Run time from first principles: what is known before any run of a model has finished.
+
+A roofline of one reference GPU, the H100 SXM (speed ratio 1 in `gcos/tables/hardware.csv`). A token
+costs arithmetic, `FLOPS_PER_PARAMETER` x parameters over the arithmetic rate; a generated token
+costs one more read of all weights over the memory rate, shared by the sequences of a batch:
+
+    seconds = tokens x epochs x (arithmetic + reading) / (speed_ratio x gpu_count)
+
+It leaves out start-up, data loading, the attention cache and the loss from using many GPUs: hence
+the wide distribution around it. The predictor learns what a model really takes as a factor on this;
+an agent whose predictor is away uses it as it is.
+"""
+
+import math
+from collections.abc import Sequence
+
+from gcos.durations import (
+    SECONDS_MAX,
+    SECONDS_MIN,
+    PoolSpeed,
+    Prediction,
+    PredictionSource,
+    RunTime,
+    WorkFeatures,
+)
+from gcos.tasks import WorkKind
+
+#: Spread of ln(run time) around the reference: the middle 90 % span a factor of 7 either way
+#: (assumed: what the roofline leaves out is of this order).
+PRIOR_SIGMA = 1.2
+
+#: Dense BF16 rate and memory rate of the H100 SXM (NVIDIA H100 data sheet).
+PEAK_FLOPS_PER_S = 989e12
+PEAK_BYTES_PER_S = 3.35e12
+
+#: Fractions of the peaks that are reached: medians of Llama-2-70B on two H100 in the profile behind
+#: Splitwise (Patel et al., ISCA 2024; `perf_model.csv` of splitwise-sim): 0.43 to 0.49 for prompts
+#: of 512 tokens or more, 0.49 to 0.56 for generation in batches up to 16.
+ARITHMETIC_EFFICIENCY = 0.45
+MEMORY_EFFICIENCY = 0.55
+
+#: Forward pass 2, forward and backward pass 6 (Kaplan et al. 2020, section 2.1: C = 6 N a token).
+FLOPS_PER_PARAMETER = {
+    WorkKind.FINE_TUNE: 6.0,
+    WorkKind.BATCH_INFERENCE: 2.0,
+    WorkKind.EVALUATION: 2.0,
+    WorkKind.CUSTOM: 2.0,
+}
+
+#: Weights are taken as 16 bits wide.
+BYTES_PER_PARAMETER = 2.0
+#: Where the size of the model is not stated: 7 billion parameters.
+MODEL_BYTES_UNKNOWN = 14_000_000_000
+#: Sequences generated together where the task does not say (assumed).
+BATCH_SIZE_UNKNOWN = 16
+#: Bytes of text behind a token (about four characters of English), where only data are stated.
+DATA_BYTES_PER_TOKEN = 4.0
+#: Reference time of work of unknown size, whatever the number of GPUs: it is then assumed that
+#: who asks for more GPUs brings more work. The median of short and batch jobs in the scenarios.
+WORK_UNKNOWN_S = 1_800.0
+
+
+def reference_s(features: WorkFeatures) -> float:
+    """Return the roofline's seconds for all the work on one GPU of speed ratio 1."""
+    token_count = _token_count(features)
+    if token_count == 0:
+        return WORK_UNKNOWN_S * max(features.gpu_count, 1)
+    model_bytes = features.model_bytes or MODEL_BYTES_UNKNOWN
+    flops = FLOPS_PER_PARAMETER[features.kind] * model_bytes / BYTES_PER_PARAMETER
+    token_s = flops / (ARITHMETIC_EFFICIENCY * PEAK_FLOPS_PER_S)
+    if features.kind is WorkKind.BATCH_INFERENCE:
+        batch_size_count = features.batch_size_count or BATCH_SIZE_UNKNOWN
+        token_s += model_bytes / (MEMORY_EFFICIENCY * PEAK_BYTES_PER_S) / batch_size_count
+    return max(token_count * features.epoch_count * token_s, SECONDS_MIN)
+
+
+def pool_reference_s(features: WorkFeatures, speed_ratio: float) -> float:
+    """Return the roofline's seconds on `gpu_count` GPUs of `speed_ratio`, within [1e-3, 1e9]."""
+    seconds = reference_s(features) / (speed_ratio * max(features.gpu_count, 1))
+    return min(max(seconds, SECONDS_MIN), SECONDS_MAX)
+
+
+def prior_predictions(features: WorkFeatures, pools: Sequence[PoolSpeed]) -> tuple[Prediction, ...]:
+    """Return the roofline as a wide lognormal, one prediction for each pool, marked PRIOR."""
+    return tuple(
+        Prediction(
+            pool_type=pool.type,
+            run_time=RunTime.lognormal(pool_reference_s(features, pool.speed_ratio), PRIOR_SIGMA),
+            source=PredictionSource.PRIOR,
+        )
+        for pool in pools
+    )
+
+
+def _token_count(features: WorkFeatures) -> int:
+    if features.token_count > 0 or features.kind is WorkKind.CUSTOM:
+        return features.token_count
+    return math.ceil(features.data_bytes / DATA_BYTES_PER_TOKEN)
