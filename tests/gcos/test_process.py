@@ -1,0 +1,60 @@
+"""What a long-lived process does with signals and errors."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from gcos.errors import WrongStateError
+from gcos.process import run_until_signalled
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_sets_the_event_and_the_process_drains(number: int) -> None:
+    steps: list[str] = []
+
+    async def main(stopping: asyncio.Event) -> None:
+        os.kill(os.getpid(), number)
+        async with asyncio.timeout(5):
+            await stopping.wait()
+        steps.append("drained")
+
+    assert run_until_signalled(main, process="broker") == 0
+    assert steps == ["drained"]
+
+
+def test_a_second_signal_cancels_the_drain() -> None:
+    steps: list[str] = []
+
+    async def main(stopping: asyncio.Event) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stopping.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            steps.append("cancelled")
+
+    assert run_until_signalled(main, process="broker") == 0
+    assert steps == ["cancelled"]
+
+
+def test_our_errors_become_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main(stopping: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(failing())
+
+    async def failing() -> None:
+        raise WrongStateError("it is\ntaken", hint="stop the other")
+
+    assert run_until_signalled(main, process="broker") == 2
+    assert capsys.readouterr().err == "gcos broker: it is taken (stop the other)\n"
+
+
+def test_other_errors_propagate() -> None:
+    async def main(stopping: asyncio.Event) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_until_signalled(main, process="broker")
