@@ -1,0 +1,1 @@
+"""Predicts run times as distributions, and learns from runs that end."""

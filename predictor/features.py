@@ -1,0 +1,135 @@
+"""What the predictor reads of a task: its context path and its reference time. Pure.
+
+The context path names ever smaller groups of tasks, from all of them to those that share everything
+but the number of tokens. Times are compared as *residuals*, ln(run time) minus ln(reference time),
+so that runs of different sizes teach each other: the reference carries the size, the residual what
+the roofline does not know.
+"""
+
+import math
+
+from gcos.durations import SECONDS_MAX, Observation, PoolSpeed, WorkFeatures
+from gcos.errors import InvalidRequestError
+from gcos.run_time_prior import reference_s
+
+#: Names of the contexts, from general to specific: what a prediction reports.
+CONTEXTS = (
+    "all",
+    "kind",
+    "kind/model",
+    "kind/model/pool",
+    "kind/model/pool/shape",
+    "kind/model/pool/shape/data",
+)
+#: Index of the first context that knows the pool type.
+POOL_DEPTH = 3
+
+Context = tuple[str, ...]
+
+NAME_LENGTH_MAX = 512
+DATA_COUNT_MAX = 64
+GPU_COUNT_MAX = 65_536
+EPOCH_COUNT_MAX = 1e6
+SPEED_RATIO_MIN = 1e-6
+SPEED_RATIO_MAX = 1e6
+#: 2**53: counts beyond it lose digits as float.
+COUNT_MAX = 9_007_199_254_740_992
+
+
+def common_contexts(features: WorkFeatures) -> tuple[Context, ...]:
+    """Return the contexts above the pool type: all, kind, model."""
+    kind = features.kind.value
+    return (), (kind,), (kind, features.model)
+
+
+def pool_contexts(features: WorkFeatures, pool_type: str) -> tuple[Context, ...]:
+    """Return the contexts from the pool type down: pool, shape, and data with project."""
+    pool = (features.kind.value, features.model, pool_type)
+    shape = (*pool, _shape(features))
+    return pool, shape, (*shape, features.project, *features.data)
+
+
+def ln_work(features: WorkFeatures) -> float:
+    """Return ln of the reference seconds on the task's number of GPUs, at speed ratio 1."""
+    return math.log(reference_s(features) / max(features.gpu_count, 1))
+
+
+def check_features(features: WorkFeatures) -> None:
+    """Refuse features that no task has.
+
+    Raises:
+        InvalidRequestError: A count, size or name is outside its stated limits.
+    """
+    for name, limit in (
+        ("model_bytes", COUNT_MAX),
+        ("data_bytes", COUNT_MAX),
+        ("token_count", COUNT_MAX),
+        ("batch_size_count", COUNT_MAX),
+        ("sequence_token_count", COUNT_MAX),
+        ("gpu_count", GPU_COUNT_MAX),
+    ):
+        if not 0 <= getattr(features, name) <= limit:
+            raise InvalidRequestError(f"{name} must be within 0 and {limit}", field=name)
+    if not 0 < features.epoch_count <= EPOCH_COUNT_MAX:
+        raise InvalidRequestError(
+            f"epoch_count must be above 0 and at most {EPOCH_COUNT_MAX:g}", field="epoch_count"
+        )
+    if len(features.data) > DATA_COUNT_MAX:
+        raise InvalidRequestError(f"more than {DATA_COUNT_MAX} data sets", field="data")
+    for field, text in (
+        ("model", features.model),
+        ("project", features.project),
+        *(("data", name) for name in features.data),
+    ):
+        _check_name(text, field)
+
+
+def check_pool(pool: PoolSpeed) -> None:
+    """Refuse a pool type without a name, or with a speed that is no speed.
+
+    Raises:
+        InvalidRequestError: As above.
+    """
+    _check_name(pool.type, "type", is_needed=True)
+    if not SPEED_RATIO_MIN <= pool.speed_ratio <= SPEED_RATIO_MAX:
+        raise InvalidRequestError(
+            f"speed_ratio must be within {SPEED_RATIO_MIN:g} and {SPEED_RATIO_MAX:g}",
+            field="speed_ratio",
+        )
+
+
+def check_observation(observation: Observation) -> None:
+    """Refuse the end of a run that cannot have been.
+
+    Raises:
+        InvalidRequestError: A time is negative or not finite, or a name or count is wrong.
+    """
+    _check_name(observation.run_id, "run_id", is_needed=True)
+    _check_name(observation.pool_type, "pool_type", is_needed=True)
+    if not 0 <= observation.elapsed_s <= SECONDS_MAX:
+        raise InvalidRequestError(
+            f"elapsed_s must be within 0 and {SECONDS_MAX:g}", field="elapsed_s"
+        )
+    if not (math.isfinite(observation.ended_s) and observation.ended_s >= 0):
+        raise InvalidRequestError("ended_s must be an instant since the epoch", field="ended_s")
+    check_features(observation.features)
+
+
+def _check_name(text: str, field: str, *, is_needed: bool = False) -> None:
+    if is_needed and not text:
+        raise InvalidRequestError(f"{field} is empty", field=field)
+    if len(text) > NAME_LENGTH_MAX:
+        raise InvalidRequestError(
+            f"{field} has more than {NAME_LENGTH_MAX} characters", field=field
+        )
+
+
+def _shape(features: WorkFeatures) -> str:
+    """Return batch size, sequence length and GPUs, each as its nearest power of two."""
+    counts = (features.batch_size_count, features.sequence_token_count, features.gpu_count)
+    return ",".join(str(_power_of_two(count)) for count in counts)
+
+
+def _power_of_two(count: int) -> int:
+    """Return the nearest power of two on the log scale; 0 for 0, which means unknown."""
+    return 2 ** round(math.log2(count)) if count > 0 else 0

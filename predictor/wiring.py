@@ -1,0 +1,85 @@
+"""Puts one predictor process together: store, recovered tree, server."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcos.errors import UnavailableError
+from gcos.locks import lock_directory
+from gcos.logs import Log
+from gcos.rpc.memory import pin_malloc_thresholds
+from gcos.rpc.security import read_token, require_loopback
+from gcos.rpc.server import serving
+from gcos.store import SqliteStore
+from gcos.v1 import predictor_pb2_grpc
+from predictor.servicer import SERVICE_NAME, PredictorServicer, recovered
+
+STORE_NAME = "predictor.sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorConfig:
+    """What a predictor is told.
+
+    Attributes:
+        data_dir: Observations; one predictor at a time.
+        token_file: Secret of the cluster, mode 0600.
+        address: `host:port` to serve at; port 0 takes a free one.
+        log_level: debug, info, warning or error.
+    """
+
+    data_dir: Path
+    token_file: Path
+    address: str = "127.0.0.1:7701"
+    log_level: str = "info"
+
+
+async def serve(config: PredictorConfig, stopping: asyncio.Event, *, log: Log) -> None:
+    """Serve predictions until `stopping` is set, then drain.
+
+    Raises:
+        InvalidRequestError: The address is not on this machine, or the token file is no good.
+        WrongStateError: Another process has the data directory or the address.
+        UnavailableError: The data directory cannot be used.
+    """
+    require_loopback(config.address)
+    token = read_token(config.token_file)
+    pin_malloc_thresholds()
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock_directory(config.data_dir))
+        except OSError as exc:
+            raise UnavailableError(
+                f"data directory {config.data_dir} cannot be used: {exc.strerror}",
+                hint="check --data-dir and its owner",
+            ) from exc
+        await _serve_locked(config, token, stopping, log)
+
+
+async def _serve_locked(
+    config: PredictorConfig, token: str, stopping: asyncio.Event, log: Log
+) -> None:
+    async with SqliteStore.open(config.data_dir / STORE_NAME) as store:
+        tree = await recovered(store)
+        servicer = PredictorServicer(tree, store)
+        async with serving(
+            config.address,
+            register=[
+                lambda server: predictor_pb2_grpc.add_PredictorServiceServicer_to_server(
+                    servicer, server
+                )
+            ],
+            service_names=[SERVICE_NAME],
+            token=token,
+            log=log,
+        ) as running:
+            known = tree.describe()
+            log.info(
+                "predictor_serving",
+                address=running.address,
+                finished_count=known.finished_count,
+                context_count=known.context_count,
+            )
+            await stopping.wait()
+            log.info("predictor_stopping")

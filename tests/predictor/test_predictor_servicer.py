@@ -1,0 +1,270 @@
+"""The predictor over real gRPC and SQLite: batches, limits, durability."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TypeAlias
+
+import pytest
+
+from gcos.durations import Observation, Outcome, PoolSpeed, Prediction, WorkFeatures
+from gcos.errors import InvalidRequestError, UnauthenticatedError, UnavailableError
+from gcos.ids import RunId
+from gcos.logs import get_logger
+from gcos.rpc.channels import Channels
+from gcos.rpc.security import write_token
+from gcos.rpc.server import serving
+from gcos.rpc.status import translated
+from gcos.rpc.wire import from_proto, to_proto
+from gcos.store import MemoryStore, SqliteStore, Store, Write
+from gcos.tasks import WorkKind
+from gcos.v1 import predictor_pb2, predictor_pb2_grpc
+from predictor import servicer as limits
+from predictor.diptree import DiPTree
+from predictor.servicer import SERVICE_NAME, PredictorServicer, recovered
+
+TOKEN = "a token of sufficient length"
+WORK = WorkFeatures(
+    WorkKind.EVALUATION, model="llama", model_bytes=10**9, data=("mmlu",), token_count=10**7
+)
+POOLS = (PoolSpeed("H100", 1.0), PoolSpeed("A100", 0.5))
+Stub: TypeAlias = "predictor_pb2_grpc.PredictorServiceAsyncStub"
+
+
+def run_of(index: int, *, elapsed_s: float = 100.0) -> Observation:
+    return Observation(
+        RunId(f"eu-{index}.1.1"), WORK, "H100", Outcome.SUCCEEDED, elapsed_s, ended_s=1e9 + index
+    )
+
+
+@asynccontextmanager
+async def predicting(
+    store: Store, *, tree: DiPTree | None = None, shown_token: str = TOKEN
+) -> AsyncIterator[Stub]:
+    servicer = PredictorServicer(tree or await recovered(store), store)
+    async with (
+        serving(
+            "127.0.0.1:0",
+            register=[
+                lambda server: predictor_pb2_grpc.add_PredictorServiceServicer_to_server(
+                    servicer, server
+                )
+            ],
+            service_names=[SERVICE_NAME],
+            token=TOKEN,
+            log=get_logger(),
+        ) as running,
+        Channels(shown_token) as channels,
+    ):
+        yield predictor_pb2_grpc.PredictorServiceStub(channels.get(running.address))
+
+
+def predict_request(
+    works: Sequence[WorkFeatures], pools: Sequence[PoolSpeed]
+) -> predictor_pb2.PredictRequest:
+    return predictor_pb2.PredictRequest(
+        works=[to_proto(work, predictor_pb2.WorkFeatures) for work in works],
+        pools=[to_proto(pool, predictor_pb2.PoolSpeed) for pool in pools],
+    )
+
+
+def observe_request(observations: Sequence[Observation]) -> predictor_pb2.ObserveRequest:
+    return predictor_pb2.ObserveRequest(
+        observations=[to_proto(o, predictor_pb2.Observation) for o in observations]
+    )
+
+
+async def ask(stub: Stub, works: Sequence[WorkFeatures]) -> list[list[Prediction]]:
+    response = await stub.Predict(predict_request(works, POOLS), timeout=5)
+    return [[from_proto(p, Prediction) for p in work.predictions] for work in response.works]
+
+
+async def test_answers_come_in_the_order_of_works_and_pools() -> None:
+    works = [replace(WORK, token_count=10**6 * (1 + index)) for index in range(100)]
+    async with predicting(MemoryStore()) as stub:
+        answers = await ask(stub, works)
+    tree = DiPTree()
+    assert answers == [list(tree.predict(work, POOLS)) for work in works]
+
+
+async def test_what_is_observed_is_predicted_and_described() -> None:
+    async with predicting(MemoryStore()) as stub:
+        first = await stub.Observe(observe_request([run_of(i) for i in range(10)]), timeout=5)
+        again = await stub.Observe(observe_request([run_of(i) for i in range(11)]), timeout=5)
+        known = await stub.Describe(predictor_pb2.DescribeRequest(), timeout=5)
+        ((told, _),) = await ask(stub, [WORK])
+    assert (first.new_count, again.new_count) == (10, 1)
+    assert (known.finished_count, known.censored_count, known.context_count) == (11, 0, 6)
+    assert told.version == known.version
+    assert told.run_time.p50_s == pytest.approx(100, rel=0.1)
+    assert told.typical_s == pytest.approx(100, rel=0.07)
+
+
+async def test_a_run_told_twice_in_one_request_is_stored_as_it_is_learned() -> None:
+    store = MemoryStore()
+    async with predicting(store) as stub:
+        twice = [run_of(1, elapsed_s=10.0), run_of(1, elapsed_s=9999.0)]
+        answer = await stub.Observe(observe_request(twice), timeout=5)
+        live = await ask(stub, [WORK])
+    assert answer.new_count == 1
+    async with predicting(store) as stub:
+        assert await ask(stub, [WORK]) == live
+
+
+async def test_observations_outlive_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "predictor.sqlite"
+    async with SqliteStore.open(path) as store, predicting(store) as stub:
+        # Not in the order of their ends.
+        for index in (5, 1, 3, 2, 4):
+            await stub.Observe(observe_request([run_of(index, elapsed_s=10.0 * index)]), timeout=5)
+        before = await ask(stub, [WORK])
+    async with SqliteStore.open(path) as store, predicting(store) as stub:
+        assert await ask(stub, [WORK]) == before
+
+
+async def test_what_the_tree_forgets_leaves_the_store() -> None:
+    store = MemoryStore()
+    async with predicting(store, tree=DiPTree(observation_count_max=2)) as stub:
+        for index in (1, 2, 3, 0):
+            await stub.Observe(observe_request([run_of(index)]), timeout=5)
+    assert list(await store.load("observations")) == ["eu-2.1.1", "eu-3.1.1"]
+
+
+class FullDisk(MemoryStore):
+    """A store that takes nothing."""
+
+    async def commit(self, writes: Sequence[Write]) -> None:
+        if writes:
+            raise UnavailableError("the disk does not answer")
+
+
+async def test_what_cannot_be_stored_is_not_learned() -> None:
+    """Else a repeated call would be answered as known, and lost with the process."""
+    async with predicting(FullDisk()) as stub:
+        with pytest.raises(UnavailableError), translated():
+            await stub.Observe(observe_request([run_of(1)]), timeout=5)
+        known = await stub.Describe(predictor_pb2.DescribeRequest(), timeout=5)
+    assert known.finished_count == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (predict_request([], POOLS), "works"),
+        (predict_request([WORK], []), "pools"),
+        (predict_request([WORK] * (limits.WORK_COUNT_MAX + 1), POOLS), "works"),
+        (predict_request([WORK], [POOLS[0]] * (limits.POOL_COUNT_MAX + 1)), "pools"),
+        (predict_request([WORK] * 129, [POOLS[0]] * 64), "works"),
+        (predict_request([WORK, replace(WORK, token_count=-1)], POOLS), "works[1].token_count"),
+        (predict_request([WORK], [PoolSpeed("H100", 0.0)]), "pools[0].speed_ratio"),
+        (
+            predict_request([WORK], [PoolSpeed("H100", float("nan"))]),
+            "pools[0].speed_ratio",
+        ),
+    ],
+)
+async def test_a_bad_question_is_refused_by_field(
+    request_: predictor_pb2.PredictRequest, field: str
+) -> None:
+    async with predicting(MemoryStore()) as stub:
+        with pytest.raises(InvalidRequestError) as caught, translated():
+            await stub.Predict(request_, timeout=5)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("observations", "field"),
+    [
+        ([], "observations"),
+        ([run_of(1)] * (limits.OBSERVATION_COUNT_MAX + 1), "observations"),
+        ([run_of(1), run_of(2, elapsed_s=-1.0)], "observations[1].elapsed_s"),
+        ([run_of(1), run_of(2, elapsed_s=float("nan"))], "observations[1].elapsed_s"),
+        ([run_of(1), replace(run_of(2), run_id=RunId(""))], "observations[1].run_id"),
+    ],
+)
+async def test_a_bad_observation_is_refused_with_its_whole_batch(
+    observations: list[Observation], field: str
+) -> None:
+    async with predicting(MemoryStore()) as stub:
+        with pytest.raises(InvalidRequestError) as caught, translated():
+            await stub.Observe(observe_request(observations), timeout=5)
+        known = await stub.Describe(predictor_pb2.DescribeRequest(), timeout=5)
+    assert caught.value.field == field
+    assert known.finished_count == 0
+
+
+async def test_the_largest_question_is_answered() -> None:
+    works = [WORK] * (limits.PREDICTION_COUNT_MAX // limits.POOL_COUNT_MAX)
+    pools = [PoolSpeed(f"gpu{index}", 1.0) for index in range(limits.POOL_COUNT_MAX)]
+    async with predicting(MemoryStore()) as stub:
+        response = await stub.Predict(predict_request(works, pools), timeout=30)
+    assert sum(len(work.predictions) for work in response.works) == limits.PREDICTION_COUNT_MAX
+
+
+@contextmanager
+def process(directory: Path, token_file: Path) -> Iterator["subprocess.Popen[str]"]:
+    command = "from predictor.commands import predictor_commands; predictor_commands()"
+    options = ["--address", "127.0.0.1:0", "--data-dir", directory, "--token-file", token_file]
+    child = subprocess.Popen(
+        [sys.executable, "-c", command, "run", *map(str, options)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def address_of(stderr: IO[str] | None) -> str:
+    """Wait for the process to serve."""
+    assert stderr is not None
+    seen = []
+    for line in stderr:
+        seen.append(line)
+        if "predictor_serving" in line:
+            return line.partition('"address": "')[2].partition('"')[0]
+    raise AssertionError(f"it does not serve: {''.join(seen)}")
+
+
+@pytest.mark.live
+async def test_a_killed_predictor_knows_what_it_answered(tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    token = write_token(token_file)
+    with process(tmp_path / "data", token_file) as child:
+        async with Channels(token) as channels:
+            stub = predictor_pb2_grpc.PredictorServiceStub(channels.get(address_of(child.stderr)))
+            await stub.Observe(observe_request([run_of(i) for i in range(10)]), timeout=5)
+            before = await ask(stub, [WORK])
+            child.send_signal(signal.SIGKILL)
+    with process(tmp_path / "data", token_file) as child:
+        async with Channels(token) as channels:
+            stub = predictor_pb2_grpc.PredictorServiceStub(channels.get(address_of(child.stderr)))
+            assert await ask(stub, [WORK]) == before
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(timeout=10) == 0
+
+
+@pytest.mark.live
+def test_a_second_predictor_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    write_token(token_file)
+    with process(tmp_path / "data", token_file) as first:
+        address_of(first.stderr)
+        with process(tmp_path / "data", token_file) as second:
+            assert second.wait(timeout=20) == 2
+            assert second.stderr is not None
+            assert f"in use by process {first.pid}" in second.stderr.read()
+
+
+async def test_a_caller_without_the_token_is_refused() -> None:
+    async with predicting(MemoryStore(), shown_token="another token of some length") as stub:
+        with pytest.raises(UnauthenticatedError), translated():
+            await stub.Describe(predictor_pb2.DescribeRequest(), timeout=5)
