@@ -5,6 +5,7 @@ Field for field as in `proto/gcos/v1/broker.proto` and `operator.proto`; `gcos.r
 
 from dataclasses import dataclass
 
+from gcos.accounting import CostScope
 from gcos.contract_net import ArtifactNeed, Refusal
 from gcos.ids import ArtifactId, SiteId
 from gcos.sites import Site, SiteDigest
@@ -35,6 +36,7 @@ class NominationQuery:
         artifact_ids: Artifacts needed.
         run_s: Median run time on the reference GPU, world seconds.
         carbon_price_usd_per_kg: Lambda.
+        scope: Which items are cost.
         allow: If not empty, only these sites or zones.
         deny: Never these.
         limit_count: At most so many; 0: 8.
@@ -44,6 +46,7 @@ class NominationQuery:
     artifact_ids: tuple[ArtifactId, ...]
     run_s: float
     carbon_price_usd_per_kg: float
+    scope: CostScope
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     limit_count: int = 0

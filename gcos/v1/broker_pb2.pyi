@@ -126,12 +126,15 @@ class NominateRequest(_message.Message):
     ALLOW_FIELD_NUMBER: _builtins.int
     DENY_FIELD_NUMBER: _builtins.int
     LIMIT_COUNT_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     run_s: _builtins.float
     """Median run time on the reference GPU, world seconds."""
     carbon_price_usd_per_kg: _builtins.float
     """Weight of carbon, $/kg."""
     limit_count: _builtins.int
     """At most so many; 0: 8."""
+    scope: _common_pb2.CostScope.ValueType
+    """Which items are cost."""
     @_builtins.property
     def gpu(self) -> _common_pb2.GpuRequest:
         """GPUs asked for."""
@@ -158,10 +161,11 @@ class NominateRequest(_message.Message):
         allow: _abc.Iterable[_builtins.str] | None = ...,
         deny: _abc.Iterable[_builtins.str] | None = ...,
         limit_count: _builtins.int = ...,
+        scope: _common_pb2.CostScope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gpu", b"gpu"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "artifact_ids", b"artifact_ids", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "deny", b"deny", "gpu", b"gpu", "limit_count", b"limit_count", "run_s", b"run_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "artifact_ids", b"artifact_ids", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "deny", b"deny", "gpu", b"gpu", "limit_count", b"limit_count", "run_s", b"run_s", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""The broker: introduces agents to each other and keeps soft state only."""
