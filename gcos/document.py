@@ -1,0 +1,285 @@
+"""YAML 1.2 or JSON text as a tree whose nodes remember their lines.
+
+The tree is built from parser events and plain scalars are resolved here by the core schema of YAML
+1.2 (yaml.org/spec/1.2.2, section 10.3.2), so `on`, `yes` and `2026-11-23` are text. Documents come
+from strangers, hence the limits: without the one on depth, 200,000 opening brackets (200 kB) keep
+the parser busy for minutes. Anchors, aliases, tags and repeated keys are refused.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionStartEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+from ruamel.yaml.reader import ReaderError
+
+from gcos.errors import InvalidTaskError, TooLargeError
+
+DOCUMENT_BYTES_MAX = 256 * 1024
+DEPTH_MAX = 16
+NODE_COUNT_MAX = 20_000
+
+#: Longest number; Python takes quadratic time to read long integers, and refuses 4300 digits.
+_NUMBER_LENGTH_MAX = 40
+
+ScalarValue: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A single value.
+
+    Attributes:
+        value: The value by the core schema.
+        text: The value as it was written, without quotes.
+        line: Line where it starts, from 1.
+    """
+
+    value: ScalarValue
+    text: str
+    line: int
+
+
+@dataclass(slots=True)
+class Sequence:
+    """A list of nodes; `line` is where it starts, from 1."""
+
+    line: int
+    items: list["Node"] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Mapping:
+    """Nodes by key, in the order written; `line` is where it starts, from 1."""
+
+    line: int
+    values: dict[str, "Node"] = field(default_factory=dict)
+    #: Line of each key, from 1.
+    key_lines: dict[str, int] = field(default_factory=dict)
+
+
+Node: TypeAlias = Scalar | Sequence | Mapping
+
+
+def parse_tree(data: bytes) -> Node:
+    """Return the one document that `data` holds.
+
+    Raises:
+        InvalidTaskError: No UTF-8, no YAML, not exactly one document, or something refused.
+        TooLargeError: More than 256 KiB.
+    """
+    if len(data) > DOCUMENT_BYTES_MAX:
+        raise TooLargeError(
+            f"the document has {len(data)} bytes, the limit is {DOCUMENT_BYTES_MAX}",
+            hint="put data into artifacts; a task document only describes the work",
+        )
+    text = _decoded(data)
+    try:
+        return _composed(YAML(typ="safe", pure=True).parse(text))
+    except InvalidTaskError:
+        raise
+    except ReaderError as exc:
+        raise InvalidTaskError(
+            f"the control character U+{ord(text[exc.position]):04X} has no place here",
+            line=text.count("\n", 0, exc.position) + 1,
+        ) from exc
+    except MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        raise InvalidTaskError(
+            str(exc.problem or exc.context or "not valid YAML")[:200],
+            line=mark.line + 1 if mark else 0,
+            hint="the file must be valid YAML 1.2 or JSON; look at the indentation and quotes",
+        ) from exc
+    # Beside its own errors the parser lets others escape, such as ValueError for the escape
+    # "\UFFFFFFFF"; whatever it stumbles over, the fault is in the text that a stranger sent.
+    except Exception as exc:
+        raise InvalidTaskError(
+            f"not valid YAML ({type(exc).__name__})", hint="look for escapes that name no character"
+        ) from exc
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as exc:
+        raise InvalidTaskError(
+            f"the file is not UTF-8: byte {exc.start} is 0x{data[exc.start]:02x}",
+            line=data.count(b"\n", 0, exc.start) + 1,
+            hint="save it as UTF-8",
+        ) from exc
+    if not text.strip():
+        raise InvalidTaskError(
+            "the document is empty", hint="start with: apiVersion: gcos/v1 and kind: Task"
+        )
+    return _json_as_yaml(text) if text.lstrip().startswith("{") else text
+
+
+def _json_as_yaml(text: str) -> str:
+    """Return strict JSON in a spelling that YAML parsers understand; other text as it is.
+
+    YAML takes no tabs for indentation, and reads a pair of surrogate escapes as two halves of a
+    character. Strict JSON has its raw tabs between tokens only, so neither change touches a value.
+    """
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return _ESCAPED_PAIR.sub(_paired_escape, text.replace("\t", " "))
+
+
+def _paired_escape(match: re.Match[str]) -> str:
+    halves = bytes.fromhex(match["high"] + match["low"])
+    return f"{match['before']}{halves.decode('utf-16-be')}"
+
+
+def _composed(events: Iterator[Event]) -> Node:
+    root: Node | None = None
+    builder = _Builder(events)
+    for event in events:
+        if isinstance(event, DocumentStartEvent) and root is not None:
+            raise InvalidTaskError(
+                "a second document starts here",
+                line=_line(event),
+                hint="submit one file for each task",
+            )
+        if isinstance(event, NodeEvent):
+            root = builder.node(event, depth=1)
+    if root is None:
+        raise InvalidTaskError(
+            "the document is empty", hint="start with: apiVersion: gcos/v1 and kind: Task"
+        )
+    return root
+
+
+class _Builder:
+    """Builds nodes from events and keeps count of them."""
+
+    def __init__(self, events: Iterator[Event]) -> None:
+        self._events = events
+        self._node_count = 0
+
+    def node(self, event: Event, *, depth: int) -> Node:
+        """Return the node that starts with `event`, `depth` levels down."""
+        self._check(event, depth)
+        if isinstance(event, MappingStartEvent):
+            return self._mapping(event, depth)
+        if isinstance(event, SequenceStartEvent):
+            sequence = Sequence(_line(event))
+            while not isinstance(item := next(self._events), SequenceEndEvent):
+                sequence.items.append(self.node(item, depth=depth + 1))
+            return sequence
+        assert isinstance(event, ScalarEvent), "aliases are refused above"
+        return _scalar(event)
+
+    def _mapping(self, event: MappingStartEvent, depth: int) -> Mapping:
+        mapping = Mapping(_line(event))
+        while not isinstance(key_event := next(self._events), MappingEndEvent):
+            line = _line(key_event)
+            key_node = self.node(key_event, depth=depth + 1)
+            if not isinstance(key_node, Scalar):
+                raise InvalidTaskError("a key must be text", line=line)
+            key = key_node.text
+            if key in mapping.values:
+                raise InvalidTaskError(
+                    f"the key {clipped(key)} is repeated",
+                    line=line,
+                    hint=f"it stands in line {mapping.key_lines[key]} already; remove one",
+                )
+            mapping.key_lines[key] = line
+            value = self.node(next(self._events), depth=depth + 1)
+            if isinstance(value, Scalar) and value.value is None:
+                value = replace(value, line=line)  # an absent value starts at the next token
+            mapping.values[key] = value
+        return mapping
+
+    def _check(self, event: Event, depth: int) -> None:
+        self._node_count += 1
+        if depth > DEPTH_MAX:
+            raise InvalidTaskError(f"nested more than {DEPTH_MAX} levels deep", line=_line(event))
+        if self._node_count > NODE_COUNT_MAX:
+            raise InvalidTaskError(
+                f"more than {NODE_COUNT_MAX} values", line=_line(event), hint="shorten the document"
+            )
+        if isinstance(event, AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise InvalidTaskError(
+                "anchors (&) and aliases (*) are refused",
+                line=_line(event),
+                hint="write the value out, or put text that starts with & or * in quotes",
+            )
+        if isinstance(event, ScalarEvent | CollectionStartEvent) and event.tag is not None:
+            raise InvalidTaskError(
+                "tags (!) are refused",
+                line=_line(event),
+                hint="put text that starts with ! in quotes",
+            )
+
+
+def _scalar(event: ScalarEvent) -> Scalar:
+    line, text = _line(event), event.value
+    if "\0" in text:
+        raise InvalidTaskError("NUL is refused in text", line=line)
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidTaskError("an escape names half a character", line=line) from exc
+    is_plain = event.implicit[0]
+    return Scalar(_resolved(text, line) if is_plain else text, text=text, line=line)
+
+
+def _resolved(text: str, line: int) -> ScalarValue:
+    """Return the value of a plain scalar by the core schema (YAML 1.2.2, table in 10.3.2)."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _NUMBER.fullmatch(text) is None:
+        return text
+    if len(text) > _NUMBER_LENGTH_MAX:
+        raise InvalidTaskError(
+            f"a number of {len(text)} characters", line=line, hint="put it in quotes if it is text"
+        )
+    if text.startswith(("0x", "0o")):
+        return int(text, 0)
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+def clipped(text: str) -> str:
+    """Return `text` in quotes, on one line and short enough for an error message."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _line(event: Event) -> int:
+    return int(event.start_mark.line) + 1
+
+
+#: Two escapes that together name a character beyond U+FFFF, after an even number of backslashes.
+_ESCAPED_PAIR = re.compile(
+    r"(?P<before>(?<!\\)(?:\\\\)*)"
+    r"\\u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+_CONSTANTS: dict[str, ScalarValue] = (
+    dict.fromkeys(["null", "Null", "NULL", "~", ""], None)
+    | dict.fromkeys(["true", "True", "TRUE"], True)
+    | dict.fromkeys(["false", "False", "FALSE"], False)
+)
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_NUMBER = re.compile(
+    r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
+    r"|[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)

@@ -1,0 +1,349 @@
+"""Documents become specs, or are refused with line, field and a way out."""
+
+import contextlib
+import json
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gcos.document import DEPTH_MAX, DOCUMENT_BYTES_MAX, NODE_COUNT_MAX
+from gcos.errors import GcosError, InvalidRequestError, InvalidTaskError, TooLargeError
+from gcos.spec import checked_request_id, parse_document
+from gcos.tasks import GpuRequest, Placement, Retry, RetryCause, TaskSpec, Work, WorkKind
+
+NOW_S = 1_795_442_700.0  # 2026-11-23T14:05:00Z
+HEAD = "apiVersion: gcos/v1\nkind: Task\n"
+MINIMAL = HEAD + "run: echo hello\n"
+FULL = """\
+apiVersion: gcos/v1
+kind: Task
+name: tune the tiny one
+model: org/tiny-lm@sha256:{digest}
+data: [corpus-a, corpus-b]
+work:
+  kind: fine-tune
+  tokens: 2e9
+  epochs: 3
+  batch: 32
+  sequence: 4096
+resources:
+  gpu:
+    type: H100
+    count: 4
+run: [python, train.py, --lr, 1e-4]
+env:
+  SEED: 007
+  MODE: "yes"
+deadline: 6h
+earliest_start: 2026-11-23T16:00:00+01:00
+max_cost_usd: 12.5
+max_carbon_g: 900
+objective:
+  carbon_price_usd_per_kg: 0.2
+placement:
+  allow: [DE, ca1]
+  deny: us1
+  prefer: [ca1]
+project: research
+retry:
+  limit: 1
+  on: [site-lost, exit-code]
+idempotent: false
+request_id: night:42
+""".format(digest="a" * 64)
+
+
+def parse(text: str | bytes) -> TaskSpec:
+    data = text if isinstance(text, bytes) else text.encode()
+    return parse_document(data, submitted_s=NOW_S)
+
+
+def refused(text: str | bytes) -> InvalidTaskError:
+    with pytest.raises(InvalidTaskError) as caught:
+        parse(text)
+    return caught.value
+
+
+def test_a_full_document_sets_every_field() -> None:
+    assert parse(FULL) == TaskSpec(
+        name="tune the tiny one",
+        command=("python", "train.py", "--lr", "1e-4"),
+        model="org/tiny-lm@sha256:" + "a" * 64,
+        data=("corpus-a", "corpus-b"),
+        work=Work(
+            kind=WorkKind.FINE_TUNE,
+            token_count=2_000_000_000,
+            epoch_count=3.0,
+            batch_size_count=32,
+            sequence_token_count=4096,
+        ),
+        gpu=GpuRequest(type="H100", gpu_count=4),
+        env={"SEED": "007", "MODE": "yes"},
+        deadline_s=NOW_S + 6 * 3600,
+        earliest_start_s=NOW_S + 55 * 60,
+        max_cost_usd=12.5,
+        max_carbon_gco2=900.0,
+        carbon_price_usd_per_kg=0.2,
+        placement=Placement(allow=("DE", "ca1"), deny=("us1",), prefer=("ca1",)),
+        project="research",
+        retry=Retry(limit_count=1, on=(RetryCause.SITE_LOST, RetryCause.EXIT_CODE)),
+        is_idempotent=False,
+        request_id="night:42",
+    )
+
+
+def test_a_minimal_document_takes_the_defaults_of_the_records() -> None:
+    assert parse(MINIMAL) == TaskSpec(name="custom", command=("/bin/sh", "-c", "echo hello"))
+
+
+def test_the_name_comes_from_the_kind_of_work() -> None:
+    assert parse(MINIMAL + "model: m\nwork: {kind: batch-inference}\n").name == "batch-inference"
+
+
+def test_one_string_stands_for_a_list_of_one() -> None:
+    assert parse(MINIMAL + "data: corpus\n").data == ("corpus",)
+
+
+def test_a_site_called_on_or_no_stays_text() -> None:
+    spec = parse(MINIMAL + "placement: {allow: [on, no, off]}\nretry: {on: staging}\n")
+    assert spec.placement.allow == ("on", "no", "off")
+    assert spec.retry.on == (RetryCause.STAGING,)
+
+
+def test_json_with_tabs_and_escaped_pairs_is_read_as_json() -> None:
+    document = {"apiVersion": "gcos/v1", "kind": "Task", "name": "job 😀 \\ud83d", "run": ["a/b"]}
+    text = json.dumps(document, indent="\t").replace("a/b", "a\\/b")
+    assert "\\ud83d\\ude00" in text
+    spec = parse(text)
+    assert (spec.name, spec.command) == ("job 😀 \\ud83d", ("a/b",))
+
+
+def test_an_error_in_json_names_its_line_too() -> None:
+    error = refused('{\n\t"apiVersion": "gcos/v1",\n\t"kind": "Task",\n\t"run": 1\n}')
+    assert (error.line, error.field) == (4, "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "after_s"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2d", 172_800)]
+)
+def test_durations_count_from_the_submission(text: str, after_s: float) -> None:
+    assert parse(MINIMAL + f"deadline: {text}\n").deadline_s == NOW_S + after_s
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-11-23T15:05:00Z", "2026-11-23t15:05:00.0z", "2026-11-23 17:05+02:00"]
+)
+def test_time_stamps_with_an_offset_are_instants(text: str) -> None:
+    assert parse(MINIMAL + f"deadline: {text}\n").deadline_s == NOW_S + 3600
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "field", "words"),
+    [
+        ("resource: {}", 4, "resource", "did you mean resources?"),
+        ("RUN: x", 4, "RUN", "did you mean run?"),
+        ("epochs: 3", 4, "epochs", "did you mean work.epochs?"),
+        ("zzz: 3", 4, "zzz", "known keys: apiVersion, kind, name"),
+        ("resources:\n  gpu:\n    cuont: 1", 6, "resources.gpu.cuont", "did you mean count?"),
+        ("resources: {gpu: {count: two}}", 4, "resources.gpu.count", "from 1 to 1024, found the"),
+        ("resources: {gpu: {count: 0}}", 4, "resources.gpu.count", "found 0"),
+        ("resources: {gpu: {count: 1025}}", 4, "resources.gpu.count", "1024"),
+        ("resources: {gpu: {count: true}}", 4, "resources.gpu.count", "found true"),
+        ("resources: {gpu: {count: 1.5}}", 4, "resources.gpu.count", "found 1.5"),
+        ("resources: {gpu: 4}", 4, "resources.gpu", "wanted keys and values, found 4"),
+        ("work: {tokens: 1e16}", 4, "work.tokens", "whole number"),
+        ("work: {tokens: -1}", 4, "work.tokens", "whole number"),
+        ("work: {epochs: .nan}", 4, "work.epochs", "a number from"),
+        ("work: {epochs: .inf}", 4, "work.epochs", "a number from"),
+        ("work: {epochs: 1e999}", 4, "work.epochs", "a number from"),
+        ("work: {kind: finetune}", 4, "work.kind", "did you mean fine-tune?"),
+        ("work: {kind: evaluation}", 4, "model", "needs a model"),
+        ("max_cost_usd: -1", 4, "max_cost_usd", "from 0"),
+        ("max_cost_usd: '1'", 4, "max_cost_usd", "found the text '1'"),
+        ("max_cost_usd:", 4, "max_cost_usd", "found nothing"),
+        ("name: [a]", 4, "name", "found a list"),
+        ("name: 12", 4, "name", "put it in quotes"),
+        (f"name: {'n' * 201}", 4, "name", "201 characters"),
+        ('name: " "', 4, "name", "blank"),
+        ('name: "a\\nb"', 4, "name", "control"),
+        ('name: "a\\e[31m"', 4, "name", "control"),
+        ("env: {1A: x}", 4, "env", "'1A' is no name of a variable"),
+        ("env: {A: true}", 4, "env.A", "put it in quotes"),
+        ("env: {A: [1]}", 4, "env.A", "found a list"),
+        ("env: [A=1]", 4, "env", "found a list"),
+        ('env: {A: "a\\0b"}', 4, "", "NUL is refused"),
+        ("model: ../../etc/passwd", 4, "model", "'../../etc/passwd' is no artifact name"),
+        ("data: [good, org/..]", 4, "data[1]", "is no artifact name"),
+        ("data:\n- a\n- b\n- a", 7, "data[2]", "repeated"),
+        ("model: tiny@sha256:12", 4, "model", "no content id"),
+        ("deadline: 6", 4, "deadline", "a duration such as 6h"),
+        ("deadline: 6w", 4, "deadline", "a duration such as 6h"),
+        ("deadline: 9999d", 4, "deadline", "3650 days"),
+        ("deadline: 0s", 4, "deadline", "in the past"),
+        ("deadline: 2026-11-23T14:04:59Z", 4, "deadline", "1 s in the past"),
+        ("deadline: 2026-11-24T14:05:00", 4, "deadline", "append Z for UTC"),
+        ("deadline: 2026-02-30T14:05:00Z", 4, "deadline", "no such time"),
+        ("earliest_start: 2h\ndeadline: 1h", 5, "deadline", "3600 s before earliest_start"),
+        ("retry: {on: [site-lots]}", 4, "retry.on[0]", "did you mean site-lost?"),
+        ("idempotent: 1", 4, "idempotent", "true or false"),
+        ("request_id: a b", 4, "request_id", "letters"),
+        ("placement: {allow: ['a b']}", 4, "placement.allow[0]", "electricity zone"),
+        ("name: a\nname: b", 5, "", "stands in line 4 already"),
+        ("name: &x a", 4, "", "anchors"),
+        ("name: *x", 4, "", "aliases"),
+        ("name: !!str a", 4, "", "tags"),
+        ("[a]: b", 4, "", "a key must be text"),
+        ("---\nkind: Task", 4, "", "second document"),
+        ("name: @a", 4, "", "cannot start any token"),
+        ('name: "a', 5, "", "unexpected end"),
+        ("name: a\x01", 4, "", "U+0001"),
+        ('name: "\\ud83d"', 4, "", "half a character"),
+        ('name: "\\UFFFFFFFF"', 0, "", "not valid YAML"),
+        (f"max_cost_usd: {'9' * 5000}", 4, "", "a number of 5000 characters"),
+    ],
+)
+def test_a_wrong_line_is_refused_with_line_field_and_reason(
+    lines: str, line: int, field: str, words: str
+) -> None:
+    error = refused(MINIMAL + lines + "\n")
+    assert words in str(error)
+    assert (error.line, error.field) == (line, field)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        (" \n", "empty"),
+        ("# nothing\n", "empty"),
+        ("---\n", "wanted keys and values, found nothing"),
+        ("just text", "found the text 'just text'"),
+        ("[]", "found a list"),
+        ("kind: Task\nrun: x\n", "apiVersion: missing"),
+        ("apiVersion: gcos/v2\nkind: Task\nrun: x\n", "wanted gcos/v1, found 'gcos/v2'"),
+        (HEAD, "run: missing"),
+        (HEAD + "run: ' '\n", "the command is empty"),
+        (HEAD + "run: []\n", "the command is empty"),
+        (HEAD + "run: ['', x]\n", "the command is empty"),
+        (HEAD + "run: {a: b}\n", "found keys and values"),
+        (HEAD + "run: [a, [b]]\n", "run[1]: wanted text, found a list"),
+        (HEAD + f"run: {'x' * 65_536}\n", "the limit is 65536"),
+        (b"\xff\xfe", "byte 0 is 0xff"),
+        (MINIMAL.encode() + b"name: caf\xe9\n", "line 4: the file is not UTF-8: byte 56 is 0xe9"),
+    ],
+)
+def test_a_document_that_is_no_task_is_refused(text: str | bytes, words: str) -> None:
+    assert words in str(refused(text))
+
+
+def test_a_byte_order_mark_is_ignored() -> None:
+    assert parse(b"\xef\xbb\xbf" + MINIMAL.encode()) == parse(MINIMAL)
+
+
+def test_a_document_at_the_limit_passes_and_one_byte_more_does_not() -> None:
+    padding = "#" * (DOCUMENT_BYTES_MAX - len(MINIMAL))
+    assert parse(MINIMAL + padding).name == "custom"
+    with pytest.raises(TooLargeError, match="262145 bytes"):
+        parse(MINIMAL + padding + "#")
+
+
+@pytest.mark.parametrize("opening", ["[", "{", "- ", "? ", "{a: "])
+def test_deep_nesting_is_refused_before_it_costs_anything(opening: str) -> None:
+    assert f"{DEPTH_MAX} levels" in str(refused(opening * 20_000))
+
+
+def test_too_many_values_are_refused() -> None:
+    assert f"{NODE_COUNT_MAX} values" in str(refused(f"[{'1,' * NODE_COUNT_MAX}1]"))
+
+
+@pytest.mark.parametrize("text", ["", "a b", "-a", "a" * 129, "é", "a\n"])
+def test_a_strange_request_id_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        checked_request_id(text)
+
+
+def test_a_plain_request_id_passes() -> None:
+    assert checked_request_id("2026-11-23T14:05.7") == "2026-11-23T14:05.7"
+
+
+@given(st.binary(max_size=400))
+def test_arbitrary_bytes_never_raise_anything_else(data: bytes) -> None:
+    with contextlib.suppress(GcosError):
+        parse(data)
+
+
+_PIECES = st.sampled_from(
+    ["{", "}", "[", "]", "'", '"', "|", ">", "%", "@", "\\", "#", "?", ",", "~", "-", "+", "T", "!"]
+) | st.sampled_from(
+    [
+        ": ",
+        "- ",
+        "&a ",
+        "*a",
+        "<<: ",
+        "---\n",
+        "...\n",
+        "%YAML 1.1\n",
+        "%TAG ! x\n",
+        "!<",
+        "0x",
+        "1e",
+        ".inf",
+        "\n",
+        "\t",
+        "\x00",
+        "\r",
+        "\u2028",
+        "\ufeff",
+        "😀",
+        "\\u",
+        "\\ud83d",
+        "\\x0",
+    ]
+)
+
+
+@st.composite
+def mutated_documents(draw: st.DrawFn) -> str:
+    text = draw(st.sampled_from([FULL, MINIMAL, json.dumps({"kind": "Task", "run": ["x"]})]))
+    for _ in range(draw(st.integers(1, 6))):
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.integers(0, 12)))
+        text = text[:start] + draw(_PIECES | st.text(max_size=4)) + text[end:]
+    return text
+
+
+@settings(max_examples=200)
+@given(mutated_documents())
+def test_mutated_documents_never_raise_anything_else(text: str) -> None:
+    with contextlib.suppress(GcosError):
+        parse(text.encode(errors="surrogatepass"))
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(string.printable, max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@given(
+    st.sampled_from(["name", "model", "data", "work", "resources", "run", "env", "deadline"])
+    | st.sampled_from(["earliest_start", "max_cost_usd", "objective", "placement", "retry"]),
+    _JSON,
+)
+def test_any_value_in_any_field_is_taken_or_refused_by_name(field: str, value: object) -> None:
+    document = {"apiVersion": "gcos/v1", "kind": "Task", "run": "x", field: value}
+    with contextlib.suppress(GcosError):
+        parse(json.dumps(document))
+
+
+_DOCUMENT_TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]))
+
+
+@given(st.lists(_DOCUMENT_TEXT, max_size=4))
+def test_arguments_arrive_as_json_wrote_them(arguments: list[str]) -> None:
+    document = {"apiVersion": "gcos/v1", "kind": "Task", "run": ["program", *arguments]}
+    assert parse(json.dumps(document)).command == ("program", *arguments)
