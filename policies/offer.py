@@ -1,0 +1,155 @@
+"""The offer: exact marginal J of a task at a site, for each pool and each feasible start. Pure.
+
+    J(start) = E_T[ g k e * integral over [start, start+T] of (price + lambda carbon) ]
+             + egress + lambda * network carbon of what must be fetched
+             + E_T[ late penalty(start + T - deadline) ]     (+ GPU hours in scope "with-gpu-hours")
+
+The expectation runs over 20 slices of equal mass of the predicted run time (DESIGN sections 5 and
+7 A). The marginal cost of using what is already cached is nothing, which is what draws tasks to
+their data.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcos.accounting import Charge, RunTerms, expected_run_charges
+from gcos.contract_net import Announcement
+from gcos.durations import MIDPOINT_LEVELS, RunTime
+from gcos.signals import HOUR_S, SiteSignals
+from gcos.sites import Pool
+from policies.interface import Option
+
+#: Later starts are looked for on the hour, where hourly signals step, and no further than this.
+HORIZON_H = 48
+
+_LEVELS: NDArray[np.float64] = np.concatenate((MIDPOINT_LEVELS, [0.5, 0.9]))
+_WEIGHTS: NDArray[np.float64] = np.full(len(MIDPOINT_LEVELS), 1 / len(MIDPOINT_LEVELS))
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOffer:
+    """What a pool can promise for the task.
+
+    Attributes:
+        pool: The pool.
+        run_time: Predicted run time there.
+        earliest_start: Earliest feasible start not before a given instant, by the pool's plan.
+    """
+
+    pool: Pool
+    run_time: RunTime
+    earliest_start: Callable[[float], float]
+
+
+def candidate_starts(
+    offer: PoolOffer, announcement: Announcement, *, ready_s: float
+) -> NDArray[np.float64]:
+    """Return feasible starts, (k,), ascending and distinct; the first is the earliest.
+
+    A later start is a candidate only if the task has a deadline that its p90 still meets, or an
+    earliest start that lies ahead.
+    """
+    not_before = max(ready_s, announcement.earliest_start_s or ready_s)
+    first = offer.earliest_start(not_before)
+    if not announcement.may_defer or announcement.deadline_s is None:
+        return np.array([first])
+    latest = announcement.deadline_s - offer.run_time.p90_s
+    next_hour = (np.floor(first / HOUR_S) + 1) * HOUR_S
+    hours = next_hour + HOUR_S * np.arange(HORIZON_H)
+    starts = [first] + [offer.earliest_start(float(t)) for t in hours[hours <= latest]]
+    feasible = np.array(sorted(set(starts)), dtype=np.float64)
+    return np.asarray(feasible[(feasible <= latest) | (feasible == first)])
+
+
+def options_of(
+    offer: PoolOffer,
+    announcement: Announcement,
+    *,
+    signals: SiteSignals,
+    pue: float,
+    ready_s: float,
+    transfers: Charge,
+) -> list[Option]:
+    """Return the options of one pool, earliest first.
+
+    Args:
+        offer: The pool.
+        announcement: The task.
+        signals: Price and carbon forecast of the site.
+        pue: Facility energy over IT energy.
+        ready_s: World instant at which everything would be fetched.
+        transfers: Charge of fetching it.
+    """
+    terms = announcement.terms
+    run = RunTerms(
+        gpu_count=announcement.gpu.gpu_count,
+        active_kw=offer.pool.active_kw,
+        pue=pue,
+        gpu_usd_per_h=offer.pool.usd_per_gpu_h,
+    )
+    starts = candidate_starts(offer, announcement, ready_s=ready_s)
+    points = offer.run_time.quantiles_at(_LEVELS)
+    durations, p50_s, p90_s = points[:-2], float(points[-2]), float(points[-1])
+    carbon = None if signals.carbon is None else signals.carbon.series
+    price = signals.price.series
+    expected = expected_run_charges(
+        run, price, carbon, starts_s=starts, durations_s=durations, weights=_WEIGHTS
+    )
+    at_p90 = expected_run_charges(
+        run, price, carbon, starts_s=starts, durations_s=np.array([p90_s]), weights=np.ones(1)
+    )
+    penalties, late = _lateness(announcement, offer.run_time, starts, durations)
+    options = []
+    for i, start in enumerate(starts):
+        charge = transfers + Charge(
+            energy_kwh=float(expected.energy_kwh[i]),
+            energy_usd=float(expected.energy_usd[i]),
+            gpu_usd=float(expected.gpu_usd[i]),
+            penalty_usd=float(penalties[i]),
+            compute_gco2=float(expected.compute_gco2[i]),
+        )
+        worst = transfers + Charge(
+            energy_usd=float(at_p90.energy_usd[i]),
+            gpu_usd=float(at_p90.gpu_usd[i]),
+            compute_gco2=float(at_p90.compute_gco2[i]),
+        )
+        options.append(
+            Option(
+                pool_type=offer.pool.type,
+                start_s=float(start),
+                is_earliest=i == 0,
+                offer_usd=charge.joint_usd(terms.scope, terms.carbon_price_usd_per_kg),
+                charge=charge,
+                p50_finish_s=float(start) + p50_s,
+                p90_finish_s=float(start) + p90_s,
+                late_probability=float(late[i]),
+                p90_cost_usd=worst.cost_usd(terms.scope),
+                p90_carbon_gco2=worst.carbon_gco2,
+            )
+        )
+    return options
+
+
+def _lateness(
+    announcement: Announcement,
+    run_time: RunTime,
+    starts: NDArray[np.float64],
+    durations: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return expected penalties over the slices, (k,) $, and the exact P(late), (k,)."""
+    if announcement.deadline_s is None:
+        return np.zeros(len(starts)), np.zeros(len(starts))
+    late_s = starts[:, np.newaxis] + durations - announcement.deadline_s
+    return (
+        announcement.terms.late_penalty.expected_usd(late_s, _WEIGHTS),
+        # Twenty slices would round this to a multiple of 5 %, and deferral asks for 1 %.
+        1.0 - run_time.probabilities_within(announcement.deadline_s - starts),
+    )
+
+
+def cheapest(options: Sequence[Option]) -> int:
+    """Return the index of the lowest offer; the earlier start wins a tie."""
+    return min(range(len(options)), key=lambda i: (options[i].offer_usd, options[i].start_s, i))

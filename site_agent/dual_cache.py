@@ -1,0 +1,181 @@
+"""A site's two caches, one for models and one for data sets, behind one object. Pure.
+
+Each has a capacity of its own, so that a large data set never drives out the models that many tasks
+share, nor the reverse. An artifact's kind says where it belongs; its id is enough to find it again,
+because the kind is part of what the id hashes.
+"""
+
+from gcos.artifacts import Artifact, ArtifactKind
+from gcos.errors import ArtifactNotFoundError, WrongStateError
+from gcos.ids import ArtifactId, RunId, SiteId
+from site_agent.cache import Cache, CacheEntry, CacheUsage, EntryState
+
+
+class DualCache:
+    """The model cache and the data cache. Invariants I4 to I6 are those of `site_agent.cache`."""
+
+    def __init__(self, model_capacity_bytes: int, data_capacity_bytes: int) -> None:
+        self._caches = {
+            ArtifactKind.MODEL: Cache(ArtifactKind.MODEL, model_capacity_bytes),
+            ArtifactKind.DATA: Cache(ArtifactKind.DATA, data_capacity_bytes),
+        }
+
+    def capacity_bytes(self, kind: ArtifactKind) -> int:
+        """Return the capacity of one cache."""
+        return self._caches[kind].capacity_bytes
+
+    def pinned_bytes(self, kind: ArtifactKind) -> int:
+        """Return the bytes of one cache that a run or a reader holds now."""
+        return self._caches[kind].pinned_bytes
+
+    def usage(self, kind: ArtifactKind) -> CacheUsage:
+        """Return how full one cache is."""
+        return self._caches[kind].usage()
+
+    def usages(self) -> tuple[CacheUsage, ...]:
+        """Return how full the caches are, the model cache first."""
+        return tuple(cache.usage() for cache in self._caches.values())
+
+    def find(self, artifact_id: ArtifactId) -> Artifact | None:
+        """Return the artifact under its first name if it is complete; changes nothing."""
+        cache = self._where(artifact_id)
+        return None if cache is None else cache.find(artifact_id)
+
+    def has(self, artifact_id: ArtifactId) -> bool:
+        """Tell whether the artifact is complete here."""
+        return self.find(artifact_id) is not None
+
+    def is_reserved(self, artifact_id: ArtifactId) -> bool:
+        """Tell whether the artifact is on its way."""
+        cache = self._where(artifact_id)
+        return cache is not None and cache.state(artifact_id) is EntryState.RESERVED
+
+    def is_pinned(self, artifact_id: ArtifactId, run_id: RunId) -> bool:
+        """Tell whether this run pins the artifact, complete or not."""
+        cache = self._where(artifact_id)
+        return cache is not None and cache.is_pinned(artifact_id, run_id)
+
+    def hit(self, artifact_id: ArtifactId, run_id: RunId, *, now_s: float) -> None:
+        """Note that a run uses the artifact; counts unless the run had to wait for its bytes.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+        """
+        self._holding(artifact_id).hit(artifact_id, run_id, now_s=now_s)
+
+    def evictions_for(self, kind: ArtifactKind, size_bytes: int) -> tuple[ArtifactId, ...] | None:
+        """Return what a reservation of this size would evict; None: it cannot fit now."""
+        return self._caches[kind].evictions_for(size_bytes)
+
+    def reserve(
+        self, artifact: Artifact, *, now_s: float, is_custodian: bool = False
+    ) -> tuple[ArtifactId, ...]:
+        """Promise the artifact its bytes and return what was evicted for them.
+
+        Raises:
+            InvalidRequestError: The artifact has no bytes.
+            WrongStateError: It is here, or on its way.
+            CacheFullError: Even with everything evictable gone it would not fit.
+        """
+        known = self._where(artifact.artifact_id)
+        if known is not None and known.kind is not artifact.kind:
+            raise WrongStateError(f"{artifact.artifact_id} is in the {known.kind.value} cache")
+        return self._caches[artifact.kind].reserve(artifact, now_s=now_s, is_custodian=is_custodian)
+
+    def insert(self, artifact_id: ArtifactId) -> None:
+        """Turn a reservation into a complete entry: its bytes are here and verified.
+
+        Raises:
+            WrongStateError: There is no such reservation.
+        """
+        self._reserving(artifact_id).insert(artifact_id)
+
+    def release(self, artifact_id: ArtifactId) -> None:
+        """Give up a reservation: nothing of it is left on disk.
+
+        Raises:
+            WrongStateError: There is no such reservation.
+        """
+        self._reserving(artifact_id).release(artifact_id)
+
+    def pin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
+        """Keep the artifact for a run, complete or on its way; a second time changes nothing.
+
+        Raises:
+            ArtifactNotFoundError: The books do not know it.
+        """
+        self._holding(artifact_id).pin(artifact_id, run_id)
+
+    def unpin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
+        """Let go what a run pinned; does nothing where it pinned nothing."""
+        cache = self._where(artifact_id)
+        if cache is not None:
+            cache.unpin(artifact_id, run_id)
+
+    def open_reader(self, artifact_id: ArtifactId) -> None:
+        """Keep the artifact while its files are read; each is paired with one `close_reader`.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+        """
+        self._holding(artifact_id).open_reader(artifact_id)
+
+    def close_reader(self, artifact_id: ArtifactId) -> None:
+        """End what `open_reader` began."""
+        self._holding(artifact_id).close_reader(artifact_id)
+
+    def add_name(self, artifact_id: ArtifactId, name: str) -> bool:
+        """Give the same content a further name; False: it had that name.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+        """
+        return self._holding(artifact_id).add_name(artifact_id, name)
+
+    def set_custodian(
+        self, artifact_id: ArtifactId, custodian: SiteId | None, *, is_custodian: bool
+    ) -> None:
+        """Note whose copy is protected; `is_custodian`: this one.
+
+        Raises:
+            ArtifactNotFoundError: The books do not know the artifact.
+        """
+        self._holding(artifact_id).set_custodian(artifact_id, custodian, is_custodian=is_custodian)
+
+    def holdings(self) -> tuple[Artifact, ...]:
+        """Return what the site may advertise: each complete artifact once for each of its names.
+
+        Sorted by kind, the models first, then by name and id. Bytes are those of `usages`: names
+        share them.
+        """
+        return tuple(entry.artifact for entry in self.entries())
+
+    def entries(self) -> tuple[CacheEntry, ...]:
+        """Return the complete artifacts with their use, in the order of `holdings`."""
+        return tuple(entry for cache in self._caches.values() for entry in cache.entries())
+
+    def check_invariants(self) -> None:
+        """Assert I4 of both caches and that they share no entry."""
+        model, data = self._caches.values()
+        model.check_invariants()
+        data.check_invariants()
+        for entry in data.entries():
+            assert model.state(entry.artifact.artifact_id) is None, "an artifact is in both caches"
+
+    def _where(self, artifact_id: ArtifactId) -> Cache | None:
+        for cache in self._caches.values():
+            if cache.state(artifact_id) is not None:
+                return cache
+        return None
+
+    def _holding(self, artifact_id: ArtifactId) -> Cache:
+        cache = self._where(artifact_id)
+        if cache is None:
+            raise ArtifactNotFoundError(f"{artifact_id} is not in the cache")
+        return cache
+
+    def _reserving(self, artifact_id: ArtifactId) -> Cache:
+        cache = self._where(artifact_id)
+        if cache is None:
+            raise WrongStateError(f"{artifact_id} is not reserved here")
+        return cache

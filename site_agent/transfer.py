@@ -1,0 +1,555 @@
+"""The artifact plane between agents: serves what is complete here, fetches what is not.
+
+A fetch reserves its bytes, clears what was evicted for them, downloads file by file, verifies each,
+makes all durable and publishes the copy in one step (`site_agent.artifact_store`). Concurrent
+fetches of one artifact share one transfer. When a source fails, the next one goes on where it
+stopped; a copy that proves wrong is thrown away. Bytes that came are charged, kept or not.
+
+The books change on the event loop only; hashing and the disk work in threads.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from gcos.artifacts import CHUNK_BYTES, Artifact, ArtifactKind, FileEntry, checked_name
+from gcos.clock import Clock
+from gcos.contract_net import ArtifactNeed, Holder
+from gcos.errors import (
+    ArtifactNotFoundError,
+    DigestMismatchError,
+    InvalidRequestError,
+    PeerUnreachableError,
+    SiteDrainingError,
+)
+from gcos.ids import ArtifactId, RunId, is_artifact_id
+from gcos.logs import Log
+from gcos.rpc.channels import Channels
+from gcos.rpc.interception import Context
+from gcos.rpc.wire import to_proto
+from gcos.v1 import artifacts_pb2, artifacts_pb2_grpc
+from gcos.v1.artifacts_pb2 import ReadFileRequest, ReadFileResponse
+from site_agent.artifact_store import ArtifactStore, Reservation, StoredArtifact
+from site_agent.download import IDLE_S, Download, FetchPart, ManifestAnswer
+from site_agent.dual_cache import DualCache
+from site_agent.threads import in_thread, interruptible
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """An artifact that is here now, and what bringing it took.
+
+    Attributes:
+        artifact_id: What.
+        bytes_moved: Bytes received for it, discarded ones included; 0 where `is_shared`.
+        duration_s: From reservation to publication, protocol seconds; 0 where `is_shared`.
+        source: Who delivered the last of it; the source asked for where `is_shared`.
+        evicted: What was evicted for it; empty where `is_shared`.
+        is_shared: It was here, or came for another run that is charged for it.
+        parts: `bytes_moved` by source, in the order in which they were asked.
+    """
+
+    artifact_id: ArtifactId
+    bytes_moved: int
+    duration_s: float
+    source: Holder
+    evicted: tuple[ArtifactId, ...]
+    is_shared: bool
+    parts: tuple[FetchPart, ...]
+
+
+class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
+    """Serves complete artifacts of `store` to peers."""
+
+    def __init__(self, store: ArtifactStore, *, idle_s: float = IDLE_S) -> None:
+        self._store = store
+        self._idle_s = idle_s
+
+    async def GetManifest(  # noqa: N802  named by the protocol
+        self, request: artifacts_pb2.GetManifestRequest, context: object
+    ) -> artifacts_pb2.GetManifestResponse:
+        """Read what an artifact consists of.
+
+        Raises:
+            InvalidRequestError: The id is none.
+            ArtifactNotFoundError: It is not complete here.
+        """
+        del context
+        record = self._store.record_of(_checked_id(request.artifact_id))
+
+        def answer() -> artifacts_pb2.GetManifestResponse:
+            # Some 100 ms for the longest manifest.
+            found = ManifestAnswer(record.artifact(), record.manifest)
+            return to_proto(found, artifacts_pb2.GetManifestResponse)
+
+        return await in_thread(answer)
+
+    # A coroutine that writes, not a generator as the stubs have it: only so can the wait for a
+    # reader that takes nothing be bounded, who would keep the artifact from eviction for ever.
+    async def ReadFile(  # type: ignore[override]  # noqa: N802
+        self,
+        request: ReadFileRequest,
+        context: Context,
+    ) -> None:
+        """Read a part of one file in chunks of at most 1 MiB; the artifact stays meanwhile.
+
+        Raises:
+            InvalidRequestError: The id is none, or the part is not inside the file.
+            ArtifactNotFoundError: The artifact is not complete here, or has no such file.
+            DigestMismatchError: The file on disk is shorter than its manifest says, or gone.
+            PeerUnreachableError: The reader takes nothing any more.
+        """
+        artifact_id = _checked_id(request.artifact_id)
+        entry = self._store.entry_of(artifact_id, request.path)
+        offset, end = _part_of(request, entry)
+        path = self._store.path_of(artifact_id) / entry.path
+        self._store.cache.open_reader(artifact_id)
+        try:
+            descriptor = await in_thread(functools.partial(_open_to_read, path))
+            try:
+                while offset < end:
+                    length = min(CHUNK_BYTES, end - offset)
+                    data = await in_thread(functools.partial(os.pread, descriptor, length, offset))
+                    if not data:
+                        raise _damaged(path)
+                    async with asyncio.timeout(self._idle_s):
+                        await context.write(ReadFileResponse(data=data))
+                    offset += len(data)
+            finally:
+                os.close(descriptor)
+        except TimeoutError as exc:
+            raise PeerUnreachableError("the reader takes nothing any more") from exc
+        finally:
+            self._store.cache.close_reader(artifact_id)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """One `fetch` that waits for a transfer."""
+
+    run_id: RunId
+    on_progress: Callable[[int], None]
+    #: The run pinned the artifact before it asked, so giving up does not unpin it.
+    had_pin: bool
+
+
+@dataclass(eq=False, slots=True)
+class _Transfer:
+    """One artifact on its way, and who waits for it."""
+
+    need: ArtifactNeed
+    reservation: Reservation
+    download: Download
+    started_s: float
+    #: The source that delivered the last of it, or the error for all who wait.
+    outcome: asyncio.Future[Holder]
+    waiters: list[_Waiter]
+    task: asyncio.Task[None] | None = None
+    ended_s: float = 0.0
+    #: Nobody waits any more: it cleans up, and a new fetch starts after it.
+    is_stopping: bool = False
+    #: The first waiter to return is charged; the others share.
+    is_charged: bool = False
+
+
+class ArtifactPlane:
+    """Brings artifacts to this site while its block lasts, and ends every transfer with it.
+
+    Attributes:
+        store: The disk.
+    """
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        channels: Channels,
+        clock: Clock,
+        log: Log,
+        *,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self.store = store
+        self._channels = channels
+        self._clock = clock
+        self._log = log
+        self._idle_s = idle_s
+        self._group = asyncio.TaskGroup()
+        #: Transfers under way, those that clean up included.
+        self._transfers: dict[ArtifactId, _Transfer] = {}
+        #: Set when what arrives under this id, fetched or added, is here or given up.
+        self._arrivals: dict[ArtifactId, asyncio.Event] = {}
+        #: Directories are added one at a time: the disk gains nothing from more.
+        self._adding = asyncio.Lock()
+        self._is_closing = False
+
+    @property
+    def cache(self) -> DualCache:
+        """The books of the store."""
+        return self.store.cache
+
+    async def __aenter__(self) -> Self:
+        """Return itself; transfers may begin."""
+        await self._group.__aenter__()
+        for rejected in self.store.rejected:
+            self._log.warning(
+                "artifact_rejected",
+                directory=rejected.directory,
+                why=rejected.why,
+                is_kept=rejected.is_kept,
+            )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop every transfer, remove what came of it, and tell who waits."""
+        del exc_type, exc, traceback
+        self._is_closing = True
+        try:
+            # A task that is cancelled before its first step never runs, not even its cleanup: let
+            # those that were made a moment ago begin.
+            await asyncio.sleep(0)
+        finally:
+            for transfer in self._transfers.values():
+                if transfer.task is not None:
+                    transfer.task.cancel()
+            # Without the block's error, which the group would wrap: no transfer fails by itself.
+            await self._group.__aexit__(None, None, None)
+
+    async def fetch(
+        self,
+        need: ArtifactNeed,
+        source: Holder,
+        *,
+        run_id: RunId,
+        on_progress: Callable[[int], None],
+    ) -> FetchResult:
+        """Bring an artifact here and pin it for a run; returns at once where it is here.
+
+        Cancelling leaves the transfer to others who wait for it, and stops it where none does.
+
+        Args:
+            need: What, and who has it.
+            source: Whom to ask first; then the other holders of `need`.
+            run_id: Pins the artifact from the start, and still where this returns.
+            on_progress: Told the bytes that are here so far; falls where a file starts anew.
+
+        Raises:
+            InvalidRequestError: The need is malformed, or differs from the artifact's manifest.
+            CacheFullError: It does not fit beside what is pinned, or the disk is full.
+            ArtifactNotFoundError: No holder is known, or none has it any more.
+            DigestMismatchError: Every holder's copy is wrong.
+            PeerUnreachableError: Otherwise, no holder delivered it.
+            SiteDrainingError: This site stops.
+        """
+        artifact_id = _checked_id(need.artifact_id)
+        checked_name(need.name, field="name")
+        await self._settled(artifact_id)
+        if self._is_closing:
+            raise _draining()
+        if self.cache.has(artifact_id):
+            self.cache.pin(artifact_id, run_id)
+            return _shared(artifact_id, source)
+        holders = tuple(
+            holder
+            for holder in (source, *need.holders)
+            if holder.site_id != self.store.site_id and holder.address
+        )
+        transfer = self._transfers.get(artifact_id)
+        if transfer is None:
+            transfer = self._begin(need, holders)
+        else:
+            transfer.download.offer(holders)
+        return await self._wait(transfer, source, run_id, on_progress)
+
+    def pin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
+        """Keep the artifact for a run.
+
+        Raises:
+            ArtifactNotFoundError: It is neither here nor on its way.
+        """
+        self.cache.pin(artifact_id, run_id)
+
+    def unpin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
+        """Let go what a run pinned; does nothing where it pinned nothing."""
+        self.cache.unpin(artifact_id, run_id)
+
+    def path_of(self, artifact_id: ArtifactId) -> Path:
+        """Return the directory with the artifact's files, for a run that pins it.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+        """
+        return self.store.path_of(artifact_id)
+
+    async def add(self, path: Path, name: str, kind: ArtifactKind) -> tuple[Artifact, bool]:
+        """Copy a directory of this machine into the cache; this site becomes its custodian.
+
+        Args:
+            path: Absolute, under a root that the configuration allows.
+            name: What people will call it.
+            kind: Model or data set.
+
+        Returns:
+            The artifact, and False if the same content was here under the same name.
+
+        Raises:
+            InvalidRequestError: The path or the name may not be used, or the directory holds links,
+                special files or no bytes; `field` says which.
+            ExhaustedError: It does not fit into the cache, on the disk, or into a manifest.
+            WrongStateError: A file changed meanwhile.
+            SiteDrainingError: This site stops.
+        """
+        checked_name(name, field="name")
+        store = self.store
+        async with self._adding, contextlib.AsyncExitStack() as stack:
+            opened = functools.partial(stack.enter_context, store.open_source(path))
+            source = await in_thread(opened)
+            manifest = await interruptible(functools.partial(store.survey, source, kind))
+            artifact_id = manifest.artifact_id
+            while artifact_id in self._arrivals:
+                await self._arrivals[artifact_id].wait()
+            if self._is_closing:
+                raise _draining()
+            if self.cache.has(artifact_id):
+                return await self._rename(artifact_id, name)
+            now_s = self._clock.world_s()
+            record = StoredArtifact((name,), manifest, placed_s=now_s, custodian=store.site_id)
+            reservation = store.reserve(record.artifact(), now_s=now_s)
+            self._arrivals[artifact_id] = asyncio.Event()
+            async with self._arriving(reservation):
+                await interruptible(functools.partial(store.copy, source, manifest))
+                await in_thread(functools.partial(store.seal, record))
+                store.publish(record)
+            await in_thread(store.sync)
+        return record.artifact(), True
+
+    # ---- one transfer -----------------------------------------------------------------------
+
+    async def _settled(self, artifact_id: ArtifactId) -> None:
+        """Wait until the artifact is here, absent, or in a transfer that can be joined."""
+        while artifact_id in self._arrivals:
+            transfer = self._transfers.get(artifact_id)
+            if transfer is not None and not transfer.is_stopping:
+                return
+            await self._arrivals[artifact_id].wait()
+
+    def _begin(self, need: ArtifactNeed, holders: tuple[Holder, ...]) -> _Transfer:
+        if not holders:
+            raise ArtifactNotFoundError(
+                f"no other site is known to hold {need.name}",
+                hint="its holders may be away, or nobody has added it yet",
+            )
+        artifact = Artifact(
+            need.artifact_id, kind=need.kind, name=need.name, size_bytes=need.size_bytes
+        )
+        # Claimed sizes are believed here: one that is too large is refused before the first byte.
+        reservation = self.store.reserve(artifact, now_s=self._clock.world_s())
+        waiters: list[_Waiter] = []
+
+        def on_progress(kept_bytes: int) -> None:
+            for waiter in waiters:
+                waiter.on_progress(kept_bytes)
+
+        download = Download(
+            need,
+            store=self.store,
+            channels=self._channels,
+            log=self._log,
+            idle_s=self._idle_s,
+            on_progress=on_progress,
+        )
+        download.offer(holders)
+        transfer = _Transfer(
+            need,
+            reservation=reservation,
+            download=download,
+            started_s=self._clock.protocol_s(),
+            outcome=asyncio.get_running_loop().create_future(),
+            waiters=waiters,
+        )
+        self._transfers[need.artifact_id] = transfer
+        self._arrivals[need.artifact_id] = asyncio.Event()
+        transfer.task = self._group.create_task(self._carry(transfer), name=f"fetch {need.name}")
+        return transfer
+
+    async def _wait(
+        self,
+        transfer: _Transfer,
+        source: Holder,
+        run_id: RunId,
+        on_progress: Callable[[int], None],
+    ) -> FetchResult:
+        artifact_id = transfer.need.artifact_id
+        had_pin = self.cache.is_pinned(artifact_id, run_id)
+        waiter = _Waiter(run_id, on_progress=on_progress, had_pin=had_pin)
+        transfer.waiters.append(waiter)
+        self.cache.pin(artifact_id, run_id)
+        try:
+            last = await asyncio.shield(transfer.outcome)
+        except BaseException:
+            self._leave(transfer, waiter)
+            raise
+        if transfer.is_charged:
+            return _shared(artifact_id, source)
+        transfer.is_charged = True
+        parts = transfer.download.parts
+        return FetchResult(
+            artifact_id,
+            bytes_moved=sum(part.bytes_moved for part in parts),
+            duration_s=transfer.ended_s - transfer.started_s,
+            source=last,
+            evicted=transfer.reservation.evicted,
+            is_shared=False,
+            parts=parts,
+        )
+
+    def _leave(self, transfer: _Transfer, waiter: _Waiter) -> None:
+        """Give up one wait; the last one to leave stops the transfer."""
+        transfer.waiters.remove(waiter)
+        is_wanted = any(other.run_id == waiter.run_id for other in transfer.waiters)
+        if not waiter.had_pin and not is_wanted:
+            self.cache.unpin(transfer.need.artifact_id, waiter.run_id)
+        if transfer.waiters or transfer.outcome.done():
+            return
+        transfer.is_stopping = True
+        # Cannot be set by anyone any more, and nobody waits for it.
+        transfer.outcome.cancel()
+        assert transfer.task is not None, "a transfer without a task"
+        transfer.task.cancel()
+
+    async def _carry(self, transfer: _Transfer) -> None:
+        """Run a transfer and tell those who wait how it ended: its failure is not the group's."""
+        try:
+            source = await self._bring(transfer)
+        except asyncio.CancelledError:
+            _fail(transfer, _draining())
+            raise
+        except Exception as exc:
+            # Whoever waits raises it.
+            _fail(transfer, exc)
+            return
+        if not transfer.outcome.done():
+            transfer.outcome.set_result(source)
+
+    async def _bring(self, transfer: _Transfer) -> Holder:
+        need, download = transfer.need, transfer.download
+        async with self._arriving(transfer.reservation):
+            source = await download.run()
+            assert download.manifest is not None, "downloaded without a manifest"
+            record = StoredArtifact(
+                (need.name,),
+                download.manifest,
+                placed_s=self._clock.world_s(),
+                custodian=download.custodian,
+            )
+            await in_thread(functools.partial(self.store.seal, record))
+            transfer.ended_s = self._clock.protocol_s()
+            self.store.publish(record)
+        self._log.info(
+            "artifact_fetched",
+            artifact=need.name,
+            artifact_id=need.artifact_id,
+            size_bytes=need.size_bytes,
+            bytes_moved=sum(part.bytes_moved for part in download.parts),
+            duration_s=transfer.ended_s - transfer.started_s,
+            sources=[part.source.site_id for part in download.parts],
+        )
+        await in_thread(self.store.sync)
+        return source
+
+    @contextlib.asynccontextmanager
+    async def _arriving(self, reservation: Reservation) -> AsyncIterator[None]:
+        """Clear the way for what comes in the block; where it fails, leave no trace of it."""
+        artifact_id = reservation.artifact.artifact_id
+        for victim in reservation.evicted:
+            self._log.info(
+                "artifact_evicted", artifact_id=victim, made_room_for=reservation.artifact.name
+            )
+        try:
+            await in_thread(functools.partial(self.store.clear, reservation))
+            yield
+        except BaseException:
+            try:
+                await in_thread(functools.partial(self.store.drop_partial, reservation))
+            finally:
+                self.store.release(reservation)
+            raise
+        finally:
+            self._transfers.pop(artifact_id, None)
+            self._arrivals.pop(artifact_id).set()
+
+    async def _rename(self, artifact_id: ArtifactId, name: str) -> tuple[Artifact, bool]:
+        """Give content that is here a name more."""
+        self.cache.open_reader(artifact_id)
+        try:
+            record = self.store.renamed(artifact_id, name, self.store.site_id)
+            await in_thread(functools.partial(self.store.rewrite, record))
+            return self.store.adopt(record, name)
+        finally:
+            self.cache.close_reader(artifact_id)
+
+
+def _shared(artifact_id: ArtifactId, source: Holder) -> FetchResult:
+    return FetchResult(
+        artifact_id,
+        bytes_moved=0,
+        duration_s=0.0,
+        source=source,
+        evicted=(),
+        is_shared=True,
+        parts=(),
+    )
+
+
+def _fail(transfer: _Transfer, error: Exception) -> None:
+    if not transfer.outcome.done():
+        transfer.outcome.set_exception(error)
+
+
+def _draining() -> SiteDrainingError:
+    return SiteDrainingError("the site stops and brings nothing more")
+
+
+def _checked_id(text: str) -> ArtifactId:
+    if not is_artifact_id(text):
+        raise InvalidRequestError(
+            f"{text[:80]!r} is no content id",
+            field="artifact_id",
+            hint="write sha256: and 64 hex digits",
+        )
+    return ArtifactId(text)
+
+
+def _part_of(request: ReadFileRequest, entry: FileEntry) -> tuple[int, int]:
+    """Return first byte and end of the part of a file that is asked for."""
+    offset = request.offset_bytes
+    end = offset + request.length_bytes if request.length_bytes else entry.size_bytes
+    if not 0 <= offset <= end <= entry.size_bytes:
+        raise InvalidRequestError(
+            f"the part is not inside the {entry.size_bytes} bytes of {entry.path!r}",
+            field="offset_bytes",
+        )
+    return offset, end
+
+
+def _open_to_read(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as exc:
+        raise _damaged(path) from exc
+
+
+def _damaged(path: Path) -> DigestMismatchError:
+    return DigestMismatchError(
+        f"this site's copy of {path.name!r} is damaged", hint="ask another holder"
+    )

@@ -1,0 +1,861 @@
+"""Two or more stores that talk over real gRPC on loopback."""
+
+import asyncio
+import hashlib
+import resource
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcos.artifacts import CHUNK_BYTES, Artifact, ArtifactKind, FileEntry, Manifest
+from gcos.contract_net import ArtifactNeed, Holder
+from gcos.errors import (
+    ArtifactNotFoundError,
+    CacheFullError,
+    DigestMismatchError,
+    GcosError,
+    InvalidRequestError,
+    PeerUnreachableError,
+    SiteDrainingError,
+)
+from gcos.ids import ArtifactId, RunId, SiteId
+from gcos.logs import get_logger
+from gcos.rpc.channels import Channels
+from gcos.rpc.server import serving
+from gcos.rpc.status import translated
+from gcos.rpc.wire import to_proto
+from gcos.system import SystemClock
+from gcos.v1 import artifacts_pb2, artifacts_pb2_grpc
+from site_agent import download
+from site_agent.artifact_store import ArtifactStore
+from site_agent.download import ManifestAnswer
+from site_agent.transfer import ArtifactPlane, ArtifactServicer, FetchResult
+
+TOKEN = "a-token-for-tests-that-is-long-enough"
+MODEL, DATA = ArtifactKind.MODEL, ArtifactKind.DATA
+RUN, OTHER_RUN = RunId("iad-1.1.1"), RunId("iad-2.1.1")
+LARGE = bytes(range(256)) * (5 * CHUNK_BYTES // 512) + b"end"  # two and a half chunks
+FILES = {"config.json": b"{}", "empty": b"", "weights/part.bin": LARGE}
+HERE = SiteId("iad")
+
+
+def nothing(_: int) -> None:
+    """Progress that nobody watches."""
+
+
+class Network:
+    """Sites of one test below one directory; each has a store, holders also a server."""
+
+    def __init__(self, path: Path, stack: AsyncExitStack, channels: Channels) -> None:
+        self.path = path
+        self.channels = channels
+        self._stack = stack
+
+    def store(self, site: str, *, capacity_bytes: int = 100 * CHUNK_BYTES) -> ArtifactStore:
+        return ArtifactStore.open(
+            self.path / site,
+            site_id=SiteId(site),
+            model_capacity_bytes=capacity_bytes,
+            data_capacity_bytes=capacity_bytes,
+            allowed_roots=[self.path],
+        )
+
+    def content(
+        self, store: ArtifactStore, files: dict[str, bytes], name: str = "tiny"
+    ) -> Artifact:
+        source = self.path / f"source-{store.site_id}-{name}"
+        for path, data in files.items():
+            (source / path).parent.mkdir(parents=True, exist_ok=True)
+            (source / path).write_bytes(data)
+        return store.import_directory(source, name, MODEL, store.site_id, now_s=0.0)[0]
+
+    async def serve(
+        self,
+        store: ArtifactStore,
+        servicer: ArtifactServicer | None = None,
+    ) -> Holder:
+        servicer = servicer or ArtifactServicer(store)
+        running = await self._stack.enter_async_context(
+            serving(
+                "127.0.0.1:0",
+                register=[
+                    lambda server: artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(
+                        servicer, server
+                    )
+                ],
+                service_names=[],
+                token=TOKEN,
+                log=get_logger(),
+                grace_s=0.1,
+            )
+        )
+        return Holder(store.site_id, zone="US-MIDA", address=running.address)
+
+    async def holder(
+        self, site: str, servicer: Callable[[ArtifactStore], ArtifactServicer] = ArtifactServicer
+    ) -> tuple[Holder, Artifact]:
+        """A serving site with the usual content."""
+        store = self.store(site)
+        artifact = self.content(store, FILES)
+        return await self.serve(store, servicer(store)), artifact
+
+    @asynccontextmanager
+    async def plane(
+        self, store: ArtifactStore, idle_s: float = 20.0
+    ) -> AsyncIterator[ArtifactPlane]:
+        clock, log = SystemClock(), get_logger()
+        async with ArtifactPlane(store, self.channels, clock, log, idle_s=idle_s) as plane:
+            yield plane
+        assert_clean(store)
+
+
+@pytest.fixture
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
+    async with AsyncExitStack() as stack:
+        channels = Channels(TOKEN)
+        network = Network(tmp_path, stack, channels)
+        try:
+            yield network
+        finally:
+            # Callers go first, as a server drains its calls.
+            await channels.__aexit__(None, None, None)
+
+
+def assert_clean(store: ArtifactStore) -> None:
+    """Books and disk agree and nothing half-done is left."""
+    store.check_invariants()
+    assert all(usage.reserved_bytes == 0 for usage in store.cache.usages())
+    for area in ("partial", "trash"):
+        assert list((store._root / area).iterdir()) == []
+
+
+def need_of(artifact: Artifact, *holders: Holder) -> ArtifactNeed:
+    return ArtifactNeed(
+        artifact.artifact_id, artifact.kind, artifact.name, artifact.size_bytes, holders
+    )
+
+
+async def fetch(
+    plane: ArtifactPlane, artifact: Artifact, *holders: Holder, run_id: RunId = RUN
+) -> FetchResult:
+    need = need_of(artifact, *holders)
+    return await plane.fetch(need, holders[0], run_id=run_id, on_progress=nothing)
+
+
+def assert_holds(store: ArtifactStore, artifact: Artifact, files: dict[str, bytes]) -> None:
+    store.verify(artifact.artifact_id)
+    directory = store.path_of(artifact.artifact_id)
+    assert {path: (directory / path).read_bytes() for path in files} == files
+
+
+# ---- servicers that do wrong --------------------------------------------------------------------
+
+
+class Counting(ArtifactServicer):
+    """Notes what is asked for."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        super().__init__(store)
+        self.asked: list[tuple[str, int]] = []
+
+    async def ReadFile(self, request: Any, context: Any) -> None:  # type: ignore[override]
+        self.asked.append((request.path, request.offset_bytes))
+        await super().ReadFile(request, context)
+
+
+class Ending(ArtifactServicer):
+    """Tells when a call has ended."""
+
+    def __init__(self, store: ArtifactStore, idle_s: float) -> None:
+        super().__init__(store, idle_s=idle_s)
+        self.has_ended = asyncio.Event()
+
+    async def ReadFile(self, request: Any, context: Any) -> None:  # type: ignore[override]
+        try:
+            await super().ReadFile(request, context)
+        finally:
+            self.has_ended.set()
+
+
+class Waiting(Counting):
+    """Sends no byte until it is let go."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        super().__init__(store)
+        self.may_send = asyncio.Event()
+        self.is_asked = asyncio.Event()
+
+    async def ReadFile(self, request: Any, context: Any) -> None:  # type: ignore[override]
+        self.is_asked.set()
+        await self.may_send.wait()
+        await super().ReadFile(request, context)
+
+
+class Altering(ArtifactServicer):
+    """Sends the large file's chunks as `alter` leaves them."""
+
+    def __init__(
+        self, store: ArtifactStore, alter: Callable[[list[bytes]], list[bytes]], error: str = ""
+    ) -> None:
+        super().__init__(store)
+        self._alter = alter
+        self._error = error
+
+    async def ReadFile(self, request: Any, context: Any) -> None:  # type: ignore[override]
+        if not request.path.startswith("weights"):
+            await super().ReadFile(request, context)
+            return
+        rest = LARGE[request.offset_bytes :]
+        chunks = [rest[at : at + CHUNK_BYTES] for at in range(0, len(rest), CHUNK_BYTES)]
+        for chunk in self._alter(chunks):
+            await context.write(artifacts_pb2.ReadFileResponse(data=chunk))
+        if self._error:
+            raise PeerUnreachableError(self._error)
+
+
+def corrupt(chunks: list[bytes]) -> list[bytes]:
+    return [chunks[0][:-1] + b"!", *chunks[1:]]
+
+
+class OtherManifest(ArtifactServicer):
+    """Tells another manifest, whatever is asked for."""
+
+    def __init__(self, store: ArtifactStore, manifest: Manifest, custodian: str = "fra") -> None:
+        super().__init__(store)
+        self._manifest = manifest
+        self._custodian = SiteId(custodian)
+
+    async def GetManifest(self, request: Any, context: Any) -> artifacts_pb2.GetManifestResponse:
+        artifact = Artifact(
+            ArtifactId(request.artifact_id),
+            self._manifest.kind,
+            name="m",
+            size_bytes=self._manifest.size_bytes,
+            custodian=self._custodian,
+        )
+        answer = ManifestAnswer(artifact, self._manifest)
+        return to_proto(answer, artifacts_pb2.GetManifestResponse)
+
+
+# ---- fetching -----------------------------------------------------------------------------------
+
+
+async def test_what_was_fetched_is_whole_pinned_and_served_on(network: Network) -> None:
+    holder, artifact = await network.holder("fra")
+    store = network.store("iad")
+    seen: list[int] = []
+    async with network.plane(store) as plane:
+        need = need_of(artifact, holder)
+        result = await plane.fetch(need, holder, run_id=RUN, on_progress=seen.append)
+        assert result.bytes_moved == artifact.size_bytes == seen[-1]
+        assert seen == sorted(seen)
+        assert (result.source, result.evicted, result.is_shared) == (holder, (), False)
+        assert [(part.source, part.bytes_moved) for part in result.parts] == [
+            (holder, artifact.size_bytes)
+        ]
+        assert result.duration_s > 0
+        assert plane.cache.holdings() == (artifact,)
+        assert plane.cache.entries()[0].pin_count == 1
+        assert_holds(store, artifact, FILES)
+        assert plane.path_of(artifact.artifact_id) == store.path_of(artifact.artifact_id)
+        third = network.store("sin")
+        async with network.plane(third) as next_plane:
+            await fetch(next_plane, artifact, await network.serve(store))
+            assert_holds(third, artifact, FILES)
+
+
+async def test_what_is_here_is_pinned_and_not_fetched_again(network: Network) -> None:
+    holder, artifact = await network.holder("fra")
+    async with network.plane(network.store("iad")) as plane:
+        await fetch(plane, artifact, holder)
+        again = await fetch(plane, artifact, holder, run_id=OTHER_RUN)
+        assert (again.bytes_moved, again.is_shared) == (0, True)
+        assert plane.cache.entries()[0].pin_count == 2
+
+
+async def test_concurrent_fetches_share_one_transfer_and_one_is_charged(network: Network) -> None:
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    servicer = Waiting(store)
+    holder = await network.serve(store, servicer)
+    progress: dict[RunId, int] = {}
+    results: list[FetchResult] = []
+
+    async with network.plane(network.store("iad")) as plane, asyncio.TaskGroup() as group:
+
+        async def one(run_id: RunId) -> None:
+            result = await plane.fetch(
+                need_of(artifact, holder),
+                holder,
+                run_id=run_id,
+                on_progress=lambda count: progress.update({run_id: count}),
+            )
+            results.append(result)
+
+        for number in range(3):
+            group.create_task(one(RunId(f"iad-{number}.1.1")))
+        await servicer.is_asked.wait()
+        servicer.may_send.set()
+    assert sorted(result.is_shared for result in results) == [False, True, True]
+    assert sum(result.bytes_moved for result in results) == artifact.size_bytes
+    assert set(progress.values()) == {artifact.size_bytes}
+    assert sorted(path for path, _ in servicer.asked) == ["config.json", "weights/part.bin"]
+    assert plane.cache.entries()[0].pin_count == 3
+
+
+async def test_eviction_makes_room_and_never_touches_what_is_pinned(network: Network) -> None:
+    store = network.store("fra")
+    artifacts = [network.content(store, {"f": bytes([n]) * 1000}, f"m{n}") for n in range(3)]
+    holder = await network.serve(store)
+    here = network.store("iad", capacity_bytes=2000)
+    async with network.plane(here) as plane:
+        await fetch(plane, artifacts[0], holder, run_id=RUN)
+        await fetch(plane, artifacts[1], holder, run_id=OTHER_RUN)
+        with pytest.raises(CacheFullError, match="0 are free and 0 evictable"):
+            await fetch(plane, artifacts[2], holder)
+        plane.unpin(artifacts[1].artifact_id, OTHER_RUN)
+        result = await fetch(plane, artifacts[2], holder)
+        assert result.evicted == (artifacts[1].artifact_id,)
+        assert {each.name for each in plane.cache.holdings()} == {"m0", "m2"}
+        here.check_invariants()
+
+
+async def test_capacity_holds_on_disk_at_every_instant(network: Network) -> None:
+    """I4: with every chunk, the bytes of all files below the root fit into the capacity."""
+    store = network.store("fra")
+    artifacts = [
+        network.content(store, {"f": bytes([n]) * CHUNK_BYTES, "g": bytes([n]) * 1000}, f"m{n}")
+        for n in range(4)
+    ]
+    holder = await network.serve(store)
+    capacity_bytes = artifacts[0].size_bytes + 10
+    here = network.store("iad", capacity_bytes=capacity_bytes)
+    most_bytes = 0
+
+    def measure(_: int) -> None:
+        nonlocal most_bytes
+        here.cache.check_invariants()
+        files = [path for path in here._root.rglob("files/**/*") if path.is_file()]
+        most_bytes = max(most_bytes, sum(path.stat().st_size for path in files))
+
+    async with network.plane(here) as plane:
+        for artifact in artifacts:
+            need = need_of(artifact, holder)
+            await plane.fetch(need, holder, run_id=RUN, on_progress=measure)
+            plane.unpin(artifact.artifact_id, RUN)
+    assert artifacts[0].size_bytes <= most_bytes <= capacity_bytes
+
+
+# ---- sources that fail --------------------------------------------------------------------------
+
+
+async def test_a_source_that_dies_is_replaced_and_the_rest_comes_from_the_next(
+    network: Network,
+) -> None:
+    dying, artifact = await network.holder(
+        "fra", lambda store: Altering(store, lambda chunks: chunks[:1], error="power cut")
+    )
+    store = network.store("sin")
+    network.content(store, FILES)
+    servicer = Counting(store)
+    healthy = await network.serve(store, servicer)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        result = await fetch(plane, artifact, dying, healthy)
+        assert_holds(here, artifact, FILES)
+    assert servicer.asked == [("weights/part.bin", CHUNK_BYTES)], "it went on, and did not begin"
+    assert result.bytes_moved == artifact.size_bytes
+    assert result.source == healthy
+    assert {part.source.site_id: part.bytes_moved for part in result.parts} == {
+        "fra": 2 + CHUNK_BYTES,
+        "sin": len(LARGE) - CHUNK_BYTES,
+    }
+
+
+async def test_the_only_source_may_break_off_while_it_makes_progress(network: Network) -> None:
+    holder, artifact = await network.holder(
+        "fra", lambda store: Altering(store, lambda chunks: chunks[:1], error="flaky link")
+    )
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        result = await fetch(plane, artifact, holder)
+        assert_holds(here, artifact, FILES)
+    assert result.bytes_moved == artifact.size_bytes
+
+
+async def test_attempts_are_limited(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder, artifact = await network.holder(
+        "fra", lambda store: Altering(store, lambda chunks: [chunks[0][:1]], error="a byte a call")
+    )
+    monkeypatch.setattr(download, "ATTEMPT_COUNT_MAX", 3)
+    async with network.plane(network.store("iad")) as plane:
+        with pytest.raises(PeerUnreachableError) as caught:
+            await fetch(plane, artifact, holder)
+    assert caught.value.message.count("a byte a call") == 3
+
+
+async def test_an_unreachable_source_is_passed_over(network: Network) -> None:
+    holder, artifact = await network.holder("fra")
+    nobody = Holder(SiteId("gru"), zone="BR-CS", address="127.0.0.1:1")
+    far = Holder(SiteId("syd"), zone="AU-NSW", address="192.0.2.1:50051")
+    async with network.plane(network.store("iad")) as plane:
+        result = await fetch(plane, artifact, nobody, far, holder)
+    assert result.source == holder
+
+
+async def test_a_holder_that_has_evicted_it_is_passed_over(network: Network) -> None:
+    holder, artifact = await network.holder("fra")
+    without = await network.serve(network.store("sin"))
+    async with network.plane(network.store("iad")) as plane:
+        assert (await fetch(plane, artifact, without, holder)).source == holder
+    async with network.plane(network.store("gru")) as plane:
+        with pytest.raises(ArtifactNotFoundError, match="no holder delivered tiny: sin:"):
+            await fetch(plane, artifact, without)
+
+
+async def test_without_a_holder_nothing_is_reserved(network: Network) -> None:
+    _, artifact = await network.holder("fra")
+    myself = Holder(HERE, zone="US-MIDA", address="127.0.0.1:1")
+    async with network.plane(network.store("iad")) as plane:
+        with pytest.raises(ArtifactNotFoundError, match="no other site is known"):
+            await fetch(plane, artifact, myself)
+
+
+@pytest.mark.parametrize(
+    ("alter", "error"),
+    [
+        (corrupt, DigestMismatchError),
+        (lambda chunks: [*chunks, b"more"], DigestMismatchError),
+        (lambda chunks: [*chunks[:-1], chunks[-1] + b"more"], DigestMismatchError),
+        (lambda chunks: [], PeerUnreachableError),
+        (lambda chunks: [b"", *chunks], PeerUnreachableError),
+        (lambda chunks: [chunks[0] + chunks[1]], PeerUnreachableError),
+    ],
+    ids=["corrupt", "longer", "longer-chunk", "truncated", "empty-chunk", "large-chunk"],
+)
+async def test_a_wrong_copy_is_discarded_and_the_next_source_asked(
+    network: Network, alter: Callable[[list[bytes]], list[bytes]], error: type[GcosError]
+) -> None:
+    bad, artifact = await network.holder("fra", lambda store: Altering(store, alter))
+    good, _ = await network.holder("sin")
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        with pytest.raises(error):
+            await fetch(plane, artifact, bad)
+        assert plane.cache.holdings() == ()
+        assert_clean(here)
+        result = await fetch(plane, artifact, bad, good)
+        assert result.source == good
+        assert_holds(here, artifact, FILES)
+
+
+async def test_discarded_bytes_are_charged_too(network: Network) -> None:
+    bad, artifact = await network.holder("fra", lambda store: Altering(store, corrupt))
+    good, _ = await network.holder("sin")
+    async with network.plane(network.store("iad")) as plane:
+        result = await fetch(plane, artifact, bad, good)
+    assert result.bytes_moved == artifact.size_bytes + len(LARGE)
+
+
+async def test_a_source_is_not_blamed_for_what_another_spoilt(network: Network) -> None:
+    spoiler, artifact = await network.holder(
+        "fra", lambda store: Altering(store, lambda chunks: corrupt(chunks)[:1], error="gone")
+    )
+    honest, _ = await network.holder("sin")
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        result = await fetch(plane, artifact, spoiler, honest)
+        assert result.source == honest
+        assert_holds(here, artifact, FILES)
+
+
+async def test_a_silent_source_is_given_up(network: Network) -> None:
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    servicer = Waiting(store)
+    silent = await network.serve(store, servicer)
+    good, _ = await network.holder("sin")
+    async with network.plane(network.store("iad"), idle_s=1.0) as plane:
+        assert (await fetch(plane, artifact, silent, good)).source == good
+    servicer.may_send.set()
+
+
+# ---- manifests and needs that lie ---------------------------------------------------------------
+
+
+def manifest(*entries: tuple[str, int]) -> Manifest:
+    digest = hashlib.sha256(b"x").hexdigest()
+    return Manifest(MODEL, tuple(FileEntry(path, size, sha256=digest) for path, size in entries))
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        manifest(("../../escape", 1)),
+        manifest(("/etc/escape", 1)),
+        manifest(("a", 1), ("a/b", 1)),
+        manifest(("a", 2**62)),
+        manifest(("a", -5), ("b", 6)),
+        manifest(("b", 1), ("a", 1)),
+        manifest(),
+        manifest(("another", 1)),
+        replace(manifest(("a", 1)), files=(FileEntry("a", 1, sha256="../../x"),)),
+    ],
+)
+async def test_a_manifest_that_lies_writes_nothing(network: Network, lie: Manifest) -> None:
+    _, artifact = await network.holder("sin")
+    liar = await network.serve(network.store("fra"), OtherManifest(network.store("fra"), lie))
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        with pytest.raises((DigestMismatchError, PeerUnreachableError)):
+            await fetch(plane, artifact, liar)
+    assert not list(network.path.rglob("*escape*"))
+    assert here.cache.holdings() == ()
+
+
+async def test_a_true_digest_of_an_unsafe_manifest_writes_nothing(network: Network) -> None:
+    """The id hashes right, since whoever made the artifact made the path."""
+    unsafe = manifest(("../../../escape", 1))
+    liar = await network.serve(network.store("fra"), OtherManifest(network.store("fra"), unsafe))
+    artifact = Artifact(unsafe.artifact_id, MODEL, name="m", size_bytes=1)
+    async with network.plane(network.store("iad")) as plane:
+        with pytest.raises(PeerUnreachableError, match="does not stay inside"):
+            await fetch(plane, artifact, liar)
+    assert not list(network.path.rglob("*escape*"))
+
+
+async def test_a_custodian_that_is_no_site_is_refused(network: Network) -> None:
+    true = manifest(("f", 1))
+    liar = await network.serve(
+        network.store("fra"), OtherManifest(network.store("fra"), true, custodian="../x")
+    )
+    artifact = Artifact(true.artifact_id, MODEL, name="m", size_bytes=1)
+    async with network.plane(network.store("iad")) as plane:
+        with pytest.raises(PeerUnreachableError, match="is no site"):
+            await fetch(plane, artifact, liar)
+
+
+async def test_a_claim_of_exabytes_is_refused_before_anybody_is_asked(network: Network) -> None:
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    servicer = Counting(store)
+    holder = await network.serve(store, servicer)
+    async with network.plane(network.store("iad")) as plane:
+        with pytest.raises(CacheFullError):
+            await fetch(plane, replace(artifact, size_bytes=2**62), holder)
+    assert servicer.asked == []
+
+
+async def test_a_need_that_understates_the_size_is_refused(network: Network) -> None:
+    holder, artifact = await network.holder("fra")
+    async with network.plane(network.store("iad")) as plane:
+        for wrong in (replace(artifact, size_bytes=5), replace(artifact, kind=DATA)):
+            with pytest.raises(InvalidRequestError, match="but the need says"):
+                await fetch(plane, wrong, holder)
+
+
+async def test_a_malformed_need_is_refused(network: Network) -> None:
+    holder, artifact = await network.holder("fra")
+    async with network.plane(network.store("iad")) as plane:
+        wrong_id = replace(artifact, artifact_id=ArtifactId("sha256:../../x"))
+        for wrong in (wrong_id, replace(artifact, name="../x"), replace(artifact, size_bytes=0)):
+            with pytest.raises(InvalidRequestError):
+                await fetch(plane, wrong, holder)
+
+
+# ---- cancellation and the end -------------------------------------------------------------------
+
+
+@pytest.fixture
+async def slow(network: Network) -> AsyncIterator[tuple[Waiting, Holder, Artifact]]:
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    servicer = Waiting(store)
+    holder = await network.serve(store, servicer)
+    yield servicer, holder, artifact
+    servicer.may_send.set()
+
+
+async def test_one_who_gives_up_does_not_stop_the_transfer_for_another(
+    network: Network, slow: tuple[Waiting, Holder, Artifact]
+) -> None:
+    servicer, holder, artifact = slow
+    async with network.plane(network.store("iad")) as plane, asyncio.TaskGroup() as group:
+        first = group.create_task(fetch(plane, artifact, holder, run_id=RUN))
+        await servicer.is_asked.wait()
+        second = group.create_task(fetch(plane, artifact, holder, run_id=OTHER_RUN))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        servicer.may_send.set()
+        result = await second
+        assert (result.is_shared, result.bytes_moved) == (False, artifact.size_bytes)
+        assert not plane.cache.is_pinned(artifact.artifact_id, RUN)
+        assert plane.cache.is_pinned(artifact.artifact_id, OTHER_RUN)
+
+
+async def test_the_last_to_give_up_stops_the_transfer_and_it_can_begin_anew(
+    network: Network, slow: tuple[Waiting, Holder, Artifact]
+) -> None:
+    servicer, holder, artifact = slow
+    here = network.store("iad")
+    async with network.plane(here) as plane, asyncio.TaskGroup() as group:
+        first = group.create_task(fetch(plane, artifact, holder))
+        await servicer.is_asked.wait()
+        first.cancel()
+        await asyncio.wait([first])
+        servicer.may_send.set()
+        # At once, while the stopped transfer still cleans up.
+        result = await fetch(plane, artifact, holder, run_id=OTHER_RUN)
+        assert not result.is_shared
+        assert_holds(here, artifact, FILES)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_fetch_may_be_cancelled_at_any_turn_of_the_loop(
+    network: Network, turns: int
+) -> None:
+    holder, artifact = await network.holder("fra")
+    here = network.store("iad")
+    async with network.plane(here) as plane, asyncio.TaskGroup() as group:
+        task = group.create_task(fetch(plane, artifact, holder))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        here.check_invariants()
+        result = await fetch(plane, artifact, holder, run_id=OTHER_RUN)
+        assert result.bytes_moved >= 0
+        assert_holds(here, artifact, FILES)
+
+
+async def test_giving_up_keeps_the_pin_a_run_had_before(
+    network: Network, slow: tuple[Waiting, Holder, Artifact]
+) -> None:
+    servicer, holder, artifact = slow
+    async with network.plane(network.store("iad")) as plane, asyncio.TaskGroup() as group:
+        first = group.create_task(fetch(plane, artifact, holder, run_id=RUN))
+        await servicer.is_asked.wait()
+        plane.pin(artifact.artifact_id, OTHER_RUN)
+        second = group.create_task(fetch(plane, artifact, holder, run_id=OTHER_RUN))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        assert plane.cache.is_pinned(artifact.artifact_id, OTHER_RUN)
+        servicer.may_send.set()
+        await first
+
+
+async def test_the_planes_end_stops_transfers_and_tells_who_waits(
+    network: Network, slow: tuple[Waiting, Holder, Artifact]
+) -> None:
+    servicer, holder, artifact = slow
+    told: list[GcosError] = []
+
+    async def one(plane: ArtifactPlane) -> None:
+        try:
+            await fetch(plane, artifact, holder)
+        except SiteDrainingError as exc:
+            told.append(exc)
+
+    async with asyncio.TaskGroup() as group:
+        async with network.plane(network.store("iad")) as plane:
+            group.create_task(one(plane))
+            await servicer.is_asked.wait()
+        with pytest.raises(SiteDrainingError):
+            await fetch(plane, artifact, holder)
+    assert len(told) == 1
+
+
+@contextmanager
+def file_size_limit(size_bytes: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_full_disk_is_no_fault_of_the_source(network: Network) -> None:
+    holder, artifact = await network.holder("fra")
+    other, _ = await network.holder("sin")
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        with file_size_limit(CHUNK_BYTES + 5), pytest.raises(CacheFullError, match="disk is full"):
+            await fetch(plane, artifact, holder, other)
+        assert_clean(here)
+        await fetch(plane, artifact, holder)
+
+
+# ---- adding -------------------------------------------------------------------------------------
+
+
+async def test_an_added_directory_is_served_and_this_site_keeps_it(network: Network) -> None:
+    source = network.path / "mine"
+    source.mkdir()
+    (source / "f").write_bytes(LARGE)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        artifact, is_new = await plane.add(source, "mine", MODEL)
+        assert (artifact.custodian, is_new) == (HERE, True)
+        assert await plane.add(source, "mine", MODEL) == (artifact, False)
+        alias, is_new = await plane.add(source, "alias", MODEL)
+        assert (alias.artifact_id, is_new) == (artifact.artifact_id, True)
+        assert plane.cache.holdings() == (alias, artifact)
+        assert plane.cache.evictions_for(MODEL, 100 * CHUNK_BYTES) is None
+        there = network.store("fra")
+        async with network.plane(there) as other:
+            await fetch(other, artifact, await network.serve(here))
+            assert there.cache.holdings() == (artifact,), "the custodian is still the first site"
+            other.unpin(artifact.artifact_id, RUN)
+            assert there.cache.evictions_for(MODEL, 100 * CHUNK_BYTES) == (artifact.artifact_id,)
+
+
+async def test_adding_twice_at_once_stores_one_copy(network: Network) -> None:
+    source = network.path / "mine"
+    source.mkdir()
+    (source / "f").write_bytes(LARGE)
+    async with network.plane(network.store("iad")) as plane:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(plane.add(source, "mine", MODEL)) for _ in range(3)]
+        assert sorted(task.result()[1] for task in tasks) == [False, False, True]
+
+
+async def test_adding_what_is_being_fetched_waits_for_it(
+    network: Network, slow: tuple[Waiting, Holder, Artifact]
+) -> None:
+    servicer, holder, artifact = slow
+    async with network.plane(network.store("iad")) as plane, asyncio.TaskGroup() as group:
+        coming = group.create_task(fetch(plane, artifact, holder))
+        await servicer.is_asked.wait()
+        adding = group.create_task(plane.add(network.path / "source-fra-tiny", "tiny", MODEL))
+        servicer.may_send.set()
+        await coming
+        assert await adding == (artifact, False)
+
+
+@pytest.mark.parametrize("turns", range(0, 12, 2))
+async def test_adding_may_be_cancelled_at_any_turn_of_the_loop(
+    network: Network, turns: int
+) -> None:
+    source = network.path / "mine"
+    source.mkdir()
+    for number in range(5):
+        (source / f"{number}").write_bytes(LARGE)
+    here = network.store("iad")
+    async with network.plane(here) as plane, asyncio.TaskGroup() as group:
+        task = group.create_task(plane.add(source, "mine", MODEL))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert_clean(here)
+
+
+# ---- serving ------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def calling(network: Network, holder: Holder) -> AsyncIterator[Any]:
+    with translated():
+        yield artifacts_pb2_grpc.ArtifactServiceStub(network.channels.get(holder.address))
+
+
+async def read(stub: Any, artifact: Artifact, path: str, offset: int, length: int) -> list[bytes]:
+    request = artifacts_pb2.ReadFileRequest(
+        artifact_id=artifact.artifact_id, path=path, offset_bytes=offset, length_bytes=length
+    )
+    return [response.data async for response in stub.ReadFile(request, timeout=5.0)]
+
+
+async def test_a_part_of_a_file_comes_in_chunks_of_at_most_a_mebibyte(network: Network) -> None:
+    holder, artifact = await network.holder("fra")
+    async with calling(network, holder) as stub:
+        chunks = await read(stub, artifact, "weights/part.bin", 10, 0)
+        assert b"".join(chunks) == LARGE[10:]
+        assert max(map(len, chunks)) == CHUNK_BYTES
+        assert await read(stub, artifact, "weights/part.bin", 7, 5) == [LARGE[7:12]]
+        assert await read(stub, artifact, "empty", 0, 0) == []
+        assert await read(stub, artifact, "config.json", 2, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(-1, 0), (0, -1), (3, 0), (0, 3), (1, 2), (2**62, 2**62)]
+)
+async def test_a_part_outside_the_file_is_refused(
+    network: Network, offset: int, length: int
+) -> None:
+    holder, artifact = await network.holder("fra")
+    async with calling(network, holder) as stub:
+        with pytest.raises(InvalidRequestError, match="not inside the 2 bytes"), translated():
+            await read(stub, artifact, "config.json", offset, length)
+
+
+@pytest.mark.parametrize(
+    "path", ["../manifest.json", "/etc/passwd", "weights", "weights/../config.json", "", "no"]
+)
+async def test_only_files_of_the_manifest_are_served(network: Network, path: str) -> None:
+    holder, artifact = await network.holder("fra")
+    async with calling(network, holder) as stub:
+        with pytest.raises(ArtifactNotFoundError), translated():
+            await read(stub, artifact, path, 0, 0)
+
+
+async def test_what_is_still_coming_is_not_served(
+    network: Network, slow: tuple[Waiting, Holder, Artifact]
+) -> None:
+    servicer, holder, artifact = slow
+    here = network.store("iad")
+    middle = await network.serve(here)
+    async with network.plane(here) as plane, asyncio.TaskGroup() as group:
+        task = group.create_task(fetch(plane, artifact, holder))
+        await servicer.is_asked.wait()
+        async with calling(network, middle) as stub:
+            with pytest.raises(ArtifactNotFoundError), translated():
+                await read(stub, artifact, "config.json", 0, 0)
+        assert plane.cache.holdings() == ()
+        servicer.may_send.set()
+        await task
+
+
+async def test_an_artifact_stays_while_it_is_read_and_may_go_when_the_reader_does(
+    network: Network,
+) -> None:
+    store = network.store("fra")
+    content = {"f": bytes(40 * CHUNK_BYTES)}
+    artifact = network.content(store, content)
+    store.cache.set_custodian(artifact.artifact_id, None, is_custodian=False)
+    servicer = Ending(store, idle_s=0.5)
+    holder = await network.serve(store, servicer)
+    all_bytes = 100 * CHUNK_BYTES
+    async with calling(network, holder) as stub:
+        request = artifacts_pb2.ReadFileRequest(artifact_id=artifact.artifact_id, path="f")
+        call = stub.ReadFile(request, timeout=30.0)
+        assert len((await call.read()).data) == CHUNK_BYTES
+        assert store.cache.evictions_for(MODEL, all_bytes) is None
+        # The reader takes nothing more: the holder waits half a second and lets it go.
+        async with asyncio.timeout(10.0):
+            await servicer.has_ended.wait()
+        assert store.cache.evictions_for(MODEL, all_bytes) == (artifact.artifact_id,)
+        call.cancel()
+
+
+async def test_a_damaged_file_is_told_as_data_loss(network: Network) -> None:
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    holder = await network.serve(store)
+    path = store.path_of(artifact.artifact_id) / "config.json"
+    path.chmod(0o644)
+    path.write_bytes(b"{")
+    async with calling(network, holder) as stub:
+        with pytest.raises(DigestMismatchError, match=r"config\.json"), translated():
+            await read(stub, artifact, "config.json", 0, 0)
+        path.unlink()
+        with pytest.raises(DigestMismatchError, match=r"config\.json"), translated():
+            await read(stub, artifact, "config.json", 0, 0)
+    assert store.cache.pinned_bytes(MODEL) == 0
