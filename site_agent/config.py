@@ -1,0 +1,153 @@
+"""What an operator sets for one agent: a TOML file, `GCOS_*` variables, options."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from gcos.accounting import CostScope
+from gcos.clock import WorldScale
+from gcos.errors import InvalidRequestError
+from gcos.ids import is_site_id
+from gcos.sites import Pool
+from gcos.tables import default_sites, hardware
+from site_agent.lease import LEASE_S
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class WorldConfig:
+    """How world time and bytes are scaled; the same at every site of a cluster.
+
+    Attributes:
+        speed: World seconds per wall second.
+        wall_anchor_s: A wall instant ...
+        world_anchor_s: ... and the world instant that it stands for.
+        byte_ratio: World bytes that one stored byte stands for.
+    """
+
+    speed: float = 1.0
+    wall_anchor_s: float = 0.0
+    world_anchor_s: float = 0.0
+    byte_ratio: float = 1.0
+
+    @property
+    def scale(self) -> WorldScale:
+        """The map from wall time to world time."""
+        return WorldScale(self.speed, self.wall_anchor_s, self.world_anchor_s)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What an agent is told.
+
+    Attributes:
+        site: Id of the site; one of the shipped table brings its zone, PUE and GPUs with it.
+        data_dir: Journal, caches and runs; one agent at a time.
+        token_file: Secret of the cluster, mode 0600.
+        address: `host:port` to serve at; port 0 takes a free one.
+        brokers: Addresses of brokers, tried in order.
+        predictors: Addresses of predictors, tried in order.
+        zone: Electricity zone.
+        pue: Facility energy over IT energy.
+        pools: GPU pools.
+        model_cache_bytes: Capacity of the model cache.
+        data_cache_bytes: Capacity of the data cache.
+        artifact_roots: Directories from which artifacts may be added.
+        signals_trace: CSV or Parquet of carbon and price; empty: the shipped typical days.
+        carbon_price_usd_per_kg: Lambda where a task names none (about the US EPA's social cost).
+        network_kwh_per_gb: Kappa (Aslan et al. 2018, extrapolated to 2020; stress value 0.06).
+        cost_scope: Which items are cost.
+        lease_s: Duration of a lease, protocol seconds.
+        bid_window_s: How long bids are waited for, protocol seconds.
+        beat_s: Pause between two beats to the broker, protocol seconds.
+        drain_s: How long running jobs may go on after SIGTERM, protocol seconds.
+        run_grace_s: Between SIGTERM and SIGKILL of a job, protocol seconds.
+        log_max_bytes: Output kept of one run.
+        log_count_max: Outputs of ended runs kept.
+        run_path: `PATH` of jobs.
+        log_level: debug, info, warning or error.
+        world: How world time and bytes are scaled.
+    """
+
+    site: str
+    data_dir: Path
+    token_file: Path
+    address: str = "127.0.0.1:0"
+    brokers: tuple[str, ...] = ()
+    predictors: tuple[str, ...] = ()
+    zone: str = ""
+    pue: float = 0.0
+    pools: tuple[Pool, ...] = ()
+    model_cache_bytes: int = 100 * GIB
+    data_cache_bytes: int = 100 * GIB
+    artifact_roots: tuple[Path, ...] = ()
+    signals_trace: str = ""
+    carbon_price_usd_per_kg: float = 0.2
+    network_kwh_per_gb: float = 0.0065
+    cost_scope: CostScope = CostScope.OPERATOR
+    lease_s: float = LEASE_S
+    bid_window_s: float = 2.0
+    beat_s: float = 2.0
+    drain_s: float = 30.0
+    run_grace_s: float = 5.0
+    log_max_bytes: int = 16 << 20
+    log_count_max: int = 1_000
+    run_path: str = "/usr/local/bin:/usr/bin:/bin"
+    log_level: str = "info"
+    world: WorldConfig = field(default_factory=WorldConfig)
+
+
+def completed(config: AgentConfig) -> AgentConfig:
+    """Return the configuration with what the shipped table of sites adds to it.
+
+    Raises:
+        InvalidRequestError: The site id is malformed, or no zone or pool is known for it.
+    """
+    if not is_site_id(config.site):
+        raise InvalidRequestError(
+            f"{config.site!r} is no site id",
+            field="site",
+            hint="use up to 24 lower-case letters and digits, beginning with a letter",
+        )
+    facts = default_sites().get(config.site)
+    zone, pue, pools = config.zone, config.pue, config.pools
+    if facts is not None:
+        machine = hardware()[facts.hardware]
+        zone = zone or facts.zone
+        pue = pue or facts.pue
+        pools = pools or (
+            Pool(
+                type=machine.gpu_type,
+                gpu_count=facts.gpu_count,
+                speed_ratio=machine.speed_ratio,
+                active_kw=machine.active_kw,
+                idle_kw=machine.idle_kw,
+                usd_per_gpu_h=machine.usd_per_gpu_h,
+            ),
+        )
+    if not zone or not pools:
+        raise InvalidRequestError(
+            f"site {config.site!r} is not in the shipped table, so it needs a zone and pools",
+            field="pools" if zone else "zone",
+            hint="known sites: " + ", ".join(sorted(default_sites())),
+        )
+    _check_numbers(pue or 1.0, pools, config)
+    return replace(config, zone=zone, pue=pue or 1.0, pools=pools)
+
+
+def _check_numbers(pue: float, pools: tuple[Pool, ...], config: AgentConfig) -> None:
+    if not pue >= 1:
+        raise InvalidRequestError("must be at least 1", field="pue")
+    if len({pool.type for pool in pools}) != len(pools):
+        raise InvalidRequestError("two pools have one type", field="pools")
+    for pool in pools:
+        if pool.gpu_count < 1 or not pool.speed_ratio > 0 or not pool.active_kw >= 0:
+            raise InvalidRequestError(
+                f"pool {pool.type} needs at least one GPU, a speed above 0 and power of 0 or more",
+                field="pools",
+            )
+    for name in ("lease_s", "bid_window_s", "beat_s"):
+        if not getattr(config, name) > 0:
+            raise InvalidRequestError("must be above 0 seconds", field=name)
+    if not (config.world.speed > 0 and config.world.byte_ratio > 0):
+        raise InvalidRequestError("speed and byte_ratio must be above 0", field="world")

@@ -1,0 +1,266 @@
+"""Holding an auction: predict, nominate, announce, gather. The origin's core judges what came.
+
+Nothing here is durable, so a plan is an auction whose result is thrown away (I8). Broker and
+predictor may be away (I10): then the sites last heard of are asked, and the prior predicts.
+"""
+
+import asyncio
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gcos.artifacts import parse_reference
+from gcos.contract_net import Announcement, ArtifactNeed, Bid, Holder, Refusal
+from gcos.durations import Prediction
+from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, UnavailableError
+from gcos.ids import Fence, SiteId, TaskId
+from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, Resolution
+from gcos.tasks import Reason, TaskSpec
+from site_agent.origin import Auction
+
+if TYPE_CHECKING:
+    from site_agent.runner import Runner
+
+NOMINEE_COUNT = 8
+
+
+class Negotiation:
+    """Holds auctions for one agent."""
+
+    def __init__(self, runner: "Runner") -> None:
+        self._runner = runner
+
+    async def hold(
+        self, task_id: TaskId, spec: TaskSpec, needs: tuple[ArtifactNeed, ...], fence: Fence
+    ) -> Auction:
+        """Return what announcing the task brought. Changes nothing durable anywhere."""
+        runner = self._runner
+        predictions = await runner.predict(runner.origin.features(spec, needs))
+        nomination = await self._nominate(spec, needs, predictions)
+        announcement = runner.origin.announcement(
+            task_id,
+            spec,
+            fence=fence,
+            needs=nomination.needs,
+            predictions=predictions,
+        )
+        bids, refusals, silent = await self._gather(announcement, nomination.nominees)
+        heard = {bid.site_id for bid in bids}
+        heard |= {refusal.site_id for refusal in (*nomination.refusals, *refusals)}
+        return Auction(
+            predictions=predictions,
+            needs=nomination.needs,
+            bids=tuple(bids),
+            refusals=(*nomination.refusals, *refusals, *silent),
+            is_complete=all(known.site.site_id in heard for known in runner.sites()),
+        )
+
+    async def _nominate(
+        self,
+        spec: TaskSpec,
+        needs: tuple[ArtifactNeed, ...],
+        predictions: Sequence[Prediction],
+    ) -> Nomination:
+        lam = spec.carbon_price_usd_per_kg
+        query = NominationQuery(
+            gpu=spec.gpu,
+            artifact_ids=tuple(need.artifact_id for need in needs),
+            run_s=min((p.run_time.p50_s for p in predictions), default=0.0),
+            carbon_price_usd_per_kg=(
+                self._runner.config.carbon_price_usd_per_kg if lam is None else lam
+            ),
+            scope=self._runner.config.cost_scope,
+            allow=spec.placement.allow,
+            deny=spec.placement.deny,
+            limit_count=NOMINEE_COUNT,
+        )
+        try:
+            nomination = await self._runner.peers.nominate(query)
+        except UnavailableError:
+            return self._last_nomination(spec, needs)
+        found = {need.artifact_id: need for need in nomination.needs}
+        kept = tuple(self._with_own_copy(found.get(n.artifact_id, n), n) for n in needs)
+        return Nomination(nomination.nominees, nomination.refusals, kept)
+
+    def _last_nomination(self, spec: TaskSpec, needs: tuple[ArtifactNeed, ...]) -> Nomination:
+        """Nominate from what was last heard: the broker is away."""
+        nominees: list[Nominee] = []
+        refusals: list[Refusal] = []
+        for known in self._runner.sites():
+            site = known.site
+            if spec.placement.admits(site.site_id, site.zone):
+                nominees.append(Nominee(site.site_id, site.address, site.zone))
+            else:
+                refusals.append(
+                    Refusal(site.site_id, Reason.PLACEMENT_EXCLUDES, "excluded by the placement")
+                )
+        nominees.sort(key=lambda nominee: nominee.site_id != self._runner.participant.site.site_id)
+        return Nomination(tuple(nominees[:NOMINEE_COUNT]), tuple(refusals), needs)
+
+    async def _gather(
+        self, announcement: Announcement, nominees: Sequence[Nominee]
+    ) -> tuple[list[Bid], list[Refusal], list[Refusal]]:
+        """Return bids, refusals and a refusal for each silent site, within the bid window."""
+        bids: dict[SiteId, Bid] = {}
+        refusals: dict[SiteId, Refusal] = {}
+        silent: dict[SiteId, Refusal] = {}
+
+        async def ask(nominee: Nominee) -> None:
+            runner = self._runner
+            try:
+                if nominee.site_id == runner.participant.site.site_id:
+                    answer = runner.participant.bid(announcement, now=runner.now())
+                else:
+                    reply = await runner.peers.announce(
+                        nominee.address, announcement, timeout_s=runner.config.bid_window_s
+                    )
+                    answered = reply.bid or reply.refusal
+                    if answered is None:
+                        raise UnavailableError("an empty answer")
+                    answer = answered
+            except GcosError as exc:
+                silent[nominee.site_id] = Refusal(
+                    nominee.site_id, Reason.NO_SITE_REACHABLE, f"did not bid: {exc.message}"
+                )
+                return
+            if isinstance(answer, Bid):
+                bids[nominee.site_id] = answer
+            else:
+                refusals[nominee.site_id] = answer
+
+        async with asyncio.TaskGroup() as group:
+            for nominee in nominees:
+                group.create_task(ask(nominee))
+        return (
+            [bids[site] for site in sorted(bids)],
+            [refusals[site] for site in sorted(refusals)],
+            [silent[site] for site in sorted(silent)],
+        )
+
+    # ---------------------------------------------------------------- artifacts
+
+    async def resolve(self, fields: Sequence[tuple[str, str]]) -> tuple[ArtifactNeed, ...]:
+        """Return the artifacts that `(field, reference)` pairs mean.
+
+        Raises:
+            ArtifactNotFoundError: No site holds one.
+            InvalidRequestError: A name stands for more than one content.
+        """
+        if not fields:
+            return ()
+        references = [reference for _, reference in fields]
+        try:
+            resolutions = await self._runner.peers.resolve(references)
+        except UnavailableError:
+            resolutions = tuple(self._resolve_here(reference) for reference in references)
+        needs: list[ArtifactNeed] = []
+        for (field, _), resolution in zip(fields, resolutions, strict=True):
+            resolved = resolution
+            if resolved.need is None and not resolved.ambiguous_ids:
+                # A copy that was added since the last beat is not in the directory yet.
+                resolved = self._resolve_here(resolution.reference, nearest=resolution.nearest)
+            need = _checked(field, resolved)
+            if need.artifact_id not in [known.artifact_id for known in needs]:
+                needs.append(self._with_own_copy(need, need))
+        return tuple(needs)
+
+    async def holders_of(self, need: ArtifactNeed) -> ArtifactNeed:
+        """Return the need with its holders as of now; as it was where the broker is away."""
+        try:
+            resolutions = await self._runner.peers.resolve([f"{need.name}@{need.artifact_id}"])
+        except UnavailableError:
+            return need
+        return resolutions[0].need or need
+
+    def _resolve_here(self, reference: str, *, nearest: tuple[str, ...] = ()) -> Resolution:
+        """Resolve by what this agent holds or last heard of."""
+        wanted = parse_reference(reference, field="reference")
+        found: dict[str, list[tuple[KnownSite, ArtifactNeed]]] = {}
+        names: set[str] = set()
+        for known in self._runner.sites():
+            for artifact in known.digest.holdings:
+                names.add(artifact.name)
+                if artifact.name != wanted.name:
+                    continue
+                if wanted.artifact_id not in (None, artifact.artifact_id):
+                    continue
+                need = ArtifactNeed(
+                    artifact_id=artifact.artifact_id,
+                    kind=artifact.kind,
+                    name=artifact.name,
+                    size_bytes=artifact.size_bytes,
+                )
+                found.setdefault(artifact.artifact_id, []).append((known, need))
+        if len(found) > 1:
+            ids = tuple(need.artifact_id for holders in found.values() for _, need in holders[:1])
+            return Resolution(reference, None, ambiguous_ids=ids)
+        for holders in found.values():
+            need = holders[0][1]
+            return Resolution(
+                reference,
+                ArtifactNeed(
+                    artifact_id=need.artifact_id,
+                    kind=need.kind,
+                    name=need.name,
+                    size_bytes=need.size_bytes,
+                    holders=tuple(_holder(known) for known, _ in holders),
+                ),
+            )
+        near = nearest or tuple(difflib.get_close_matches(wanted.name, sorted(names), 3))
+        return Resolution(reference, None, nearest=near)
+
+    def _with_own_copy(self, need: ArtifactNeed, asked: ArtifactNeed) -> ArtifactNeed:
+        """Return the need with this site among its holders where it has a copy."""
+        own = self._runner.participant
+        has_copy = own.cache.has(need.artifact_id)
+        is_listed = any(holder.site_id == own.site.site_id for holder in need.holders)
+        holders = need.holders or asked.holders
+        if has_copy and not is_listed:
+            known = next(s for s in self._runner.sites() if s.site.site_id == own.site.site_id)
+            holders = (*holders, _holder(known))
+        return ArtifactNeed(
+            artifact_id=need.artifact_id,
+            kind=need.kind,
+            name=asked.name,
+            size_bytes=need.size_bytes,
+            holders=holders,
+        )
+
+
+def _holder(known: KnownSite) -> Holder:
+    return Holder(
+        site_id=known.site.site_id,
+        zone=known.site.zone,
+        address=known.site.address,
+        carbon_gco2_per_kwh=known.digest.carbon_gco2_per_kwh,
+    )
+
+
+def _checked(field: str, resolution: Resolution) -> ArtifactNeed:
+    """Return what the reference means.
+
+    Raises:
+        ArtifactNotFoundError: Nobody holds it.
+        InvalidRequestError: It is ambiguous or names the wrong kind of artifact.
+    """
+    if resolution.ambiguous_ids:
+        raise InvalidRequestError(
+            f"{field}: {resolution.reference!r} has {len(resolution.ambiguous_ids)} contents",
+            field=field,
+            hint="name one: " + ", ".join(f"{i[:19]}..." for i in resolution.ambiguous_ids),
+        )
+    if resolution.need is None:
+        near = ", ".join(resolution.nearest)
+        raise ArtifactNotFoundError(
+            f"{field}: no site holds {resolution.reference!r}",
+            hint=f"did you mean {near}?" if near else "see what is there with: gcos cache ls",
+        )
+    is_model = resolution.need.kind.value == "MODEL"
+    if is_model is not (field == "model"):
+        kind = "a model" if is_model else "a data set"
+        raise InvalidRequestError(
+            f"{field}: {resolution.reference!r} is {kind}",
+            field=field,
+            hint="models go under model:, data sets under data:",
+        )
+    return resolution.need

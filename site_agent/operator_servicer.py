@@ -1,0 +1,118 @@
+"""The operator's face of an agent: the site, its caches, its signals."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from gcos.artifacts import ArtifactKind
+from gcos.errors import InvalidRequestError
+from gcos.rpc.wire import to_proto
+from gcos.signals import HOUR_S, Signal
+from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc
+from site_agent.runner import Runner
+from site_agent.transfer import ArtifactPlane
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+HORIZON_H_MAX = 168
+
+_KINDS = {
+    common_pb2.ARTIFACT_KIND_MODEL: ArtifactKind.MODEL,
+    common_pb2.ARTIFACT_KIND_DATA: ArtifactKind.DATA,
+}
+
+
+class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
+    """One site as its operator sees it."""
+
+    def __init__(self, runner: Runner, plane: ArtifactPlane) -> None:
+        self._runner = runner
+        self._plane = plane
+
+    async def DescribeSite(
+        self, request: operator_pb2.DescribeSiteRequest, context: Context
+    ) -> operator_pb2.DescribeSiteResponse:
+        """Read what the site is and how busy it is."""
+        del request, context
+        participant = self._runner.participant
+        digest = participant.digest(now=self._runner.now())
+        return operator_pb2.DescribeSiteResponse(
+            site=to_proto(participant.site, common_pb2.Site),
+            digest=to_proto(digest, common_pb2.SiteDigest),
+        )
+
+    async def ListSites(
+        self, request: operator_pb2.ListSitesRequest, context: Context
+    ) -> operator_pb2.ListSitesResponse:
+        """Read the sites that this agent knows."""
+        del request, context
+        await self._runner.refresh_sites()
+        return operator_pb2.ListSitesResponse(
+            sites=[to_proto(site, operator_pb2.KnownSite) for site in self._runner.sites()],
+            is_fresh=self._runner.is_known_fresh,
+        )
+
+    async def ListCache(
+        self, request: operator_pb2.ListCacheRequest, context: Context
+    ) -> operator_pb2.ListCacheResponse:
+        """Read what the caches hold."""
+        del request, context
+        cache = self._runner.participant.cache
+        return operator_pb2.ListCacheResponse(
+            site_id=self._runner.participant.site.site_id,
+            usages=[to_proto(usage, operator_pb2.CacheUsage) for usage in cache.usages()],
+            entries=[to_proto(entry, operator_pb2.CacheEntry) for entry in cache.entries()],
+        )
+
+    async def AddArtifact(
+        self, request: operator_pb2.AddArtifactRequest, context: Context
+    ) -> operator_pb2.AddArtifactResponse:
+        """Add a directory of this machine as an artifact of this site."""
+        del context
+        kind = _KINDS.get(request.kind)
+        if kind is None:
+            raise InvalidRequestError("say model or data", field="kind")
+        artifact, is_new = await self._plane.add(Path(request.path), request.name, kind)
+        self._runner.log.info(
+            "artifact_added",
+            artifact=artifact.name,
+            artifact_id=artifact.artifact_id,
+            size_bytes=artifact.size_bytes,
+            is_new=is_new,
+        )
+        await self._runner.beat_now()
+        return operator_pb2.AddArtifactResponse(
+            artifact=to_proto(artifact, common_pb2.Artifact), is_new=is_new
+        )
+
+    async def ReadSignals(
+        self, request: operator_pb2.ReadSignalsRequest, context: Context
+    ) -> operator_pb2.ReadSignalsResponse:
+        """Read carbon and price, now and for the coming hours."""
+        del context
+        if not 0 <= request.horizon_h <= HORIZON_H_MAX:
+            raise InvalidRequestError(f"must be 0 to {HORIZON_H_MAX}", field="horizon_h")
+        hours = request.horizon_h or 24
+        signals = self._runner.participant.signals
+        now_s = self._runner.now().world_s
+        site = self._runner.participant.site
+        return operator_pb2.ReadSignalsResponse(
+            site_id=site.site_id,
+            zone=site.zone,
+            now_s=now_s,
+            carbon=None if signals.carbon is None else _hourly(signals.carbon, now_s, hours),
+            price=_hourly(signals.price, now_s, hours),
+        )
+
+
+def _hourly(signal: Signal, now_s: float, hours: int) -> operator_pb2.HourlySignal:
+    """Return `hours` values of the signal from the present hour on."""
+    start_s = math.floor(now_s / HOUR_S) * HOUR_S
+    return operator_pb2.HourlySignal(
+        start_s=start_s,
+        values=[signal.series.at(start_s + i * HOUR_S) for i in range(hours)],
+        unit=signal.unit,
+        provenance=to_proto(signal.provenance, operator_pb2.Provenance),
+    )

@@ -1,0 +1,854 @@
+"""The initiator of the contract net: the tasks that this site owns. Pure.
+
+A task passes through `gcos.tasks.TASK_TRANSITIONS`:
+
+    submit ─▶ QUEUED ─▶ AWARDING ─▶ LEASED ─▶ STAGING ─▶ RUNNING ─▶ COMMITTING ─▶ SUCCEEDED
+               │  ▲  ◀─────┴──────────┴─────────┴──────────┴─ (lost, returned, retried)   FAILED
+               ▼  │
+             WAITING     held for a later start, without a lease          CANCELLED, REJECTED
+
+What keeps invariants I1 to I3: every state is written before anything is sent because of it; the
+fence rises before each award; a leased task is given away only after its lease and a margin have
+passed by this site's clock; after a restart every lease is taken to have been renewed just now.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from gcos.accounting import S_PER_H, Charge, CostScope, LatePenalty
+from gcos.artifacts import ArtifactKind
+from gcos.contract_net import (
+    Announcement,
+    ArtifactNeed,
+    Award,
+    AwardAnswer,
+    Bid,
+    Fetch,
+    Refusal,
+    Rejection,
+    Renewal,
+    RenewalAnswer,
+    Report,
+    ReportAnswer,
+    RunProgress,
+    Terms,
+    Verdict,
+)
+from gcos.durations import Observation, Outcome, Prediction, WorkFeatures
+from gcos.errors import QueueFullError, UnknownTaskError
+from gcos.ids import Fence, RunId, SiteId, TaskId, run_id
+from gcos.ledger import LedgerEntry
+from gcos.task_record import Task
+from gcos.tasks import (
+    Reason,
+    RetryCause,
+    RunState,
+    TaskSpec,
+    TaskState,
+    check_task_transition,
+)
+from site_agent.effects import (
+    NOTHING,
+    AddEntry,
+    Effect,
+    Negotiate,
+    Note,
+    Now,
+    Observe,
+    Ready,
+    SaveTask,
+    SendAward,
+    SendRejections,
+    SendRevoke,
+    Write,
+)
+from site_agent.lease import LeaseTerms
+
+#: Unfinished tasks that one origin takes; more are refused with RESOURCE_EXHAUSTED.
+ACTIVE_COUNT_MAX = 10_000
+#: Protocol seconds between two sendings of an award that was not answered.
+AWARD_RETRY_S = 1.0
+#: Protocol seconds before a task that found no bidder is announced again; doubles up to the limit.
+NO_BID_PAUSE_S = 1.0
+NO_BID_PAUSE_MAX_S = 30.0
+#: Offers this close to the best count as equal to it where the task prefers a site.
+PREFER_TOLERANCE = 0.01
+
+_PERMANENT = frozenset(
+    {
+        Reason.GPU_TYPE_UNKNOWN,
+        Reason.GPU_COUNT_TOO_HIGH,
+        Reason.ARTIFACT_TOO_LARGE,
+        Reason.PLACEMENT_EXCLUDES,
+    }
+)
+
+_STATE_OF_RUN = {
+    RunState.LEASED: TaskState.LEASED,
+    RunState.STAGING: TaskState.STAGING,
+    RunState.RUNNING: TaskState.RUNNING,
+    RunState.COMMITTING: TaskState.COMMITTING,
+}
+_ORDER = [TaskState.LEASED, TaskState.STAGING, TaskState.RUNNING, TaskState.COMMITTING]
+
+_CAUSE_OF_REASON = {
+    Reason.EXIT_CODE: RetryCause.EXIT_CODE,
+    Reason.STAGING_FAILED: RetryCause.STAGING,
+    Reason.START_FAILED: RetryCause.EXECUTOR,
+    Reason.EXECUTOR_FAILED: RetryCause.EXECUTOR,
+}
+
+_OUTCOME = {
+    RunState.SUCCEEDED: Outcome.SUCCEEDED,
+    RunState.FAILED: Outcome.FAILED,
+    RunState.CANCELLED: Outcome.CANCELLED,
+}
+
+AtOrigin = Callable[[Task, Report], Charge]
+"""What the reported run would have cost at the origin at once (`gcos.ledger.LedgerEntry`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OriginSettings:
+    """What an operator sets for the tasks of one origin.
+
+    Attributes:
+        site_id: This site.
+        address: Where holders renew and report, `host:port`.
+        lease: Durations of leases.
+        carbon_price_usd_per_kg: Lambda where the task names none.
+        network_kwh_per_gb: Kappa.
+        scope: Which items are cost.
+    """
+
+    site_id: SiteId
+    address: str
+    lease: LeaseTerms
+    carbon_price_usd_per_kg: float
+    network_kwh_per_gb: float
+    scope: CostScope
+
+
+@dataclass(frozen=True, slots=True)
+class Auction:
+    """What an announcement brought.
+
+    Attributes:
+        predictions: Run time by pool type.
+        needs: Artifacts with their present holders.
+        bids: Offers.
+        refusals: Sites that did not offer, nominated or not.
+        is_complete: Every site that is known was asked or named unfit; False where one was silent.
+    """
+
+    predictions: tuple[Prediction, ...]
+    needs: tuple[ArtifactNeed, ...]
+    bids: tuple[Bid, ...]
+    refusals: tuple[Refusal, ...]
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Offers in order, and those that do not count.
+
+    Attributes:
+        ranked: Offers within the limits, best first.
+        refusals: All others, with why.
+    """
+
+    ranked: tuple[Bid, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def late_penalty(gpu_hours: float) -> LatePenalty:
+    """Return what being late costs a task of `gpu_hours` predicted GPU hours.
+
+    0.5 + 0.5 GPU hours at once and 0.25 GPU hours for each hour late, for at most 4 hours: the
+    penalty of the published default scenario (`[workload] penalty_usd`, `late_cap_h`).
+    """
+    return LatePenalty(fixed_usd=0.5 + 0.5 * gpu_hours, per_h_usd=0.25 * gpu_hours, cap_h=4.0)
+
+
+def judge(spec: TaskSpec, bids: Sequence[Bid], refusals: Sequence[Refusal]) -> Judgement:
+    """Apply the task's hard limits and rank what is left.
+
+    Offers are compared by score and then by J where all come from the same actor, by J alone
+    otherwise (DESIGN section 4, step 4). A preferred site wins among equal offers.
+    """
+    refused = list(refusals)
+    kept: list[Bid] = []
+    for bid in bids:
+        problem = _over_limit(spec, bid)
+        if problem is None:
+            kept.append(bid)
+        else:
+            refused.append(problem)
+    is_one_actor = len({bid.actor for bid in kept}) <= 1
+    ranked = sorted(
+        kept,
+        key=lambda bid: (bid.score_ratio if is_one_actor else 0.0, bid.offer_usd, bid.site_id),
+    )
+    if ranked and spec.placement.prefer:
+        best = ranked[0]
+        limit = best.offer_usd + PREFER_TOLERANCE * abs(best.offer_usd)
+        preferred = [
+            bid for bid in ranked if bid.site_id in spec.placement.prefer and bid.offer_usd <= limit
+        ]
+        if preferred:
+            ranked.remove(preferred[0])
+            ranked.insert(0, preferred[0])
+    return Judgement(tuple(ranked), tuple(refused))
+
+
+def _over_limit(spec: TaskSpec, bid: Bid) -> Refusal | None:
+    if spec.max_cost_usd is not None and bid.p90_cost_usd > spec.max_cost_usd:
+        return Refusal(
+            site_id=bid.site_id,
+            reason=Reason.OVER_COST_LIMIT,
+            message=f"would cost up to ${bid.p90_cost_usd:.4g}, over ${spec.max_cost_usd:.4g}",
+        )
+    if spec.max_carbon_gco2 is not None:
+        if not bid.is_carbon_known:
+            return Refusal(
+                site_id=bid.site_id,
+                reason=Reason.OVER_CARBON_LIMIT,
+                message="its carbon signal is missing, so the limit cannot be kept",
+            )
+        if bid.p90_carbon_gco2 > spec.max_carbon_gco2:
+            return Refusal(
+                site_id=bid.site_id,
+                reason=Reason.OVER_CARBON_LIMIT,
+                message=(
+                    f"would emit up to {bid.p90_carbon_gco2:.4g} g,"
+                    f" over {spec.max_carbon_gco2:.4g} g"
+                ),
+            )
+    return None
+
+
+@dataclass(slots=True)
+class Origin:
+    """All tasks that this site owns."""
+
+    settings: OriginSettings
+    at_origin: AtOrigin
+    tasks: dict[TaskId, Task] = field(default_factory=dict)
+    #: Ids of unfinished tasks, in order of submission: what `tick` looks at.
+    active: dict[TaskId, None] = field(default_factory=dict)
+    #: First answer for each request id.
+    requests: dict[str, TaskId] = field(default_factory=dict)
+    #: Tasks whose announcement is out.
+    negotiating: set[TaskId] = field(default_factory=set)
+    #: Protocol instant from which a leased task may be given away; one for each leased task.
+    lease_until_s: dict[TaskId, float] = field(default_factory=dict)
+    #: Protocol instant of the next sending of an unanswered award.
+    award_due_s: dict[TaskId, float] = field(default_factory=dict)
+    #: Protocol instant at which an unanswered award is given up.
+    award_until_s: dict[TaskId, float] = field(default_factory=dict)
+    #: Protocol instant before which a task that found no bidder is not announced again.
+    pause_until_s: dict[TaskId, float] = field(default_factory=dict)
+    #: Attempts that are in the ledger: a second report of one is not charged again.
+    charged: set[RunId] = field(default_factory=set)
+
+    # ---------------------------------------------------------------- the client's verbs
+
+    def submit(
+        self,
+        task_id: TaskId,
+        spec: TaskSpec,
+        needs: tuple[ArtifactNeed, ...],
+        origin_fetches: tuple[Fetch, ...],
+        *,
+        now: Now,
+    ) -> tuple[Task, Ready]:
+        """Take a task; the same request id gets the first one.
+
+        Raises:
+            QueueFullError: `ACTIVE_COUNT_MAX` tasks are unfinished.
+        """
+        if spec.request_id is not None and spec.request_id in self.requests:
+            known = self.tasks[self.requests[spec.request_id]]
+            return known, Ready((SaveTask(known),))  # acknowledged no sooner than the first time
+        if len(self.active) >= ACTIVE_COUNT_MAX:
+            raise QueueFullError(
+                f"{ACTIVE_COUNT_MAX} tasks are unfinished here",
+                hint="wait for some to end, or submit to another site",
+            )
+        task = Task(
+            task_id=task_id,
+            origin=self.settings.site_id,
+            spec=spec,
+            submitted_s=now.world_s,
+            state=TaskState.QUEUED,
+            reason=Reason.SUBMITTED,
+            message="",
+            needs=needs,
+            fence=Fence(),
+            origin_fetches=origin_fetches,
+        )
+        self._keep(task)
+        if spec.request_id is not None:
+            self.requests[spec.request_id] = task_id
+        note = Note(task_id, now.world_s, "task_submitted", {"name": spec.name})
+        return task, Ready((SaveTask(task), note)) + self._negotiate(task)
+
+    def cancel(self, task_id: TaskId, *, now: Now) -> tuple[Task, bool, Ready]:
+        """End a task; one that has ended stays as it is.
+
+        Raises:
+            UnknownTaskError: No such task here.
+        """
+        task = self.task(task_id)
+        if task.state.is_terminal:
+            # The end may not be on disk yet: who is told of it must not see it change.
+            return task, False, Ready((SaveTask(task),))
+        effects: tuple[Effect, ...] = ()
+        holder = task.site_id
+        if holder is not None:
+            effects = (SendRevoke(holder, task.active_run_id),)
+        ended = self._end(task, TaskState.CANCELLED, Reason.CANCELLED_BY_USER, "cancelled", now=now)
+        note = Note(task_id, now.world_s, "task_cancelled", {"site": holder})
+        return ended, True, Ready((SaveTask(ended), note), effects)
+
+    def task(self, task_id: TaskId) -> Task:
+        """Return a task.
+
+        Raises:
+            UnknownTaskError: No such task here.
+        """
+        task = self.tasks.get(task_id)
+        if task is None:
+            raise UnknownTaskError(
+                f"no task {task_id} at site {self.settings.site_id}",
+                hint="list tasks with: gcos queue --all",
+            )
+        return task
+
+    # ---------------------------------------------------------------- negotiating
+
+    def terms_of(self, spec: TaskSpec, predictions: Sequence[Prediction]) -> Terms:
+        """Return by what offers for `spec` are compared.
+
+        The penalty grows with the task's GPU hours, taken at the fastest predicted mean, never
+        from a true run time.
+        """
+        lam = spec.carbon_price_usd_per_kg
+        fastest_s = min((p.run_time.mean_s for p in predictions), default=0.0)
+        return Terms(
+            carbon_price_usd_per_kg=(self.settings.carbon_price_usd_per_kg if lam is None else lam),
+            network_kwh_per_gb=self.settings.network_kwh_per_gb,
+            scope=self.settings.scope,
+            late_penalty=late_penalty(spec.gpu.gpu_count * fastest_s / S_PER_H),
+        )
+
+    def announcement(
+        self,
+        task_id: TaskId,
+        spec: TaskSpec,
+        *,
+        fence: Fence,
+        needs: tuple[ArtifactNeed, ...],
+        predictions: tuple[Prediction, ...],
+    ) -> Announcement:
+        """Return what is announced; a plan announces with the fence of no attempt."""
+        return Announcement(
+            task_id=task_id,
+            fence=fence,
+            origin=self.settings.site_id,
+            gpu=spec.gpu,
+            work=spec.work,
+            needs=needs,
+            predictions=predictions,
+            terms=self.terms_of(spec, predictions),
+            earliest_start_s=spec.earliest_start_s,
+            deadline_s=spec.deadline_s,
+        )
+
+    def close_auction(self, task_id: TaskId, auction: Auction, *, now: Now) -> Ready:
+        """Award to the best offer, or wait for its later start, or say why not."""
+        self.negotiating.discard(task_id)
+        task = self.tasks.get(task_id)
+        if task is None or task.state is not TaskState.QUEUED:
+            return NOTHING  # cancelled meanwhile
+        judged = judge(task.spec, auction.bids, auction.refusals)
+        task = replace(
+            task,
+            auction_count=task.auction_count + 1,
+            predictions=auction.predictions,
+            needs=auction.needs or task.needs,
+        )
+        note = Note(
+            task_id,
+            now.world_s,
+            "auction_closed",
+            {
+                "bids": ", ".join(f"{b.site_id} {b.offer_usd:.6g}" for b in judged.ranked),
+                "refusals": ", ".join(f"{r.site_id} {r.reason.value}" for r in judged.refusals),
+            },
+        )
+        if not judged.ranked:
+            return Ready((note,)) + self._nobody(task, auction, judged, now=now)
+        best = judged.ranked[0]
+        if best.is_deferred:
+            return Ready((note,)) + self._hold(task, best, now=now)
+        return Ready((note,)) + self._award(task, judged.ranked, now=now)
+
+    def _nobody(self, task: Task, auction: Auction, judged: Judgement, *, now: Now) -> Ready:
+        reasons = {refusal.reason for refusal in judged.refusals}
+        over = reasons & {Reason.OVER_COST_LIMIT, Reason.OVER_CARBON_LIMIT}
+        # A task that some site once offered to run waits for a site to come back.
+        is_hopeless = auction.is_complete and bool(reasons) and (bool(over) or task.bid is None)
+        if is_hopeless and reasons <= _PERMANENT | over:
+            reason = min(over, key=lambda r: r.value) if over else Reason.NO_CANDIDATE
+            message = "; ".join(f"{r.site_id}: {r.message}" for r in judged.refusals)
+            ended = self._end(task, TaskState.REJECTED, reason, message, now=now)
+            return Ready((SaveTask(ended),))
+        asked = bool(auction.bids or auction.refusals)
+        pause_s = min(NO_BID_PAUSE_S * 2 ** min(task.auction_count - 1, 10), NO_BID_PAUSE_MAX_S)
+        self.pause_until_s[task.task_id] = now.protocol_s + pause_s
+        details = "; ".join(f"{r.site_id}: {r.message}" for r in judged.refusals)
+        kept = self._keep(
+            replace(
+                task,
+                reason=Reason.NO_BID if asked else Reason.NO_SITE_REACHABLE,
+                message=details or "no site answered",
+            )
+        )
+        return Ready((SaveTask(kept),))
+
+    def _hold(self, task: Task, best: Bid, *, now: Now) -> Ready:
+        """Wait for a later start without a lease; the task is announced again at wake."""
+        fetch_s = sum(fetch.duration_s for fetch in best.fetches)
+        wake_s = max(now.world_s, best.start_s - fetch_s)
+        earliest = task.spec.earliest_start_s
+        is_early = earliest is not None and earliest > now.world_s
+        kept = self._step(
+            replace(task, bid=best, wake_s=wake_s),
+            TaskState.WAITING,
+            Reason.NOT_BEFORE if is_early else Reason.GREENER_START,
+            f"{best.site_id} would start it then",
+        )
+        note = Note(
+            task.task_id, now.world_s, "task_deferred", {"site": best.site_id, "wake_s": wake_s}
+        )
+        return Ready((SaveTask(kept), note))
+
+    def _award(self, task: Task, ranked: tuple[Bid, ...], *, now: Now) -> Ready:
+        """Write the intent under a new fence, then send the award and the rejections."""
+        best = ranked[0]
+        kept = self._step(
+            replace(
+                task,
+                fence=task.fence.next_attempt(),
+                bid=best,
+                wake_s=None,
+                started_s=None,
+                fetched_bytes=0,
+                fetch_bytes=sum(fetch.size_bytes for fetch in best.fetches),
+            ),
+            TaskState.AWARDING,
+            Reason.AWARD_SENT,
+            "",
+        )
+        lease = self.settings.lease
+        self.award_due_s[task.task_id] = now.protocol_s + AWARD_RETRY_S
+        self.award_until_s[task.task_id] = lease.origin_until_s(now.protocol_s)
+        rejections = tuple(
+            (
+                bid.site_id,
+                Rejection(
+                    task_id=task.task_id,
+                    winner=best.site_id,
+                    winning_offer_usd=best.offer_usd,
+                    offer_usd=bid.offer_usd,
+                ),
+            )
+            for bid in ranked[1:]
+        )
+        note = Note(
+            task.task_id,
+            now.world_s,
+            "task_awarded",
+            {"site": best.site_id, "offer_usd": best.offer_usd, "attempt": kept.fence.attempt},
+        )
+        effects: tuple[Effect, ...] = (SendAward(best.site_id, self._award_of(kept)),)
+        if rejections:
+            effects = (*effects, SendRejections(rejections))
+        return Ready((SaveTask(kept), note), effects)
+
+    def _award_of(self, task: Task) -> Award:
+        assert task.bid is not None
+        spec = task.spec
+        return Award(
+            run_id=task.active_run_id,
+            task_id=task.task_id,
+            fence=task.fence,
+            origin=self.settings.site_id,
+            origin_address=self.settings.address,
+            command=spec.command,
+            env=spec.env,
+            gpu=spec.gpu,
+            pool_type=task.bid.pool_type,
+            needs=task.needs,
+            predictions=task.predictions,
+            terms=self.terms_of(spec, task.predictions),
+            lease_s=self.settings.lease.lease_s,
+            project=spec.project,
+            deadline_s=spec.deadline_s,
+            earliest_start_s=spec.earliest_start_s,
+        )
+
+    def award_answered(self, run: str, answer: AwardAnswer, *, now: Now) -> Ready:
+        """The winner accepted or declined."""
+        task = self._task_of_run(run)
+        if task is None or task.state is not TaskState.AWARDING:
+            return NOTHING
+        if answer.is_accepted:
+            return Ready((SaveTask(self._lease(task, now=now)),))
+        self._forget_award(task.task_id)
+        kept = self._step(task, TaskState.QUEUED, Reason.AWARD_DECLINED, answer.message)
+        self.pause_until_s[task.task_id] = now.protocol_s + NO_BID_PAUSE_S
+        return Ready((SaveTask(kept),))
+
+    def _lease(self, task: Task, *, now: Now) -> Task:
+        self._forget_award(task.task_id)
+        self.lease_until_s[task.task_id] = self.settings.lease.origin_until_s(now.protocol_s)
+        return self._step(task, TaskState.LEASED, Reason.FETCHING, "")
+
+    # ---------------------------------------------------------------- holders
+
+    def renew(self, renewal: Renewal, *, now: Now) -> tuple[RenewalAnswer, Ready]:
+        """Renew the leases of a holder's runs and learn how far they are."""
+        verdicts: dict[str, Verdict] = {}
+        writes: list[Write] = []
+        for progress in renewal.runs:
+            task = self._task_of_run(progress.run_id)
+            is_ours = (
+                task is not None
+                and (task.state.is_leased or task.state is TaskState.AWARDING)
+                and task.site_id == renewal.site_id
+            )
+            if task is None or not is_ours:
+                verdicts[progress.run_id] = Verdict.REVOKED
+                continue
+            verdicts[progress.run_id] = Verdict.CONTINUE
+            before = task
+            if task.state is TaskState.AWARDING:
+                task = self._lease(task, now=now)  # its answer was lost: a renewal says as much
+            self.lease_until_s[task.task_id] = self.settings.lease.origin_until_s(now.protocol_s)
+            task = self._progressed(task, progress)
+            if task.state is not before.state:
+                writes.append(SaveTask(task))
+        answer = RenewalAnswer(verdicts=verdicts, lease_s=self.settings.lease.lease_s)
+        return answer, Ready(tuple(writes))
+
+    def _progressed(self, task: Task, progress: RunProgress) -> Task:
+        state = _STATE_OF_RUN.get(progress.state, task.state)
+        is_forward = _ORDER.index(state) >= _ORDER.index(task.state)
+        moved = replace(
+            task,
+            reason=progress.reason if is_forward else task.reason,
+            started_s=progress.started_s or task.started_s,
+            fetched_bytes=progress.fetched_bytes,
+            fetch_bytes=max(progress.fetch_bytes, progress.fetched_bytes),
+        )
+        if is_forward:
+            check_task_transition(task.state, state)
+            moved = replace(moved, state=state)
+        return self._keep(moved)
+
+    def report(self, report: Report, *, now: Now) -> tuple[ReportAnswer, Ready]:
+        """Take the end of a run: of a report and a cancellation, the first written wins."""
+        task = self.tasks.get(report.task_id)
+        if task is None:
+            return ReportAnswer(False, f"no task {report.task_id} here"), NOTHING
+        if report.run_id in self.charged or self._is_its_end(task, report):
+            # Answered no sooner than what it brought about is on disk: the holder forgets it then.
+            return ReportAnswer(True, "known already"), Ready((SaveTask(task),))
+        self.charged.add(report.run_id)
+        if not self._counts(task, report):
+            charged = AddEntry(self._entry(task, report, penalty_usd=0.0, counts=False))
+            return (
+                ReportAnswer(False, "the origin had moved on; the work is charged all the same"),
+                Ready((charged,)),
+            )
+        if task.state is TaskState.AWARDING:
+            task = self._lease(task, now=now)
+        self.lease_until_s.pop(task.task_id, None)
+        return ReportAnswer(True), self._ended_run(task, report, now=now)
+
+    @staticmethod
+    def _is_its_end(task: Task, report: Report) -> bool:
+        return task.report is not None and task.report.run_id == report.run_id
+
+    @staticmethod
+    def _counts(task: Task, report: Report) -> bool:
+        """Tell whether a report may change its task.
+
+        A success may come after its lease was given up: it counts while no newer attempt exists.
+        """
+        is_present = report.fence == task.fence and report.run_id == task.active_run_id
+        if not is_present or task.state.is_terminal:
+            return False
+        if task.state.is_leased or task.state is TaskState.AWARDING:
+            return report.site_id == task.site_id
+        return report.state is RunState.SUCCEEDED
+
+    def _ended_run(self, task: Task, report: Report, *, now: Now) -> Ready:
+        observe = Observe(self._observation(task, report))
+        note = Note(
+            task.task_id,
+            now.world_s,
+            "run_ended",
+            {"site": report.site_id, "state": report.state.value, "reason": report.reason.value},
+        )
+        penalty_usd = 0.0
+        if report.state is RunState.SUCCEEDED:
+            late_s = 0.0
+            if task.spec.deadline_s is not None:
+                late_s = report.ended_s - task.spec.deadline_s
+            terms = self.terms_of(task.spec, task.predictions)
+            penalty_usd = terms.late_penalty.usd(late_s)
+            ended = self._end(
+                task, TaskState.SUCCEEDED, report.reason, report.message, now=now, report=report
+            )
+            entry = AddEntry(self._entry(ended, report, penalty_usd=penalty_usd))
+            return Ready((SaveTask(ended), entry, note), (observe,))
+        entry = AddEntry(self._entry(task, report, penalty_usd=0.0))
+        after = self._after_failure(task, report, now=now)
+        return Ready((SaveTask(after), entry, note), (observe,))
+
+    def _after_failure(self, task: Task, report: Report, *, now: Now) -> Task:
+        """Return the task requeued, or failed for good."""
+        if report.state in (RunState.LEASE_RETURNED, RunState.PREEMPTED) or (
+            report.state is RunState.REVOKED and report.reason is Reason.SITE_DRAINING
+        ):
+            return self._step(task, TaskState.QUEUED, report.reason, report.message)
+        cause = _CAUSE_OF_REASON.get(report.reason, RetryCause.SITE_LOST)
+        return self._retry(task, cause, report.reason, report.message, now=now, report=report)
+
+    def _retry(
+        self,
+        task: Task,
+        cause: RetryCause,
+        reason: Reason,
+        message: str,
+        *,
+        now: Now,
+        report: Report | None,
+    ) -> Task:
+        retry = task.spec.retry
+        failed = replace(task, failure_count=task.failure_count + 1)
+        may_retry = cause in retry.on and failed.failure_count <= retry.limit_count
+        if may_retry:
+            return self._step(failed, TaskState.QUEUED, reason, message)
+        is_spent = cause in retry.on and reason is not Reason.EXIT_CODE
+        return self._end(
+            failed,
+            TaskState.FAILED,
+            Reason.RETRIES_SPENT if is_spent else reason,
+            message,
+            now=now,
+            report=report,
+        )
+
+    # ---------------------------------------------------------------- time
+
+    def tick(self, *, now: Now) -> Ready:
+        """Announce what is due, send unanswered awards again, and give lost tasks away."""
+        ready = NOTHING
+        for task_id in list(self.active):
+            ready += self._tick_task(self.tasks[task_id], now=now)
+        return ready
+
+    def _tick_task(self, task: Task, *, now: Now) -> Ready:
+        task_id = task.task_id
+        if task.state is TaskState.QUEUED:
+            is_due = now.protocol_s >= self.pause_until_s.get(task_id, 0.0)
+            return self._negotiate(task) if is_due else NOTHING
+        if task.state is TaskState.WAITING:
+            if task.wake_s is not None and now.world_s < task.wake_s:
+                return NOTHING
+            woken = self._step(task, TaskState.QUEUED, Reason.NEGOTIATING, "")
+            return Ready((SaveTask(woken),)) + self._negotiate(woken)
+        if task.state is TaskState.AWARDING:
+            return self._tick_award(task, now=now)
+        if now.protocol_s >= self.lease_until_s[task_id]:
+            return self._lost(task, now=now)
+        return NOTHING
+
+    def _tick_award(self, task: Task, *, now: Now) -> Ready:
+        """Repeat an unanswered award; give it up when its holder can no longer have a lease."""
+        assert task.bid is not None
+        task_id = task.task_id
+        if now.protocol_s >= self.award_until_s[task_id]:
+            # The holder cannot have started: execution needs a renewal that we answered. The next
+            # award carries a higher fence, so a late acceptance is revoked.
+            self._forget_award(task_id)
+            kept = self._step(
+                task, TaskState.QUEUED, Reason.SITE_LOST, f"{task.bid.site_id} did not answer"
+            )
+            return Ready((SaveTask(kept),))
+        if now.protocol_s >= self.award_due_s[task_id]:
+            self.award_due_s[task_id] = now.protocol_s + AWARD_RETRY_S
+            return Ready((), (SendAward(task.bid.site_id, self._award_of(task)),))
+        return NOTHING
+
+    def _lost(self, task: Task, *, now: Now) -> Ready:
+        """The holder's lease and the margin have passed: it has stopped, if it lives at all."""
+        del self.lease_until_s[task.task_id]
+        message = f"{task.site_id} was not heard for a whole lease"
+        note = Note(task.task_id, now.world_s, "lease_expired", {"site": task.site_id})
+        kept = self._retry(
+            task, RetryCause.SITE_LOST, Reason.SITE_LOST, message, now=now, report=None
+        )
+        return Ready((SaveTask(kept), note))
+
+    def restore(self, tasks: Iterable[Task], *, now: Now, charged: Iterable[RunId] = ()) -> Ready:
+        """Take over what the journal knows, as if every lease had been renewed just now.
+
+        Args:
+            tasks: Every task of the journal.
+            now: The instant.
+            charged: Attempts that are in the ledger.
+        """
+        self.charged.update(charged)
+        for task in sorted(tasks, key=lambda task: (task.submitted_s, task.task_id)):
+            self._keep(task)
+            if task.spec.request_id is not None:
+                self.requests[task.spec.request_id] = task.task_id
+            until_s = self.settings.lease.origin_until_s(now.protocol_s)
+            if task.state.is_leased:
+                self.lease_until_s[task.task_id] = until_s
+            elif task.state is TaskState.AWARDING:
+                self.award_due_s[task.task_id] = now.protocol_s
+                self.award_until_s[task.task_id] = until_s
+        return self.tick(now=now)
+
+    def check_invariants(self) -> None:
+        """Assert what must hold after every event."""
+        for task_id, task in self.tasks.items():
+            assert (task_id in self.active) is not task.state.is_terminal
+            assert (task_id in self.lease_until_s) is task.state.is_leased
+            assert (task_id in self.award_until_s) is (task.state is TaskState.AWARDING)
+            assert task.state.is_terminal is (task.ended_s is not None)
+
+    # ---------------------------------------------------------------- records
+
+    def features(self, spec: TaskSpec, needs: Sequence[ArtifactNeed]) -> WorkFeatures:
+        """Return what the predictor reads of a task."""
+        models = [need for need in needs if need.kind is ArtifactKind.MODEL]
+        data = [need for need in needs if need.kind is ArtifactKind.DATA]
+        return WorkFeatures(
+            kind=spec.work.kind,
+            model=models[0].name if models else "",
+            model_bytes=sum(need.size_bytes for need in models),
+            data=tuple(need.name for need in data),
+            data_bytes=sum(need.size_bytes for need in data),
+            token_count=spec.work.token_count,
+            epoch_count=spec.work.epoch_count,
+            batch_size_count=spec.work.batch_size_count,
+            sequence_token_count=spec.work.sequence_token_count,
+            gpu_count=spec.gpu.gpu_count,
+            project=spec.project,
+        )
+
+    def _observation(self, task: Task, report: Report) -> Observation:
+        return Observation(
+            run_id=report.run_id,
+            features=self.features(task.spec, task.needs),
+            pool_type=report.pool_type,
+            outcome=_OUTCOME.get(report.state, Outcome.LOST),
+            elapsed_s=report.run_s,
+            ended_s=report.ended_s,
+        )
+
+    def _entry(
+        self, task: Task, report: Report, *, penalty_usd: float, counts: bool = True
+    ) -> LedgerEntry:
+        spec = task.spec
+        kind_of = {need.artifact_id: need.kind for need in task.needs}
+        fetched: dict[str, int] = {}
+        for fetch in report.fetches:
+            kind = kind_of.get(fetch.artifact_id)  # a peer may name anything
+            if kind is not None:
+                fetched[kind.value] = fetched.get(kind.value, 0) + fetch.size_bytes
+        # At its origin the task would have run once: a success that came too late saved nothing.
+        is_success = report.state is RunState.SUCCEEDED and counts
+        lam = spec.carbon_price_usd_per_kg
+        return LedgerEntry(
+            run_id=report.run_id,
+            task_id=task.task_id,
+            name=spec.name,
+            project=spec.project,
+            kind=spec.work.kind,
+            model=next((n.name for n in task.needs if n.kind is ArtifactKind.MODEL), ""),
+            data=tuple(n.name for n in task.needs if n.kind is ArtifactKind.DATA),
+            origin=task.origin,
+            site_id=report.site_id,
+            pool_type=report.pool_type,
+            gpu_count=spec.gpu.gpu_count,
+            state=report.state,
+            submitted_s=task.submitted_s,
+            started_s=report.started_s,
+            ended_s=report.ended_s,
+            deadline_s=spec.deadline_s,
+            charge=replace(report.charge, penalty_usd=report.charge.penalty_usd + penalty_usd),
+            at_origin=self.at_origin(task, report) if is_success else Charge(),
+            scope=self.settings.scope,
+            carbon_price_usd_per_kg=(self.settings.carbon_price_usd_per_kg if lam is None else lam),
+            is_energy_measured=report.is_energy_measured,
+            is_carbon_known=task.bid is None or task.bid.is_carbon_known,
+            fetched=fetched,
+        )
+
+    def _negotiate(self, task: Task) -> Ready:
+        if task.task_id in self.negotiating:
+            return NOTHING
+        self.negotiating.add(task.task_id)
+        self.pause_until_s.pop(task.task_id, None)
+        if task.reason is not Reason.SUBMITTED:
+            self._keep(replace(task, reason=Reason.NEGOTIATING))
+        return Ready((), (Negotiate(task.task_id),))
+
+    def _task_of_run(self, run: str) -> Task | None:
+        """Return the task whose present attempt is `run`, or None."""
+        task = self.tasks.get(TaskId(run.split(".", 1)[0]))
+        if task is None or run_id(task.task_id, task.fence) != run:
+            return None
+        return task
+
+    def _forget_award(self, task_id: TaskId) -> None:
+        self.award_due_s.pop(task_id, None)
+        self.award_until_s.pop(task_id, None)
+
+    def _step(self, task: Task, state: TaskState, reason: Reason, message: str) -> Task:
+        check_task_transition(self.tasks[task.task_id].state, state)
+        return self._keep(replace(task, state=state, reason=reason, message=message))
+
+    def _end(
+        self,
+        task: Task,
+        state: TaskState,
+        reason: Reason,
+        message: str,
+        *,
+        now: Now,
+        report: Report | None = None,
+    ) -> Task:
+        ended = self._step(
+            replace(task, ended_s=now.world_s, report=report, wake_s=None), state, reason, message
+        )
+        self.lease_until_s.pop(task.task_id, None)
+        self.pause_until_s.pop(task.task_id, None)
+        self._forget_award(task.task_id)
+        return ended
+
+    def _keep(self, task: Task) -> Task:
+        self.tasks[task.task_id] = task
+        if task.state.is_terminal:
+            self.active.pop(task.task_id, None)
+        else:
+            self.active[task.task_id] = None
+        return task

@@ -1,0 +1,763 @@
+"""The participant of the contract net: bids, accepts, stages, starts, reports. Pure.
+
+A run at this site passes through `gcos.tasks.RUN_TRANSITIONS`:
+
+    award ─▶ LEASED ─▶ STAGING ─▶ RUNNING ─▶ COMMITTING ─▶ SUCCEEDED | FAILED
+                │          │          └──────────────────▶ REVOKED | LEASE_EXPIRED | CANCELLED
+                └──────────┴─▶ LEASE_RETURNED | LEASE_EXPIRED | FAILED
+
+Staging begins with the acceptance; execution needs a lease that the origin has *confirmed* by
+answering a renewal (`gcos.contract_net`, rule 2). A run that has ended is kept with its report
+until the origin has answered it, however long that takes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from gcos.accounting import Charge, RunTerms, run_charge
+from gcos.artifacts import ArtifactKind
+from gcos.contract_net import (
+    Announcement,
+    ArtifactNeed,
+    Award,
+    AwardAnswer,
+    Bid,
+    Fetch,
+    Refusal,
+    Renewal,
+    Report,
+    RunProgress,
+    Terms,
+)
+from gcos.durations import RunTime, prediction_for
+from gcos.ids import ArtifactId, Fence, RunId, TaskId
+from gcos.signals import SiteSignals
+from gcos.sites import Pool, PoolDigest, Site, SiteDigest
+from gcos.tasks import ANY_GPU, Reason, RunState, check_run_transition
+from policies.interface import Bidder, Option
+from policies.offer import PoolOffer, options_of
+from site_agent.dual_cache import DualCache
+from site_agent.effects import (
+    NOTHING,
+    Adopt,
+    Effect,
+    ExtendLease,
+    ForgetRun,
+    Now,
+    Publish,
+    Ready,
+    Reap,
+    RenewSoon,
+    SaveRun,
+    SendReport,
+    Stage,
+    StartRun,
+    StopRun,
+    StopStaging,
+    Write,
+)
+from site_agent.held_run import HeldRun
+from site_agent.lease import LeaseTerms
+from site_agent.schedule import Planned, PoolSchedule, earliest_fit
+from site_agent.sourcing import Links, cheapest_fetch, total_duration_s
+
+#: Runs in any live state that a site accepts; more are declined.
+RUN_COUNT_MAX = 256
+#: Protocol seconds after which a run that never started is given up without word of its origin.
+ORPHAN_S = 300.0
+#: World seconds that an offer stands.
+BID_VALID_S = 300.0
+
+_STOP_REASONS = {
+    RunState.REVOKED: Reason.STALE_FENCE,
+    RunState.CANCELLED: Reason.CANCELLED_BY_USER,
+    RunState.LEASE_EXPIRED: Reason.SITE_LOST,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How the executor saw a run end.
+
+    Attributes:
+        started_s: World instant of the start; None: it never started.
+        ended_s: World instant of the end.
+        exit_code: Of the command; None where it did not end by itself.
+        reason: EXITED_ZERO, EXIT_CODE, START_FAILED, EXECUTOR_FAILED, SITE_LOST (the lease ran
+            out) or CANCELLED_BY_USER (this site stopped it).
+        message: One sentence for a person.
+        log_tail: Last lines of the output.
+    """
+
+    started_s: float | None
+    ended_s: float
+    exit_code: int | None
+    reason: Reason
+    message: str
+    log_tail: str
+
+
+@dataclass(slots=True)
+class Participant:
+    """All runs that this site has accepted, and how it bids for more."""
+
+    site: Site
+    cache: DualCache
+    bidder: Bidder
+    links: Links
+    signals: SiteSignals
+    byte_ratio: float = 1.0
+    is_draining: bool = False
+    #: Accepted runs whose report has not been answered.
+    runs: dict[RunId, HeldRun] = field(default_factory=dict)
+    #: Protocol instant until which a run may execute; absent until the origin has confirmed it.
+    lease_until_s: dict[RunId, float] = field(default_factory=dict)
+    #: Protocol instant at which the origin of a run was last heard of it.
+    heard_s: dict[RunId, float] = field(default_factory=dict)
+    #: Highest fence seen for each task with a live run; an older award is declined.
+    fences: dict[TaskId, Fence] = field(default_factory=dict)
+    schedules: dict[str, PoolSchedule] = field(default_factory=dict)
+    #: Why a run was told to stop, until its exit arrives.
+    stopping: dict[RunId, RunState] = field(default_factory=dict)
+    #: Bytes moved so far by run, for progress.
+    moved_bytes: dict[RunId, int] = field(default_factory=dict)
+    awarded_count: int = 0
+
+    def __post_init__(self) -> None:
+        for pool in self.site.pools:
+            self.schedules[pool.type] = PoolSchedule(pool.gpu_count)
+
+    # ---------------------------------------------------------------- bidding
+
+    def bid(self, announcement: Announcement, *, now: Now) -> Bid | Refusal:
+        """Answer an announcement. Changes nothing (I8)."""
+        refusal = self._refusal(announcement)
+        if refusal is not None:
+            return refusal
+        fetched = self._fetches(announcement, now.world_s)
+        if isinstance(fetched, Refusal):
+            return fetched
+        fetches, transfers, evictions, ready_s = fetched
+        options: list[Option] = []
+        for pool in self._pools_for(announcement.gpu.type, announcement.gpu.gpu_count):
+            prediction = prediction_for(announcement.predictions, pool.type)
+            if prediction is None:
+                continue
+            offer = self._pool_offer(announcement, pool, prediction.run_time, now.world_s)
+            options += options_of(
+                offer,
+                announcement,
+                signals=self.signals,
+                pue=self.site.pue,
+                ready_s=ready_s,
+                transfers=transfers,
+            )
+        if not options:
+            # Not for ever: the origin may not have heard of these pools yet.
+            return self._refuse(Reason.NO_BID, "the announcement predicts for no pool here")
+        choice = self.bidder.choose(options)
+        best = options[choice.index]
+        # Held until its earliest start, too, a task needs no lease yet.
+        is_held = best.start_s > ready_s and announcement.earliest_start_s == best.start_s
+        return Bid(
+            site_id=self.site.site_id,
+            task_id=announcement.task_id,
+            offer_usd=best.offer_usd,
+            score_ratio=choice.score_ratio,
+            actor=self.bidder.actor,
+            pool_type=best.pool_type,
+            start_s=best.start_s,
+            is_deferred=is_held or not best.is_earliest,
+            p50_finish_s=best.p50_finish_s,
+            p90_finish_s=best.p90_finish_s,
+            late_probability=best.late_probability,
+            charge=best.charge,
+            p90_cost_usd=best.p90_cost_usd,
+            p90_carbon_gco2=best.p90_carbon_gco2,
+            is_carbon_known=self.signals.carbon is not None,
+            fetches=fetches,
+            evictions=evictions,
+            valid_until_s=now.world_s + BID_VALID_S,
+        )
+
+    def _refuse(self, reason: Reason, message: str) -> Refusal:
+        return Refusal(site_id=self.site.site_id, reason=reason, message=message)
+
+    def _refusal(self, announcement: Announcement) -> Refusal | None:
+        """Return why this site cannot bid at all, or None."""
+        gpu = announcement.gpu
+        if self.is_draining:
+            return self._refuse(Reason.SITE_DRAINING, "the site takes no new work")
+        if self._live_count() >= RUN_COUNT_MAX:
+            return self._refuse(Reason.QUEUE_FULL, f"{RUN_COUNT_MAX} runs are accepted already")
+        types = [pool.type for pool in self.site.pools]
+        if gpu.type not in (ANY_GPU, *types):
+            return self._refuse(Reason.GPU_TYPE_UNKNOWN, f"has {', '.join(types)}, not {gpu.type}")
+        if not self._pools_for(gpu.type, gpu.gpu_count):
+            largest = max(p.gpu_count for p in self.site.pools if gpu.type in (ANY_GPU, p.type))
+            return self._refuse(
+                Reason.GPU_COUNT_TOO_HIGH, f"largest pool has {largest}, not {gpu.gpu_count}"
+            )
+        return None
+
+    def _pools_for(self, gpu_type: str, gpu_count: int) -> list[Pool]:
+        return [
+            pool
+            for pool in self.site.pools
+            if gpu_type in (ANY_GPU, pool.type) and pool.gpu_count >= gpu_count
+        ]
+
+    def _fetches(
+        self, announcement: Announcement, now_s: float
+    ) -> tuple[tuple[Fetch, ...], Charge, tuple[ArtifactId, ...], float] | Refusal:
+        """Return fetches, their charge, evictions and the instant when all is here."""
+        fetches: list[Fetch] = []
+        transfers = Charge()
+        missing_bytes: dict[ArtifactKind, int] = {}
+        waiting_s = 0.0
+        for need in announcement.needs:
+            if self.cache.has(need.artifact_id):
+                continue
+            if need.size_bytes > self.cache.capacity_bytes(need.kind):
+                return self._refuse(
+                    Reason.ARTIFACT_TOO_LARGE, f"{need.name} is larger than the cache"
+                )
+            found = self._cheapest(need, announcement.terms, now_s)
+            if found is None:
+                return self._refuse(
+                    Reason.ARTIFACT_UNREACHABLE, f"no other site is known to hold {need.name}"
+                )
+            fetch, charge = found
+            if self.cache.is_reserved(need.artifact_id):
+                waiting_s += fetch.duration_s  # under way for another run, and paid there
+                continue
+            missing_bytes[need.kind] = missing_bytes.get(need.kind, 0) + need.size_bytes
+            fetches.append(fetch)
+            transfers += charge
+        evictions: list[ArtifactId] = []
+        for kind, size_bytes in missing_bytes.items():
+            victims = self._victims(kind, size_bytes, announcement.needs)
+            if victims is None:
+                return self._refuse(
+                    Reason.CACHE_FULL, f"nothing evictable makes room for {size_bytes} bytes"
+                )
+            evictions += victims
+        ready_s = now_s + waiting_s + total_duration_s(fetches)
+        return tuple(fetches), transfers, tuple(evictions), ready_s
+
+    def _victims(
+        self, kind: ArtifactKind, size_bytes: int, needs: Sequence[ArtifactNeed]
+    ) -> list[ArtifactId] | None:
+        """Return what to evict so that `size_bytes` join what the task finds here, or None."""
+        kept_bytes = {need.artifact_id: need.size_bytes for need in needs}
+        asked_bytes = size_bytes
+        while True:
+            victims = self.cache.evictions_for(kind, asked_bytes)
+            if victims is None:
+                return None
+            # Victims come in a fixed order, so more bytes mean more of the same: ask for as much
+            # more as those would free that the task needs and will have pinned by then.
+            wanted_bytes = size_bytes + sum(kept_bytes.get(victim, 0) for victim in victims)
+            if wanted_bytes == asked_bytes:
+                return [victim for victim in victims if victim not in kept_bytes]
+            asked_bytes = wanted_bytes
+
+    def _pool_offer(
+        self, announcement: Announcement, pool: Pool, run_time: RunTime, now_s: float
+    ) -> PoolOffer:
+        profile = self.schedules[pool.type].profile(now_s)
+
+        def earliest_start(not_before_s: float) -> float:
+            return earliest_fit(
+                profile,
+                gpu_count=announcement.gpu.gpu_count,
+                duration_s=run_time.p50_s,
+                not_before_s=max(not_before_s, now_s),
+            )
+
+        return PoolOffer(pool=pool, run_time=run_time, earliest_start=earliest_start)
+
+    # ---------------------------------------------------------------- awards
+
+    def award(self, award: Award, *, now: Now) -> tuple[AwardAnswer, Ready]:
+        """Accept or decline; a repeat gets the first answer."""
+        if award.run_id in self.runs:
+            # Written again, so that the repeat is answered no sooner than the first is on disk.
+            return AwardAnswer(True), Ready((SaveRun(self.runs[award.run_id]),))
+        problem = self._award_problem(award)
+        if problem is not None:
+            return problem, NOTHING
+        run = HeldRun(
+            award=award,
+            state=RunState.LEASED,
+            reason=Reason.FETCHING,
+            accepted_s=now.world_s,
+        )
+        self.awarded_count += 1
+        self._take(run, now=now)
+        return AwardAnswer(True), Ready(
+            (SaveRun(run),), (Stage(run.run_id), RenewSoon(award.origin_address))
+        )
+
+    def _award_problem(self, award: Award) -> AwardAnswer | None:
+        if self.is_draining:
+            return AwardAnswer(False, Reason.SITE_DRAINING, "the site takes no new work")
+        known = self.fences.get(award.task_id)
+        if known is not None and award.fence <= known:
+            return AwardAnswer(False, Reason.STALE_FENCE, "a newer attempt is known here")
+        if self._live_count() >= RUN_COUNT_MAX:
+            return AwardAnswer(False, Reason.QUEUE_FULL, f"{RUN_COUNT_MAX} runs are accepted")
+        pools = self._pools_for(award.gpu.type, award.gpu.gpu_count)
+        if award.pool_type not in [pool.type for pool in pools]:
+            return AwardAnswer(False, Reason.GPU_TYPE_UNKNOWN, f"no pool {award.pool_type} here")
+        if prediction_for(award.predictions, award.pool_type) is None:
+            return AwardAnswer(False, Reason.NO_CANDIDATE, "the award carries no prediction")
+        return None
+
+    def restore(self, runs: Mapping[RunId, HeldRun], *, now: Now) -> Ready:
+        """Take over what the journal knows; nothing starts until its lease is renewed."""
+        effects: list[Effect] = []
+        for known in sorted(runs.values(), key=lambda run: (run.accepted_s, run.run_id)):
+            is_unstarted = known.state in (RunState.LEASED, RunState.STAGING)
+            # What had been staged is looked for again before it may start.
+            run = replace(known, staged_s=None) if is_unstarted else known
+            self._take(run, now=now)
+            if run.report is not None:
+                effects.append(SendReport(run.award.origin_address, run.report))
+                continue
+            if is_unstarted:
+                effects.append(Stage(run.run_id))
+            elif run.state is RunState.COMMITTING:
+                effects.append(Publish(run.run_id))
+            else:
+                effects.append(Adopt(run.run_id))
+            effects.append(RenewSoon(run.award.origin_address))
+        return Ready((), tuple(effects))
+
+    def _take(self, run: HeldRun, *, now: Now) -> None:
+        """Enter a run into books, plan and cache."""
+        award = run.award
+        self.heard_s[run.run_id] = now.protocol_s
+        self.runs[run.run_id] = run
+        self.fences[award.task_id] = max(award.fence, self.fences.get(award.task_id, Fence()))
+        if run.report is not None:
+            return
+        self._pin(run)
+        prediction = prediction_for(award.predictions, award.pool_type)
+        assert prediction is not None, "awards without a prediction are declined"
+        deadline_s = math.inf if award.deadline_s is None else award.deadline_s
+        self.schedules[award.pool_type].add(
+            Planned(
+                run_id=run.run_id,
+                gpu_count=award.gpu.gpu_count,
+                run_time=prediction.run_time,
+                latest_start_s=deadline_s - prediction.run_time.p90_s,
+                accepted_s=run.accepted_s,
+                ready_s=max(self._staged_by_s(award, now.world_s), award.earliest_start_s or 0.0),
+                started_s=run.started_s,
+                devices=run.devices if run.state is RunState.RUNNING else (),
+            )
+        )
+
+    def _pin(self, run: HeldRun) -> None:
+        """Hold on to what the run needs and the cache has, complete or on its way (I5)."""
+        for need in run.award.needs:
+            known = need.artifact_id
+            if self.cache.has(known) or self.cache.is_reserved(known):
+                self.cache.pin(known, run.run_id)
+
+    def _staged_by_s(self, award: Award, now_s: float) -> float:
+        """Return the world instant by which everything should be here."""
+        ready_s = now_s
+        for need in award.needs:
+            if self.cache.has(need.artifact_id):
+                continue
+            found = self._cheapest(need, award.terms, ready_s)
+            if found is not None:
+                ready_s += found[0].duration_s
+        return ready_s
+
+    def _cheapest(
+        self, need: ArtifactNeed, terms: Terms, now_s: float
+    ) -> tuple[Fetch, Charge] | None:
+        return cheapest_fetch(
+            need,
+            here=self.site.site_id,
+            zone=self.site.zone,
+            links=self.links,
+            terms=terms,
+            carbon_here=None if self.signals.carbon is None else self.signals.carbon.series,
+            byte_ratio=self.byte_ratio,
+            now_s=now_s,
+        )
+
+    # ---------------------------------------------------------------- leases
+
+    def renewals(self) -> dict[str, Renewal]:
+        """Return what to send to each origin's address: all its unfinished runs."""
+        by_origin: dict[str, list[RunProgress]] = {}
+        for run in self.runs.values():
+            if run.report is None:
+                by_origin.setdefault(run.award.origin_address, []).append(self._progress(run))
+        return {
+            address: Renewal(
+                site_id=self.site.site_id,
+                incarnation=self.site.incarnation,
+                runs=tuple(progress),
+            )
+            for address, progress in sorted(by_origin.items())
+        }
+
+    def renewed(
+        self, run_ids: tuple[RunId, ...], *, sent_s: float, lease_s: float, now: Now
+    ) -> Ready:
+        """Count the lease from the sending of the renewal that confirmed these runs."""
+        until_s = LeaseTerms(lease_s).holder_until_s(sent_s)
+        effects: list[Effect] = []
+        for run_id in run_ids:
+            run = self.runs.get(run_id)
+            if run is None:
+                continue
+            self.heard_s[run_id] = now.protocol_s
+            if until_s <= self.lease_until_s.get(run_id, 0.0):
+                continue
+            self.lease_until_s[run_id] = until_s
+            if run.state is RunState.RUNNING:
+                effects.append(ExtendLease(run_id, until_s))
+        return Ready((), tuple(effects)) + self.start_what_fits(now=now)
+
+    def revoked(self, run_id: RunId, *, now: Now, is_cancelled: bool = False) -> Ready:
+        """Stop a run that its origin no longer wants here."""
+        return self._stop(run_id, RunState.CANCELLED if is_cancelled else RunState.REVOKED, now=now)
+
+    def tick(self, *, now: Now) -> Ready:
+        """Give up what no origin has confirmed for long, and start what fits.
+
+        A running run needs no care here: its supervisor ends it with its lease, and its exit
+        arrives like any other.
+        """
+        ready = NOTHING
+        for run in list(self.runs.values()):
+            is_waiting = run.report is None and run.started_s is None
+            if is_waiting and now.protocol_s - self.heard_s[run.run_id] > ORPHAN_S:
+                message = f"its origin was not heard for {ORPHAN_S:.0f} s"
+                ready += self._finish(
+                    run,
+                    RunState.LEASE_RETURNED,
+                    Reason.SITE_LOST,
+                    message,
+                    ended_s=now.world_s,
+                )
+        return ready + self.start_what_fits(now=now)
+
+    def drain(self, *, now: Now) -> Ready:
+        """Take no new work and return what has not started."""
+        self.is_draining = True
+        ready = NOTHING
+        for run in list(self.runs.values()):
+            if run.report is None and run.state in (RunState.LEASED, RunState.STAGING):
+                ready += self._finish(
+                    run,
+                    RunState.LEASE_RETURNED,
+                    Reason.SITE_DRAINING,
+                    "returned before it started: the site shuts down",
+                    ended_s=now.world_s,
+                )
+        return ready
+
+    def stop_all(self, *, now: Now) -> Ready:
+        """Stop what still runs when the grace of a drain is over."""
+        ready = NOTHING
+        for run in list(self.runs.values()):
+            if run.report is None:
+                ready += self._stop(run.run_id, RunState.REVOKED, now=now)
+        return ready
+
+    def _stop(self, run_id: RunId, state: RunState, *, now: Now) -> Ready:
+        run = self.runs.get(run_id)
+        if run is None or run.report is not None:
+            return NOTHING
+        if run.state is RunState.RUNNING:
+            self.stopping.setdefault(run_id, state)
+            return Ready((), (StopRun(run_id),))
+        if run.state is RunState.COMMITTING:
+            return NOTHING  # it has ended; whether its success counts is for the origin to say
+        reason = Reason.SITE_DRAINING if self.is_draining else _STOP_REASONS[state]
+        message = "stopped before it ran"
+        return self._finish(run, state, reason, message, ended_s=now.world_s)
+
+    # ---------------------------------------------------------------- staging
+
+    def missing(self, run_id: RunId) -> tuple[ArtifactNeed, ...]:
+        """Return what the run still lacks here; what is here is kept for it from now on."""
+        run = self.runs.get(run_id)
+        if run is None or run.report is not None:
+            return ()
+        self._pin(run)
+        return tuple(need for need in run.award.needs if not self.cache.has(need.artifact_id))
+
+    def staging(self, run_id: RunId, *, now: Now) -> Ready:
+        """Note that bytes are on their way for the run."""
+        run = self.runs.get(run_id)
+        if run is None or run.state is not RunState.LEASED:
+            return NOTHING
+        del now  # a change of state alone is not worth a write: staging is repeated after a crash
+        self._advance(run, RunState.STAGING, Reason.FETCHING)
+        return Ready((), (RenewSoon(run.award.origin_address),))
+
+    def fetched(
+        self, run_id: RunId, fetch: Fetch, charge: Charge, evictions: tuple[ArtifactId, ...]
+    ) -> Ready:
+        """Charge a transfer to the run that it was made for."""
+        run = self.runs.get(run_id)
+        if run is None:
+            return NOTHING
+        kept = replace(
+            run,
+            transfers=run.transfers + charge,
+            fetches=(*run.fetches, fetch),
+            evictions=run.evictions + evictions,
+        )
+        self.runs[run_id] = kept
+        return Ready((SaveRun(kept),))
+
+    def staged(self, run_id: RunId, *, now: Now) -> Ready:
+        """Everything is here: the run waits for GPUs."""
+        run = self.runs.get(run_id)
+        if run is None or run.report is not None or run.started_s is not None:
+            return NOTHING
+        if self.missing(run_id):
+            return Ready((), (Stage(run_id),))  # another run's fetch, counted on, came to nothing
+        for need in run.award.needs:
+            self.cache.hit(need.artifact_id, run_id, now_s=now.world_s)
+        kept = replace(
+            self._advance(run, RunState.STAGING, Reason.QUEUED_AT_SITE), staged_s=now.world_s
+        )
+        self.runs[run_id] = kept
+        planned = self.schedules[run.award.pool_type].planned[run_id]
+        planned.ready_s = max(now.world_s, run.award.earliest_start_s or now.world_s)
+        return self.start_what_fits(now=now) + Ready(
+            (SaveRun(self.runs[run_id]),), (RenewSoon(run.award.origin_address),)
+        )
+
+    def staging_failed(self, run_id: RunId, message: str, *, now: Now) -> Ready:
+        """An artifact could not be brought from any holder."""
+        run = self.runs.get(run_id)
+        if run is None or run.report is not None:
+            return NOTHING
+        return self._finish(
+            run, RunState.FAILED, Reason.STAGING_FAILED, message, ended_s=now.world_s
+        )
+
+    # ---------------------------------------------------------------- running
+
+    def start_what_fits(self, *, now: Now) -> Ready:
+        """Start every run that is staged, confirmed and has room."""
+        effects: list[Effect] = []
+        writes: list[Write] = []
+        may_start = frozenset(
+            run.run_id
+            for run in self.runs.values()
+            if run.staged_s is not None
+            and run.started_s is None
+            and run.report is None
+            and now.protocol_s < self.lease_until_s.get(run.run_id, 0.0)
+        )
+        if not may_start:
+            return NOTHING
+        for schedule in self.schedules.values():
+            while (run_id := schedule.startable(now.world_s, may_start=may_start)) is not None:
+                devices = schedule.start(run_id, now_s=now.world_s)
+                run = self._advance(self.runs[run_id], RunState.RUNNING, Reason.EXECUTING)
+                run = replace(run, started_s=now.world_s, devices=devices)
+                self.runs[run_id] = run
+                writes.append(SaveRun(run))
+                effects.append(StartRun(run_id, devices, self.lease_until_s[run_id]))
+                effects.append(RenewSoon(run.award.origin_address))
+        return Ready(tuple(writes), tuple(effects))
+
+    def exited(self, run_id: RunId, exit_: Exit, *, now: Now) -> Ready:
+        """The executor saw the run end."""
+        run = self.runs.get(run_id)
+        if run is None or run.report is not None:
+            return Ready((), (Reap(run_id),))
+        # What the executor never started has used nothing, whenever it was handed over.
+        run = replace(run, started_s=exit_.started_s)
+        self.runs[run_id] = run
+        stopped = self.stopping.pop(run_id, None)
+        if exit_.reason is Reason.EXITED_ZERO:
+            run = self._advance(run, RunState.COMMITTING, Reason.PUBLISHING)
+            return Ready((SaveRun(run),), (Publish(run_id),))
+        del now
+        state: RunState = RunState.FAILED
+        reason: Reason = exit_.reason
+        if exit_.reason is Reason.SITE_LOST:
+            state = RunState.LEASE_EXPIRED
+        elif exit_.reason is Reason.CANCELLED_BY_USER:
+            # After a restart nobody knows why it was stopped. Where the origin had moved on, the
+            # report does not count; so it is told what matters to one that had not.
+            is_drained = self.is_draining or stopped is None
+            state = RunState.REVOKED if stopped is None else stopped
+            reason = Reason.SITE_DRAINING if is_drained else _STOP_REASONS[state]
+        return self._finish(run, state, reason, exit_.message, ended_s=exit_.ended_s, exit_=exit_)
+
+    def published(self, run_id: RunId, exit_: Exit, *, now: Now) -> Ready:
+        """The outputs are in place under the run's fence."""
+        run = self.runs.get(run_id)
+        if run is None or run.report is not None:
+            return NOTHING
+        del now
+        if exit_.reason is not Reason.EXITED_ZERO:
+            # The executor has lost what it left: its outputs cannot have been published.
+            return self._finish(
+                run,
+                RunState.FAILED,
+                exit_.reason,
+                exit_.message,
+                ended_s=exit_.ended_s,
+                exit_=exit_,
+            )
+        return self._finish(
+            run,
+            RunState.SUCCEEDED,
+            Reason.EXITED_ZERO,
+            exit_.message,
+            ended_s=exit_.ended_s,
+            exit_=exit_,
+        )
+
+    def report_answered(self, run_id: RunId) -> Ready:
+        """The origin has answered the report: nothing is owed any more."""
+        run = self.runs.get(run_id)
+        if run is None or run.report is None:
+            return NOTHING
+        del self.runs[run_id]
+        self.lease_until_s.pop(run_id, None)
+        self.heard_s.pop(run_id, None)
+        if not any(other.award.task_id == run.award.task_id for other in self.runs.values()):
+            self.fences.pop(run.award.task_id, None)
+        return Ready((ForgetRun(run_id),), (Reap(run_id),))
+
+    # ---------------------------------------------------------------- views
+
+    def digest(self, *, now: Now) -> SiteDigest:
+        """Return what the broker is told."""
+        now_s = now.world_s
+        carbon = self.signals.carbon
+        return SiteDigest(
+            pools=tuple(
+                PoolDigest(
+                    type=pool.type,
+                    gpu_count=pool.gpu_count,
+                    free_count=pool.gpu_count - self.schedules[pool.type].promised_count(),
+                    committed_gpu_s=self.schedules[pool.type].committed_gpu_s(now_s),
+                )
+                for pool in self.site.pools
+            ),
+            carbon_gco2_per_kwh=None if carbon is None else carbon.series.at(now_s),
+            price_usd_per_kwh=self.signals.price.series.at(now_s),
+            is_draining=self.is_draining,
+            run_count=self._live_count(),
+            awarded_count=self.awarded_count,
+            holdings=self.cache.holdings(),
+        )
+
+    def check_invariants(self) -> None:
+        """Assert what must hold after every event."""
+        for schedule in self.schedules.values():
+            schedule.check_invariants()
+        live = {run_id for run_id, run in self.runs.items() if run.report is None}
+        planned = {run_id for s in self.schedules.values() for run_id in s.planned}
+        assert planned == live, "plan and books differ"
+        self.cache.check_invariants()
+
+    def _live_count(self) -> int:
+        return sum(run.report is None for run in self.runs.values())
+
+    def _progress(self, run: HeldRun) -> RunProgress:
+        lacking = sum(
+            need.size_bytes for need in run.award.needs if not self.cache.has(need.artifact_id)
+        )
+        moved = self.moved_bytes.get(run.run_id, 0)
+        return RunProgress(
+            run_id=run.run_id,
+            state=run.state,
+            reason=run.reason,
+            started_s=run.started_s if run.state is not RunState.LEASED else None,
+            fetched_bytes=moved,
+            fetch_bytes=max(moved, sum(f.size_bytes for f in run.fetches) + lacking),
+        )
+
+    def _advance(self, run: HeldRun, state: RunState, reason: Reason) -> HeldRun:
+        check_run_transition(run.state, state)
+        kept = replace(run, state=state, reason=reason)
+        self.runs[run.run_id] = kept
+        return kept
+
+    def _finish(
+        self,
+        run: HeldRun,
+        state: RunState,
+        reason: Reason,
+        message: str,
+        *,
+        ended_s: float,
+        exit_: Exit | None = None,
+    ) -> Ready:
+        """End a run: free what it held, charge it, and owe its origin a report."""
+        was_running = run.started_s is not None
+        check_run_transition(run.state, state)
+        ended_s = max(ended_s, run.started_s or run.accepted_s)
+        pool = next(pool for pool in self.site.pools if pool.type == run.award.pool_type)
+        charge = run.transfers
+        if run.started_s is not None:
+            terms = RunTerms(
+                gpu_count=run.award.gpu.gpu_count,
+                active_kw=pool.active_kw,
+                pue=self.site.pue,
+                gpu_usd_per_h=pool.usd_per_gpu_h,
+            )
+            carbon = self.signals.carbon
+            charge += run_charge(
+                terms,
+                self.signals.price.series,
+                None if carbon is None else carbon.series,
+                start_s=run.started_s,
+                end_s=ended_s,
+            )
+        report = Report(
+            run_id=run.run_id,
+            task_id=run.award.task_id,
+            fence=run.award.fence,
+            site_id=self.site.site_id,
+            state=state,
+            reason=reason,
+            message=message,
+            exit_code=None if exit_ is None else exit_.exit_code,
+            pool_type=run.award.pool_type,
+            accepted_s=run.accepted_s,
+            staged_s=run.staged_s,
+            started_s=run.started_s,
+            ended_s=ended_s,
+            charge=charge,
+            fetches=run.fetches,
+            evictions=run.evictions,
+            is_energy_measured=False,
+            log_tail="" if exit_ is None else exit_.log_tail,
+        )
+        kept = replace(
+            run,
+            state=state,
+            reason=reason,
+            report=report,
+            is_carbon_known=self.signals.carbon is not None,
+        )
+        self.runs[run.run_id] = kept
+        self.schedules[run.award.pool_type].remove(run.run_id)
+        for need in run.award.needs:
+            self.cache.unpin(need.artifact_id, run.run_id)
+        self.moved_bytes.pop(run.run_id, None)
+        self.stopping.pop(run.run_id, None)
+        stop: tuple[Effect, ...] = () if was_running else (StopStaging(run.run_id),)
+        return Ready((SaveRun(kept),), (*stop, SendReport(run.award.origin_address, report)))

@@ -1,0 +1,238 @@
+"""Calls of an agent to others: broker, predictor, peers. Records in, records out.
+
+Brokers and predictors are tried in the order of their addresses, beginning with the one that
+answered last; an agent goes on without either (I10).
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gcos.artifacts import Artifact
+from gcos.contract_net import (
+    Announcement,
+    Award,
+    AwardAnswer,
+    Bid,
+    Refusal,
+    Rejection,
+    Renewal,
+    RenewalAnswer,
+    Report,
+    ReportAnswer,
+)
+from gcos.durations import Observation, PoolSpeed, Prediction, WorkFeatures
+from gcos.errors import PeerUnreachableError, UnavailableError
+from gcos.ids import RunId, SiteId
+from gcos.known_sites import KnownSite, Nomination, NominationQuery, Resolution
+from gcos.rpc.channels import CALL_TIMEOUT_S, Channels
+from gcos.rpc.status import translated
+from gcos.rpc.wire import from_proto, to_proto
+from gcos.sites import Site, SiteDigest
+from gcos.v1 import (
+    broker_pb2,
+    broker_pb2_grpc,
+    common_pb2,
+    predictor_pb2,
+    predictor_pb2_grpc,
+    site_pb2,
+    site_pb2_grpc,
+)
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceAnswer:
+    """A bid or a refusal."""
+
+    bid: Bid | None = None
+    refusal: Refusal | None = None
+
+
+class Fallback:
+    """Addresses of one service, tried in order from the one that answered last."""
+
+    def __init__(self, addresses: Sequence[str], what: str) -> None:
+        self._addresses = tuple(addresses)
+        self._what = what
+        self._first = 0
+
+    async def call(self, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
+        """Return the first answer of `ask(address)`.
+
+        Raises:
+            PeerUnreachableError: None answered.
+        """
+        count = len(self._addresses)
+        for step in range(count):
+            index = (self._first + step) % count
+            try:
+                answer = await ask(self._addresses[index])
+            except UnavailableError:
+                continue
+            self._first = index
+            return answer
+        raise PeerUnreachableError(f"no {self._what} answers")
+
+
+class Peers:
+    """Everyone an agent talks to."""
+
+    def __init__(
+        self, channels: Channels, *, brokers: Sequence[str], predictors: Sequence[str]
+    ) -> None:
+        self._channels = channels
+        self._brokers = Fallback(brokers, "broker")
+        self._broker_addresses = tuple(brokers)
+        self._predictors = Fallback(predictors, "predictor")
+
+    # ---------------------------------------------------------------- broker
+
+    @property
+    def broker_addresses(self) -> tuple[str, ...]:
+        """All brokers: an agent registers with each."""
+        return self._broker_addresses
+
+    async def register(self, address: str, site: Site, digest: SiteDigest) -> float:
+        """Register with one broker and return the seconds until the next beat."""
+        request = broker_pb2.RegisterRequest(
+            site=to_proto(site, common_pb2.Site),
+            digest=to_proto(digest, common_pb2.SiteDigest),
+        )
+        with translated("the broker"):
+            answer = await self._broker(address).Register(request, timeout=CALL_TIMEOUT_S)
+        return float(answer.beat_s)
+
+    async def sites(self) -> tuple[KnownSite, ...]:
+        """Return the sites that a broker knows."""
+
+        async def ask(address: str) -> tuple[KnownSite, ...]:
+            with translated("the broker"):
+                answer = await self._broker(address).Sites(
+                    broker_pb2.SitesRequest(), timeout=CALL_TIMEOUT_S
+                )
+            return tuple(from_proto(site, KnownSite) for site in answer.sites)
+
+        return await self._brokers.call(ask)
+
+    async def nominate(self, query: NominationQuery) -> Nomination:
+        """Return the sites worth asking."""
+
+        async def ask(address: str) -> Nomination:
+            with translated("the broker"):
+                answer = await self._broker(address).Nominate(
+                    to_proto(query, broker_pb2.NominateRequest), timeout=CALL_TIMEOUT_S
+                )
+            return from_proto(answer, Nomination)
+
+        return await self._brokers.call(ask)
+
+    async def resolve(self, references: Sequence[str]) -> tuple[Resolution, ...]:
+        """Return what references mean, in order."""
+
+        async def ask(address: str) -> tuple[Resolution, ...]:
+            with translated("the broker"):
+                answer = await self._broker(address).Resolve(
+                    broker_pb2.ResolveRequest(references=references), timeout=CALL_TIMEOUT_S
+                )
+            return tuple(from_proto(item, Resolution) for item in answer.resolutions)
+
+        return await self._brokers.call(ask)
+
+    def _broker(self, address: str) -> "broker_pb2_grpc.BrokerServiceAsyncStub":
+        return broker_pb2_grpc.BrokerServiceStub(self._channels.get(address))
+
+    # ---------------------------------------------------------------- predictor
+
+    async def predict(
+        self, features: WorkFeatures, pools: Iterable[PoolSpeed]
+    ) -> tuple[Prediction, ...]:
+        """Return the run time of one task on each pool type."""
+        request = predictor_pb2.PredictRequest(
+            works=[to_proto(features, predictor_pb2.WorkFeatures)],
+            pools=[to_proto(pool, predictor_pb2.PoolSpeed) for pool in pools],
+        )
+
+        async def ask(address: str) -> tuple[Prediction, ...]:
+            with translated("the predictor"):
+                answer = await self._predictor(address).Predict(request, timeout=CALL_TIMEOUT_S)
+            return tuple(from_proto(p, Prediction) for p in answer.works[0].predictions)
+
+        return await self._predictors.call(ask)
+
+    async def observe(self, observation: Observation) -> None:
+        """Tell a predictor how a run ended."""
+        request = predictor_pb2.ObserveRequest(
+            observations=[to_proto(observation, predictor_pb2.Observation)]
+        )
+
+        async def ask(address: str) -> None:
+            with translated("the predictor"):
+                await self._predictor(address).Observe(request, timeout=CALL_TIMEOUT_S)
+
+        await self._predictors.call(ask)
+
+    def _predictor(self, address: str) -> "predictor_pb2_grpc.PredictorServiceAsyncStub":
+        return predictor_pb2_grpc.PredictorServiceStub(self._channels.get(address))
+
+    # ---------------------------------------------------------------- peers
+
+    async def announce(
+        self, address: str, announcement: Announcement, *, timeout_s: float
+    ) -> AnnounceAnswer:
+        """Ask one site for a bid."""
+        request = site_pb2.AnnounceRequest(
+            announcements=[to_proto(announcement, site_pb2.Announcement)]
+        )
+        with translated(address):
+            answer = await self._site(address).Announce(request, timeout=timeout_s)
+        return from_proto(answer.answers[0], AnnounceAnswer)
+
+    async def award(self, address: str, award: Award) -> AwardAnswer:
+        """Award a task."""
+        request = site_pb2.AwardRequest(award=to_proto(award, site_pb2.Award))
+        with translated(address):
+            answer = await self._site(address).Award(request, timeout=CALL_TIMEOUT_S)
+        return from_proto(answer, AwardAnswer)
+
+    async def reject(self, address: str, rejections: Sequence[Rejection]) -> None:
+        """Tell a loser what tasks went for."""
+        request = site_pb2.RejectRequest(
+            rejections=[to_proto(rejection, site_pb2.Rejection) for rejection in rejections]
+        )
+        with translated(address):
+            await self._site(address).Reject(request, timeout=CALL_TIMEOUT_S)
+
+    async def renew(self, address: str, renewal: Renewal) -> RenewalAnswer:
+        """Renew the leases of an origin's runs."""
+        with translated(address):
+            answer = await self._site(address).Renew(
+                to_proto(renewal, site_pb2.RenewRequest), timeout=CALL_TIMEOUT_S
+            )
+        return from_proto(answer, RenewalAnswer)
+
+    async def report(self, address: str, report: Report) -> ReportAnswer:
+        """Report the end of a run."""
+        request = site_pb2.ReportRequest(report=to_proto(report, common_pb2.Report))
+        with translated(address):
+            answer = await self._site(address).Report(request, timeout=CALL_TIMEOUT_S)
+        return from_proto(answer, ReportAnswer)
+
+    async def revoke(self, address: str, origin: SiteId, run_ids: Sequence[RunId]) -> None:
+        """Stop runs at once."""
+        request = site_pb2.RevokeRequest(origin=origin, run_ids=run_ids)
+        with translated(address):
+            await self._site(address).Revoke(request, timeout=CALL_TIMEOUT_S)
+
+    def _site(self, address: str) -> "site_pb2_grpc.SiteServiceAsyncStub":
+        return site_pb2_grpc.SiteServiceStub(self._channels.get(address))
+
+
+def holdings_by_name(sites: Iterable[KnownSite]) -> dict[str, list[tuple[KnownSite, Artifact]]]:
+    """Return who holds what by name: what an agent resolves by while the broker is away."""
+    found: dict[str, list[tuple[KnownSite, Artifact]]] = {}
+    for known in sites:
+        for artifact in known.digest.holdings:
+            found.setdefault(artifact.name, []).append((known, artifact))
+    return found

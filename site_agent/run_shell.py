@@ -1,0 +1,323 @@
+"""What a run needs of the outside world: artifacts, an executor, a directory, a log.
+
+<data dir>/runs/<run id>/       what the executor keeps (its log among it)
+<data dir>/work/<run id>/       where the command runs; `output/` inside is what it leaves
+<data dir>/outputs/<task id>/<epoch>.<attempt>/   published outputs, by atomic rename
+<data dir>/logs/<run id>.log    output of ended runs, the newest ones
+"""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from gcos.accounting import Charge
+from gcos.artifacts import ArtifactKind
+from gcos.clock import Clock
+from gcos.contract_net import ArtifactNeed, Award, Fetch
+from gcos.errors import ArtifactNotFoundError, GcosError, NotFoundError
+from gcos.ids import ArtifactId, RunId
+from gcos.tasks import Reason
+from site_agent.config import AgentConfig
+from site_agent.executors.interface import Executor, ExitReason, RunCommand, RunPhase, RunStatus
+from site_agent.held_run import HeldRun
+from site_agent.participant import Exit, Participant
+from site_agent.sourcing import Links, charge_of_fetch, cheapest_fetch
+from site_agent.transfer import ArtifactPlane
+
+LOG_TAIL_BYTES = 4_096
+LOG_CHUNK_BYTES = 65_536
+
+_REASONS = {
+    ExitReason.LEASE_EXPIRED: Reason.SITE_LOST,
+    ExitReason.CANCELLED: Reason.CANCELLED_BY_USER,
+    ExitReason.START_FAILED: Reason.START_FAILED,
+    ExitReason.SUPERVISOR_LOST: Reason.EXECUTOR_FAILED,
+}
+_MESSAGES = {
+    Reason.SITE_LOST: "stopped: its lease was not renewed in time",
+    Reason.CANCELLED_BY_USER: "stopped",
+    Reason.EXECUTOR_FAILED: "the executor lost the run",
+}
+
+
+class RunShell:
+    """Runs of one site."""
+
+    def __init__(
+        self,
+        *,
+        config: AgentConfig,
+        clock: Clock,
+        executor: Executor,
+        plane: ArtifactPlane,
+        participant: Participant,
+        links: Links,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._executor = executor
+        self._plane = plane
+        self._participant = participant
+        self._links = links
+        self._work = config.data_dir / "work"
+        self._outputs = config.data_dir / "outputs"
+        self._logs = config.data_dir / "logs"
+        for directory in (self._work, self._outputs, self._logs):
+            directory.mkdir(parents=True, exist_ok=True)
+
+    # ---------------------------------------------------------------- artifacts
+
+    async def bring(
+        self,
+        award: Award,
+        need: ArtifactNeed,
+        refresh: Callable[[ArtifactNeed], Awaitable[ArtifactNeed]],
+    ) -> tuple[Fetch, Charge, tuple[ArtifactId, ...]] | None:
+        """Fetch one artifact; return what it cost, or None where another run had it fetched.
+
+        Raises:
+            GcosError: No holder could give it, or there is no room.
+        """
+        try:
+            return await self._bring(award, need)
+        except GcosError:
+            fresh = await refresh(need)  # holders may have changed since the announcement
+            return await self._bring(award, fresh)
+
+    async def _bring(
+        self, award: Award, need: ArtifactNeed
+    ) -> tuple[Fetch, Charge, tuple[ArtifactId, ...]] | None:
+        site = self._participant.site
+        carbon = self._participant.signals.carbon
+        carbon_here = None if carbon is None else carbon.series
+        started_s = self._clock.world_s()
+        found = cheapest_fetch(
+            need,
+            here=site.site_id,
+            zone=site.zone,
+            links=self._links,
+            terms=award.terms,
+            carbon_here=carbon_here,
+            byte_ratio=self._config.world.byte_ratio,
+            now_s=started_s,
+        )
+        if found is None:
+            raise ArtifactNotFoundError(f"no other site is known to hold {need.name}")
+        moved = self._participant.moved_bytes
+        before = moved.get(award.run_id, 0)
+
+        def on_progress(count: int) -> None:
+            moved[award.run_id] = before + count
+
+        result = await self._plane.fetch(
+            need, found[0].source, run_id=award.run_id, on_progress=on_progress
+        )
+        if result.is_shared:
+            return None
+        ended_s = self._clock.world_s()
+        # A source that failed half-way has sent its share all the same.
+        charge = Charge.sum(
+            charge_of_fetch(
+                part.bytes_moved,
+                part.source,
+                self._links(part.source.zone, site.zone),
+                terms=award.terms,
+                carbon_here=carbon_here,
+                byte_ratio=self._config.world.byte_ratio,
+                start_s=started_s,
+                end_s=ended_s,
+            )
+            for part in result.parts
+        )
+        fetch = Fetch(
+            artifact_id=need.artifact_id,
+            name=need.name,
+            size_bytes=result.bytes_moved,
+            source=result.source,
+            duration_s=ended_s - started_s,
+            cost_usd=charge.transfer_usd,
+            carbon_gco2=charge.network_gco2,
+        )
+        return fetch, charge, result.evicted
+
+    # ---------------------------------------------------------------- executing
+
+    async def start(self, run: HeldRun, devices: tuple[int, ...], lease_until_s: float) -> None:
+        """Hand a run to the executor."""
+        work = self._work / run.run_id
+        await asyncio.to_thread((work / "output").mkdir, parents=True, exist_ok=True)
+        command = RunCommand(
+            run_id=run.run_id,
+            fence=run.award.fence,
+            argv=run.award.command,
+            env=self._environment(run, work),
+            working_dir=str(work.resolve()),
+            devices=devices,
+            log_max_bytes=self._config.log_max_bytes,
+            grace_s=self._config.run_grace_s,
+        )
+        await self._executor.ensure(command, lease_until_s=lease_until_s)
+
+    def _environment(self, run: HeldRun, work: Path) -> dict[str, str]:
+        """Return what the command finds: the artifacts' places and the task's own variables."""
+        award = run.award
+        data = [
+            str(self._plane.path_of(need.artifact_id))
+            for need in award.needs
+            if need.kind is ArtifactKind.DATA
+        ]
+        models = [
+            str(self._plane.path_of(need.artifact_id))
+            for need in award.needs
+            if need.kind is ArtifactKind.MODEL
+        ]
+        ours = {
+            "GCOS_TASK_ID": award.task_id,
+            "GCOS_RUN_ID": run.run_id,
+            "GCOS_SITE": self._participant.site.site_id,
+            "GCOS_OUTPUT_DIR": str((work / "output").resolve()),
+            "GCOS_DATA_DIRS": os.pathsep.join(data),
+        }
+        if models:
+            ours["GCOS_MODEL_DIR"] = models[0]
+        if data:
+            ours["GCOS_DATA_DIR"] = data[0]
+        # A task may set its own PATH, but not what tells it where its artifacts are.
+        return {"PATH": self._config.run_path, **award.env, **ours}
+
+    async def extend(self, run_id: RunId, until_s: float) -> None:
+        """Tell the supervisor how long the lease lasts."""
+        await self._executor.extend(run_id, lease_until_s=until_s)
+
+    async def cancel(self, run_id: RunId) -> None:
+        """Stop a run."""
+        await self._executor.cancel(run_id)
+
+    async def wait(self, run_id: RunId) -> Exit:
+        """Return how the run ended, once it has."""
+        try:
+            status = await self._executor.wait(run_id)
+        except NotFoundError:
+            return self.failed_start(
+                "the agent died before it had started the run", now_s=self._clock.world_s()
+            )
+        return await self._exit_of(run_id, status)
+
+    def failed_start(self, message: str, *, now_s: float) -> Exit:
+        """Return the exit of a run that never began."""
+        return Exit(
+            started_s=None,
+            ended_s=now_s,
+            exit_code=None,
+            reason=Reason.EXECUTOR_FAILED,
+            message=message,
+            log_tail="",
+        )
+
+    async def _exit_of(self, run_id: RunId, status: RunStatus) -> Exit:
+        scale = self._clock.scale
+        reason = _REASONS.get(status.reason) if status.reason is not None else None
+        if reason is None:
+            reason = Reason.EXITED_ZERO if status.exit_code == 0 else Reason.EXIT_CODE
+        message = status.message or _MESSAGES.get(reason, f"exit code {status.exit_code}")
+        started, ended = status.started_wall_s, status.ended_wall_s
+        return Exit(
+            started_s=None if started is None else scale.world_s(started),
+            ended_s=self._clock.world_s() if ended is None else scale.world_s(ended),
+            exit_code=status.exit_code,
+            reason=reason,
+            message=message,
+            log_tail=await self._tail(run_id),
+        )
+
+    async def publish(self, run: HeldRun) -> Exit:
+        """Put the outputs in their place under the run's fence; return how the run had ended."""
+        status = await self._executor.poll(run.run_id)
+        if status.phase is not RunPhase.EXITED:
+            return await self.wait(run.run_id)
+        fence = run.award.fence
+        place = self._outputs / run.award.task_id / f"{fence.origin_epoch}.{fence.attempt}"
+        await asyncio.to_thread(_publish, self._work / run.run_id / "output", place)
+        return await self._exit_of(run.run_id, status)
+
+    async def reap(self, run_id: RunId) -> None:
+        """Keep the output of an ended run and remove the rest."""
+        try:
+            await self._keep_log(run_id)
+            await self._executor.reap(run_id)
+        except NotFoundError:
+            pass
+        await asyncio.to_thread(shutil.rmtree, self._work / run_id, ignore_errors=True)
+
+    # ---------------------------------------------------------------- output
+
+    async def read_log(self, run_id: RunId, offset: int) -> tuple[bytes, bool]:
+        """Return output from byte `offset` on and whether the run has ended.
+
+        Raises:
+            NotFoundError: No such run here.
+        """
+        try:
+            status = await self._executor.poll(run_id)
+            data = await self._executor.logs(run_id, offset=offset, limit_bytes=LOG_CHUNK_BYTES)
+        except NotFoundError:
+            return await asyncio.to_thread(self._read_kept, run_id, offset), True
+        has_ended = status.phase in (RunPhase.EXITED, RunPhase.ABSENT)
+        return data, has_ended and not data
+
+    def _read_kept(self, run_id: RunId, offset: int) -> bytes:
+        path = self._logs / f"{run_id}.log"
+        if run_id != path.stem or not path.is_file():
+            raise NotFoundError(f"the output of run {run_id} is not kept here")
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(LOG_CHUNK_BYTES)
+
+    async def _tail(self, run_id: RunId) -> str:
+        """Return the last lines of the output."""
+        tail = b""
+        offset = 0
+        while True:
+            try:
+                data = await self._executor.logs(run_id, offset=offset, limit_bytes=LOG_CHUNK_BYTES)
+            except NotFoundError:
+                break
+            if not data:
+                break
+            offset += len(data)
+            tail = (tail + data)[-LOG_TAIL_BYTES:]
+        return tail.decode(errors="replace").replace("\0", "")
+
+    async def _keep_log(self, run_id: RunId) -> None:
+        path = self._logs / f"{run_id}.log"
+        partial = path.with_suffix(".partial")
+        offset = 0
+        with partial.open("wb") as file:
+            while data := await self._executor.logs(
+                run_id, offset=offset, limit_bytes=LOG_CHUNK_BYTES
+            ):
+                offset += len(data)
+                await asyncio.to_thread(file.write, data)
+        partial.replace(path)
+        await asyncio.to_thread(self._trim_logs)
+
+    def _trim_logs(self) -> None:
+        """Keep the newest outputs only."""
+        kept = sorted(self._logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        for path in kept[: max(0, len(kept) - self._config.log_count_max)]:
+            path.unlink(missing_ok=True)
+
+
+def _publish(source: Path, place: Path) -> None:
+    """Move a directory to its place, once: a second publication changes nothing."""
+    if place.exists() or not source.exists():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(place)
+    directory = os.open(place.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

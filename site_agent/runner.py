@@ -1,0 +1,570 @@
+"""The agent's one shell: writes what the cores wrote, does what they asked, tells them what came.
+
+Everything that changes a core goes through `apply`: the core has changed, its writes become
+durable, then its effects begin, each in a task of the agent's own group. A store that fails stops
+the agent: what it cannot write it must not promise.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+
+from gcos.clock import Clock
+from gcos.contract_net import ArtifactNeed, Fetch, Report, Verdict
+from gcos.durations import PoolSpeed, Prediction, WorkFeatures
+from gcos.errors import GcosError, NoCandidateError, UnavailableError, UnknownSiteError
+from gcos.ids import Fence, RunId, SiteId, TaskId, task_id
+from gcos.known_sites import KnownSite
+from gcos.ledger import LedgerEntry
+from gcos.logs import Log
+from gcos.run_time_prior import prior_predictions
+from gcos.signals import StepSeries
+from gcos.store import Store
+from gcos.system import unique_text
+from gcos.task_record import Task
+from gcos.tasks import ANY_GPU, TaskSpec
+from site_agent import effects as fx
+from site_agent.config import AgentConfig
+from site_agent.effects import Now, Ready
+from site_agent.journal import rows_of
+from site_agent.negotiation import Negotiation
+from site_agent.origin import Auction, Origin
+from site_agent.participant import Participant
+from site_agent.peers import Peers
+from site_agent.run_shell import RunShell
+from site_agent.signals import SignalSource
+from site_agent.sourcing import Links, cheapest_fetch
+
+TICK_S = 0.1
+SIGNALS_REFRESH_S = 900.0
+"""World seconds between two readings of the signals."""
+SIGNALS_BEHIND_H = 26
+SIGNALS_AHEAD_H = 7 * 24
+REPORT_RETRY_MAX_S = 10.0
+SITES_REFRESH_S = 5.0
+
+
+class Runner:
+    """One agent at work."""
+
+    def __init__(
+        self,
+        *,
+        config: AgentConfig,
+        clock: Clock,
+        store: Store,
+        origin: Origin,
+        participant: Participant,
+        peers: Peers,
+        runs: RunShell,
+        signal_source: SignalSource,
+        links: Links,
+        group: asyncio.TaskGroup,
+        log: Log,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.store = store
+        self.origin = origin
+        self.participant = participant
+        self.peers = peers
+        self.runs = runs
+        self.links = links
+        self.log = log
+        self.ledger: dict[RunId, LedgerEntry] = {}
+        self.known: dict[SiteId, KnownSite] = {}
+        self.is_known_fresh = False
+        #: Set when the store has failed: the agent must stop.
+        self.failed = asyncio.Event()
+        self._signal_source = signal_source
+        self._group = group
+        self._changed = asyncio.Event()
+        self._renew_now = asyncio.Event()
+        self._staging: dict[RunId, asyncio.Task[None]] = {}
+        self._effects: set[asyncio.Task[None]] = set()
+        self._last_applied: asyncio.Task[GcosError | None] | None = None
+        self._negotiation = Negotiation(self)
+
+    def now(self) -> Now:
+        """Return this instant on both time axes."""
+        return Now(self.clock.protocol_s(), self.clock.world_s())
+
+    # ---------------------------------------------------------------- writes and effects
+
+    async def apply(self, ready: Ready) -> None:
+        """Make the writes durable, then begin the effects, whoever stops waiting for it.
+
+        The core has changed already: were this cancelled with its caller (a peer that hangs up in
+        the middle of a call), what the core asked for would never happen.
+
+        Raises:
+            UnavailableError: The journal cannot be written; the agent stops.
+        """
+        if not ready.writes and not ready.effects:
+            return
+        task = self._group.create_task(self._carry_out(ready, after=self._last_applied))
+        self._last_applied = task
+        problem = await asyncio.shield(task)
+        if problem is not None:
+            raise problem
+
+    async def _carry_out(
+        self, ready: Ready, *, after: asyncio.Task[GcosError | None] | None
+    ) -> GcosError | None:
+        if ready.writes:
+            try:
+                await self.store.commit(rows_of(ready.writes))  # in the order of the calls
+            except GcosError as exc:
+                self.log.error("journal_failed", error=str(exc))
+                self.failed.set()
+                return UnavailableError(
+                    "the journal cannot be written", hint="see the log of the agent"
+                )
+            for write in ready.writes:
+                if isinstance(write, fx.AddEntry):
+                    self.ledger[write.entry.run_id] = write.entry
+                elif isinstance(write, fx.Note):
+                    self.log.info(write.kind, task_id=write.task_id, **write.facts)
+            self._tell_watchers()
+        elif after is not None and not after.done():
+            await asyncio.wait({after})  # nothing is sent before what led to it is written
+        if not self.failed.is_set():
+            for effect in ready.effects:
+                self._begin(effect)
+        return None
+
+    def _begin(self, effect: fx.Effect) -> None:
+        name = type(effect).__name__
+        task = self._group.create_task(self._guarded(name, self._perform(effect)), name=name)
+        self._effects.add(task)
+        task.add_done_callback(self._effects.discard)
+        if isinstance(effect, fx.Stage):
+            self._staging[effect.run_id] = task
+
+    def cancel_effects(self) -> None:
+        """Stop what waits for peers or runs, so that the agent can end.
+
+        Runs go on under their supervisors; the next agent over this directory adopts them.
+        """
+        for task in list(self._effects):
+            task.cancel()
+
+    async def _guarded(self, name: str, work: Awaitable[None]) -> None:
+        """Let one failed effect end alone: the cores' timers repeat what matters."""
+        try:
+            await work
+        except GcosError as exc:
+            self.log.warning("effect_failed", effect=name, reason=exc.reason, error=str(exc))
+        except Exception:
+            self.log.exception("effect_crashed", effect=name)
+
+    async def _perform(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Negotiate(task):
+                await self._negotiate(task)
+            case fx.SendAward():
+                await self._send_award(effect)
+            case fx.SendRejections(rejections):
+                for site_id, rejection in rejections:
+                    if site_id != self.participant.site.site_id:
+                        await self.peers.reject(self.address_of(site_id), [rejection])
+            case fx.SendRevoke():
+                await self._send_revoke(effect)
+            case fx.Observe(observation):
+                await self.peers.observe(observation)
+            case fx.Stage(run_id):
+                await self._stage(run_id)
+            case fx.StopStaging(run_id):
+                self._stop_staging(run_id)
+            case fx.StartRun():
+                await self._start(effect)
+            case fx.Adopt(run_id):
+                await self._watch(run_id)
+            case fx.ExtendLease(run_id, until_s):
+                await self.runs.extend(run_id, until_s)
+            case fx.StopRun(run_id):
+                await self.runs.cancel(run_id)
+            case fx.Publish(run_id):
+                await self._publish(run_id)
+            case fx.SendReport(address, report):
+                await self._send_report(address, report)
+            case fx.Reap(run_id):
+                await self.runs.reap(run_id)
+            case fx.RenewSoon():
+                self._renew_now.set()
+
+    def address_of(self, site_id: SiteId) -> str:
+        """Return where a site is reached.
+
+        Raises:
+            UnknownSiteError: It was never heard of.
+        """
+        if site_id == self.participant.site.site_id:
+            return self.participant.site.address
+        known = self.known.get(site_id)
+        if known is None:
+            raise UnknownSiteError(f"site {site_id} is not known here", hint="see: gcos sites ls")
+        return known.site.address
+
+    # ---------------------------------------------------------------- watching
+
+    def _tell_watchers(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self, *, timeout_s: float) -> None:
+        """Return when something was written, or after `timeout_s`."""
+        event = self._changed
+        try:
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            return
+
+    # ---------------------------------------------------------------- the client's verbs
+
+    async def submit(self, spec: TaskSpec) -> tuple[Task, bool]:
+        """Take a task; return it and whether the request id was known.
+
+        Raises:
+            GcosError: The task names an artifact or GPU type that no site has, or breaks a limit.
+        """
+        known = self._repeat_of(spec)
+        if known is not None:
+            return known, True
+        needs = await self.resolve(spec)
+        self.check_gpu(spec)
+        known = self._repeat_of(spec)  # the same request may have come twice at once
+        if known is not None:
+            return known, True
+        new_id = task_id(self.participant.site.site_id, unique_text())
+        lacking = self.lacking_here(spec, needs)
+        task, ready = self.origin.submit(new_id, spec, needs, lacking, now=self.now())
+        await self.apply(ready)
+        return task, False
+
+    def _repeat_of(self, spec: TaskSpec) -> Task | None:
+        if spec.request_id is None or spec.request_id not in self.origin.requests:
+            return None
+        return self.origin.tasks[self.origin.requests[spec.request_id]]
+
+    async def resolve(self, spec: TaskSpec) -> tuple[ArtifactNeed, ...]:
+        """Return the artifacts that a spec names, with their holders.
+
+        Raises:
+            ArtifactNotFoundError: No site holds one.
+            InvalidRequestError: A name stands for more than one content.
+        """
+        fields = ([("model", spec.model)] if spec.model is not None else []) + [
+            (f"data[{i}]", reference) for i, reference in enumerate(spec.data)
+        ]
+        return await self._negotiation.resolve(fields)
+
+    def check_gpu(self, spec: TaskSpec) -> None:
+        """Refuse a task for which no known site has GPUs.
+
+        Raises:
+            NoCandidateError: The type is unknown, or no pool of it is large enough.
+        """
+        pools = [pool for site in self.sites() for pool in site.site.pools]
+        types = sorted({pool.type for pool in pools})
+        fitting = [pool for pool in pools if spec.gpu.type in (ANY_GPU, pool.type)]
+        if not fitting:
+            raise NoCandidateError(
+                f"resources.gpu.type: no site has a GPU of type {spec.gpu.type!r}",
+                hint=f"use any, or one of {', '.join(types)}",
+            )
+        largest = max(pool.gpu_count for pool in fitting)
+        if largest < spec.gpu.gpu_count:
+            raise NoCandidateError(
+                f"resources.gpu.count: {spec.gpu.gpu_count} GPUs of type {spec.gpu.type}"
+                f" are in no one pool",
+                hint=f"the largest has {largest}",
+            )
+
+    def lacking_here(self, spec: TaskSpec, needs: tuple[ArtifactNeed, ...]) -> tuple[Fetch, ...]:
+        """Return the transfers that running here at once would need: the yardstick of savings."""
+        fetches = []
+        for need in needs:
+            if self.participant.cache.has(need.artifact_id):
+                continue
+            found = cheapest_fetch(
+                need,
+                here=self.participant.site.site_id,
+                zone=self.participant.site.zone,
+                links=self.links,
+                terms=self.origin.terms_of(spec, ()),
+                carbon_here=self.carbon,
+                byte_ratio=self.config.world.byte_ratio,
+                now_s=self.now().world_s,
+            )
+            if found is not None:
+                fetches.append(found[0])
+        return tuple(fetches)
+
+    @property
+    def carbon(self) -> StepSeries | None:
+        """Carbon intensity here; None where missing or stale."""
+        signal = self.participant.signals.carbon
+        return None if signal is None else signal.series
+
+    async def cancel(self, task_id: TaskId) -> tuple[Task, bool]:
+        """End a task; return it and whether this ended it."""
+        task, is_cancelled, ready = self.origin.cancel(task_id, now=self.now())
+        await self.apply(ready)
+        return task, is_cancelled
+
+    async def plan(self, spec: TaskSpec) -> Auction:
+        """Announce a task that does not exist, and change nothing."""
+        needs = await self.resolve(spec)
+        self.check_gpu(spec)
+        unborn = task_id(self.participant.site.site_id, "0" * 13)
+        return await self._negotiation.hold(unborn, spec, needs, Fence())
+
+    # ---------------------------------------------------------------- origin's effects
+
+    async def _negotiate(self, task_id: TaskId) -> None:
+        task = self.origin.tasks[task_id]
+        try:
+            auction = await self._negotiation.hold(
+                task_id, task.spec, task.needs, task.fence.next_attempt()
+            )
+        except Exception:
+            self.log.exception("negotiation_crashed", task_id=task_id)
+            auction = Auction((), task.needs, (), (), is_complete=False)
+        await self.apply(self.origin.close_auction(task_id, auction, now=self.now()))
+
+    async def predict(self, features: WorkFeatures) -> tuple[Prediction, ...]:
+        """Return the run time on every pool type that is known; the prior where nobody answers."""
+        speeds: dict[str, float] = {}
+        for site in self.sites():
+            for pool in site.site.pools:
+                speeds.setdefault(pool.type, pool.speed_ratio)
+        pools = [PoolSpeed(type=kind, speed_ratio=speeds[kind]) for kind in sorted(speeds)]
+        try:
+            return await self.peers.predict(features, pools)
+        except UnavailableError:
+            return prior_predictions(features, pools)
+
+    async def _send_award(self, effect: fx.SendAward) -> None:
+        if effect.to == self.participant.site.site_id:
+            answer, ready = self.participant.award(effect.award, now=self.now())
+            await self.apply(ready)
+        else:
+            answer = await self.peers.award(self.address_of(effect.to), effect.award)
+        await self.apply(self.origin.award_answered(effect.award.run_id, answer, now=self.now()))
+
+    async def _send_revoke(self, effect: fx.SendRevoke) -> None:
+        own = self.participant.site
+        if effect.to == own.site_id:
+            await self.revoke([effect.run_id])
+        else:
+            await self.peers.revoke(self.address_of(effect.to), own.site_id, [effect.run_id])
+
+    async def revoke(self, run_ids: list[RunId]) -> None:
+        """Stop runs at this site because their tasks were cancelled."""
+        for run_id in run_ids:
+            await self.apply(self.participant.revoked(run_id, now=self.now(), is_cancelled=True))
+
+    # ---------------------------------------------------------------- participant's effects
+
+    async def _stage(self, run_id: RunId) -> None:
+        """Bring what the run lacks, one artifact after the other."""
+        run = self.participant.runs.get(run_id)
+        if run is None:
+            return
+        for need in self.participant.missing(run_id):
+            await self.apply(self.participant.staging(run_id, now=self.now()))
+            try:
+                done = await self.runs.bring(run.award, need, self._negotiation.holders_of)
+            except GcosError as exc:
+                message = f"{need.name}: {exc}"
+                await self.apply(self.participant.staging_failed(run_id, message, now=self.now()))
+                return
+            if done is not None:
+                await self.apply(self.participant.fetched(run_id, *done))
+        await self.apply(self.participant.staged(run_id, now=self.now()))
+
+    def _stop_staging(self, run_id: RunId) -> None:
+        task = self._staging.pop(run_id, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    async def _start(self, effect: fx.StartRun) -> None:
+        self._staging.pop(effect.run_id, None)
+        run = self.participant.runs[effect.run_id]
+        try:
+            await self.runs.start(run, effect.devices, effect.lease_until_s)
+        except GcosError as exc:
+            exit_ = self.runs.failed_start(str(exc), now_s=self.now().world_s)
+            await self.apply(self.participant.exited(effect.run_id, exit_, now=self.now()))
+            return
+        await self._watch(effect.run_id)
+
+    async def _watch(self, run_id: RunId) -> None:
+        """Wait for the end of a run that the executor knows."""
+        exit_ = await self.runs.wait(run_id)
+        await self.apply(self.participant.exited(run_id, exit_, now=self.now()))
+
+    async def _publish(self, run_id: RunId) -> None:
+        run = self.participant.runs.get(run_id)
+        if run is None:
+            return
+        exit_ = await self.runs.publish(run)
+        await self.apply(self.participant.published(run_id, exit_, now=self.now()))
+
+    async def _send_report(self, address: str, report: Report) -> None:
+        """Send until answered: a report is the only proof of what was done."""
+        pause_s = 0.1
+        while True:
+            try:
+                if address == self.participant.site.address:
+                    answer, ready = self.origin.report(report, now=self.now())
+                    await self.apply(ready)
+                else:
+                    answer = await self.peers.report(self.origin_address(report, address), report)
+                break
+            except UnavailableError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, REPORT_RETRY_MAX_S)
+        self.log.info(
+            "run_reported",
+            run_id=report.run_id,
+            state=report.state.value,
+            is_accepted=answer.is_accepted,
+        )
+        await self.apply(self.participant.report_answered(report.run_id))
+
+    def origin_address(self, report: Report, address: str) -> str:
+        """Return where the origin is now: it may have come back under another address."""
+        known = self.known.get(SiteId(report.task_id.split("-", 1)[0]))
+        return address if known is None else known.site.address
+
+    # ---------------------------------------------------------------- loops
+
+    async def tick_forever(self) -> None:
+        """Let the cores see time pass."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self.now()
+            await self.apply(self.origin.tick(now=now))
+            await self.apply(self.participant.tick(now=now))
+
+    async def renew_forever(self) -> None:
+        """Renew the leases of held runs, at a third of a lease and when something changed."""
+        while True:
+            try:
+                async with asyncio.timeout(self.config.lease_s / 3):
+                    await self._renew_now.wait()
+            except TimeoutError:
+                pass
+            self._renew_now.clear()
+            async with asyncio.TaskGroup() as group:
+                for address in self.participant.renewals():
+                    group.create_task(self._guarded("Renew", self._renew(address)))
+            await asyncio.sleep(TICK_S / 5)  # several changes make one renewal
+
+    async def _renew(self, address: str) -> None:
+        renewal = self.participant.renewals().get(address)
+        if renewal is None:
+            return
+        sent_s = self.clock.protocol_s()
+        if address == self.participant.site.address:
+            answer, ready = self.origin.renew(renewal, now=self.now())
+            await self.apply(ready)
+        else:
+            origin = self.known.get(SiteId(renewal.runs[0].run_id.split("-", 1)[0]))
+            target = address if origin is None else origin.site.address
+            answer = await self.peers.renew(target, renewal)
+        kept = tuple(
+            RunId(run_id)
+            for run_id, verdict in answer.verdicts.items()
+            if verdict is Verdict.CONTINUE
+        )
+        ready = self.participant.renewed(
+            kept, sent_s=sent_s, lease_s=answer.lease_s, now=self.now()
+        )
+        for run_id, verdict in answer.verdicts.items():
+            if verdict is Verdict.REVOKED:
+                ready += self.participant.revoked(RunId(run_id), now=self.now())
+        await self.apply(ready)
+
+    async def beat_forever(self, address: str) -> None:
+        """Register with one broker again and again."""
+        pause_s = 0.0
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = self.config.beat_s
+            await self._register(address)
+
+    async def beat_now(self) -> None:
+        """Tell every broker what is new here rather than wait for the next beat."""
+        for address in self.peers.broker_addresses:
+            await self._register(address)
+
+    async def _register(self, address: str) -> None:
+        try:
+            digest = self.participant.digest(now=self.now())
+            await self.peers.register(address, self.participant.site, digest)
+        except UnavailableError:
+            return  # the next beat comes soon
+        except GcosError as exc:
+            self.log.error("registration_refused", broker=address, error=str(exc))
+
+    async def sites_forever(self) -> None:
+        """Keep what is known of other sites."""
+        while True:
+            await self.refresh_sites()
+            is_alone = self.known.keys() <= {self.participant.site.site_id}
+            await asyncio.sleep(0.2 if is_alone else SITES_REFRESH_S)
+
+    async def refresh_sites(self) -> None:
+        """Ask a broker who is there; keep the last answer where none replies."""
+        try:
+            sites = await self.peers.sites()
+        except UnavailableError:
+            self.is_known_fresh = False
+            return
+        self.is_known_fresh = True
+        for known in sites:
+            self.known[known.site.site_id] = known
+
+    def sites(self) -> list[KnownSite]:
+        """Return every site that is known, this one as it is now, sorted by id."""
+        own = KnownSite(
+            site=self.participant.site, digest=self.participant.digest(now=self.now()), age_s=0.0
+        )
+        return [site for _, site in sorted({**self.known, own.site.site_id: own}.items())]
+
+    async def signals_forever(self) -> None:
+        """Keep price and carbon ahead of world time."""
+        while True:
+            await asyncio.sleep(SIGNALS_REFRESH_S / self.clock.scale.speed)
+            await self.refresh_signals()
+
+    async def refresh_signals(self) -> None:
+        """Read the signals around now; keep the last ones where the source fails."""
+        now_s = self.clock.world_s()
+        try:
+            self.participant.signals = await self._signal_source.signals(
+                self.participant.site.zone,
+                now_s - SIGNALS_BEHIND_H * 3600,
+                now_s + SIGNALS_AHEAD_H * 3600,
+            )
+        except GcosError as exc:
+            self.log.error("signals_failed", error=str(exc))
+
+    async def drain(self) -> None:
+        """Take no new work, return what has not started, let the rest end or stop it."""
+        await self.apply(self.participant.drain(now=self.now()))
+        try:
+            async with asyncio.timeout(self.config.drain_s):
+                while self.participant.runs:
+                    await self.changed(timeout_s=self.config.drain_s)
+        except TimeoutError:
+            await self.apply(self.participant.stop_all(now=self.now()))
+            try:
+                async with asyncio.timeout(self.config.run_grace_s + 5.0):
+                    while self.participant.runs:
+                        await self.changed(timeout_s=self.config.run_grace_s)
+            except TimeoutError:
+                self.log.warning("drain_incomplete", runs=len(self.participant.runs))

@@ -1,0 +1,213 @@
+"""The plan of one GPU pool: what runs, what waits, what may start now. Pure.
+
+Order: earliest latest-start first (deadline minus p90 of the run time), then first come. Back-fill:
+a later run may start now only if, counted at 1.3 times its predicted median, it does not push back
+the start of the head of the queue. Naive back-fill starves large tasks (DESIGN section 5). The head
+is the first run that could start now or is expected to be ready later: one whose artifacts or lease
+are overdue cannot be delayed by anybody, and must not hold idle GPUs.
+
+The *profile* is the number of free GPUs over time as two arrays: `times`, (n,) ascending, and
+`free`, (n,), valid from each time to the next; the last value holds for ever.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcos.durations import RunTime
+from gcos.ids import RunId
+
+#: How much longer than predicted a back-filled run is assumed to take.
+BACKFILL_FACTOR = 1.3
+
+Profile = tuple[NDArray[np.float64], NDArray[np.int64]]
+
+
+def earliest_fit(
+    profile: Profile, *, gpu_count: int, duration_s: float, not_before_s: float
+) -> float:
+    """Return the earliest instant >= `not_before_s` from which `gpu_count` GPUs stay free.
+
+    The request must fit the empty pool, so an answer always exists.
+    """
+    times, free = profile
+    assert free[-1] >= gpu_count, "the request is larger than the pool"
+    start = max(not_before_s, float(times[0]))
+    short = np.flatnonzero(free < gpu_count)
+    for i in short:
+        begins, ends = float(times[i]), float(times[i + 1])
+        if ends > start and begins < start + duration_s:
+            start = ends
+    return start
+
+
+def reserve(profile: Profile, *, gpu_count: int, start_s: float, end_s: float) -> Profile:
+    """Return the profile with `gpu_count` GPUs taken from `start_s` to `end_s`."""
+    times, free = profile
+    edges = np.union1d(times, [max(start_s, float(times[0])), max(end_s, float(times[0]))])
+    values = free[np.searchsorted(times, edges, side="right") - 1].copy()
+    values[(edges >= start_s) & (edges < end_s)] -= gpu_count
+    return edges, values
+
+
+@dataclass(slots=True)
+class Planned:
+    """A run that the pool has accepted.
+
+    Attributes:
+        run_id: The attempt.
+        gpu_count: GPUs that it needs.
+        run_time: Predicted run time.
+        latest_start_s: World instant by which it should start: deadline minus p90.
+        accepted_s: World instant of its acceptance; breaks ties.
+        ready_s: World instant before which it cannot start; inf while its artifacts are on an
+            unknown way.
+        started_s: World instant of the start; None while it waits.
+        devices: Indices of its GPUs while it runs.
+    """
+
+    run_id: RunId
+    gpu_count: int
+    run_time: RunTime
+    latest_start_s: float
+    accepted_s: float
+    ready_s: float
+    started_s: float | None = None
+    devices: tuple[int, ...] = ()
+
+    def expected_end_s(self, now_s: float) -> float:
+        """Return the predicted end of a running one, world seconds."""
+        assert self.started_s is not None
+        elapsed = now_s - self.started_s
+        return now_s + self.run_time.remaining_after(elapsed).p50_s
+
+    @property
+    def urgency(self) -> tuple[float, float, str]:
+        """Sort key of the queue."""
+        return self.latest_start_s, self.accepted_s, self.run_id
+
+
+@dataclass(slots=True)
+class PoolSchedule:
+    """What runs and waits in one pool of `gpu_count` GPUs."""
+
+    gpu_count: int
+    #: All accepted runs. Running ones hold distinct devices; sum of theirs <= gpu_count.
+    planned: dict[RunId, Planned] = field(default_factory=dict)
+
+    def add(self, run: Planned) -> None:
+        """Take a run into the plan; a second time changes nothing."""
+        assert run.gpu_count <= self.gpu_count, "the run is larger than the pool"
+        self.planned.setdefault(run.run_id, run)
+
+    def remove(self, run_id: RunId) -> None:
+        """Forget a run that has ended; unknown ones are forgotten already."""
+        self.planned.pop(run_id, None)
+
+    def start(self, run_id: RunId, *, now_s: float) -> tuple[int, ...]:
+        """Give a waiting run its devices and return them."""
+        run = self.planned[run_id]
+        free = self.free_devices()
+        assert run.started_s is None, "started twice"
+        assert len(free) >= run.gpu_count, "no room to start"
+        run.started_s = now_s
+        run.devices = free[: run.gpu_count]
+        return run.devices
+
+    def free_devices(self) -> tuple[int, ...]:
+        """Return the indices of GPUs that nothing runs on."""
+        taken = {device for run in self.planned.values() for device in run.devices}
+        return tuple(i for i in range(self.gpu_count) if i not in taken)
+
+    def committed_gpu_s(self, now_s: float) -> float:
+        """Return the predicted GPU seconds of everything that runs or waits."""
+        total = 0.0
+        for run in self.planned.values():
+            left = run.run_time.p50_s
+            if run.started_s is not None:
+                left = run.expected_end_s(now_s) - now_s
+            total += run.gpu_count * left
+        return total
+
+    def promised_count(self) -> int:
+        """Return the GPUs that running and waiting runs need together, at most the pool."""
+        return min(self.gpu_count, sum(run.gpu_count for run in self.planned.values()))
+
+    def profile(self, now_s: float) -> Profile:
+        """Return free GPUs over time with everything that runs and waits in its place."""
+        return self._with_queue(self._running_profile(now_s), now_s)
+
+    def startable(self, now_s: float, *, may_start: frozenset[RunId]) -> RunId | None:
+        """Return the run to start now, or None; call again after starting it.
+
+        Args:
+            now_s: World instant.
+            may_start: Runs whose lease is confirmed and whose artifacts are here.
+        """
+        queue = [
+            run
+            for run in self._queue()
+            if run.run_id in may_start or now_s < run.ready_s < math.inf
+        ]
+        free_count = len(self.free_devices())
+        fitting = [
+            run
+            for run in queue
+            if run.run_id in may_start and run.gpu_count <= free_count and run.ready_s <= now_s
+        ]
+        if not fitting:
+            return None
+        head = queue[0]
+        if fitting[0] is head:
+            return head.run_id
+        base = self._running_profile(now_s)
+        return next((r.run_id for r in fitting if not self._delays(head, r, base, now_s)), None)
+
+    def check_invariants(self) -> None:
+        """Assert that devices are distinct and never more than the pool has."""
+        devices = [device for run in self.planned.values() for device in run.devices]
+        assert len(devices) == len(set(devices)) <= self.gpu_count
+        assert all(0 <= device < self.gpu_count for device in devices)
+
+    def _queue(self) -> list[Planned]:
+        waiting = [run for run in self.planned.values() if run.started_s is None]
+        return sorted(waiting, key=lambda run: run.urgency)
+
+    def _delays(self, head: Planned, run: Planned, base: Profile, now_s: float) -> bool:
+        """Tell whether starting `run` now would push back the start of `head`."""
+        planned = self._head_start(head, base, now_s)
+        end_s = now_s + BACKFILL_FACTOR * run.run_time.p50_s
+        taken = reserve(base, gpu_count=run.gpu_count, start_s=now_s, end_s=end_s)
+        return self._head_start(head, taken, now_s) > planned
+
+    def _head_start(self, head: Planned, profile: Profile, now_s: float) -> float:
+        not_before = max(now_s, head.ready_s) if math.isfinite(head.ready_s) else now_s
+        return earliest_fit(
+            profile,
+            gpu_count=head.gpu_count,
+            duration_s=head.run_time.p50_s,
+            not_before_s=not_before,
+        )
+
+    def _running_profile(self, now_s: float) -> Profile:
+        profile: Profile = (np.array([now_s]), np.array([self.gpu_count], dtype=np.int64))
+        for run in self.planned.values():
+            if run.started_s is not None:
+                profile = reserve(
+                    profile,
+                    gpu_count=run.gpu_count,
+                    start_s=now_s,
+                    end_s=run.expected_end_s(now_s),
+                )
+        return profile
+
+    def _with_queue(self, profile: Profile, now_s: float) -> Profile:
+        for run in self._queue():
+            duration = run.run_time.p50_s
+            start = self._head_start(run, profile, now_s)
+            profile = reserve(
+                profile, gpu_count=run.gpu_count, start_s=start, end_s=start + duration
+            )
+        return profile

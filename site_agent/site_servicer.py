@@ -1,0 +1,113 @@
+"""The peers' face of an agent: decode, ask the cores, encode."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from gcos.contract_net import Announcement, Award, Bid, Renewal, Report
+from gcos.errors import InvalidRequestError
+from gcos.ids import RunId
+from gcos.rpc.wire import from_proto, to_proto
+from gcos.v1 import site_pb2, site_pb2_grpc
+from site_agent.peers import AnnounceAnswer
+from site_agent.runner import Runner
+from site_agent.task_servicer import run_log
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+ANNOUNCEMENT_COUNT_MAX = 64
+
+
+class SiteServicer(site_pb2_grpc.SiteServiceServicer):
+    """Participant towards origins, origin towards holders."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def Announce(
+        self, request: site_pb2.AnnounceRequest, context: Context
+    ) -> site_pb2.AnnounceResponse:
+        """Bid or refuse; changes nothing durable."""
+        del context
+        if not 1 <= len(request.announcements) <= ANNOUNCEMENT_COUNT_MAX:
+            raise InvalidRequestError(f"takes 1 to {ANNOUNCEMENT_COUNT_MAX}", field="announcements")
+        now = self._runner.now()
+        answers = []
+        for message in request.announcements:
+            answer = self._runner.participant.bid(from_proto(message, Announcement), now=now)
+            record = (
+                AnnounceAnswer(bid=answer)
+                if isinstance(answer, Bid)
+                else AnnounceAnswer(refusal=answer)
+            )
+            answers.append(to_proto(record, site_pb2.AnnounceAnswer))
+        return site_pb2.AnnounceResponse(answers=answers)
+
+    async def Award(
+        self, request: site_pb2.AwardRequest, context: Context
+    ) -> site_pb2.AwardResponse:
+        """Accept or decline, durably."""
+        del context
+        award = from_proto(request.award, Award)
+        answer, ready = self._runner.participant.award(award, now=self._runner.now())
+        await self._runner.apply(ready)
+        return to_proto(answer, site_pb2.AwardResponse)
+
+    async def Reject(
+        self, request: site_pb2.RejectRequest, context: Context
+    ) -> site_pb2.RejectResponse:
+        """Hear what tasks went for."""
+        del context
+        for rejection in request.rejections:
+            self._runner.log.debug(
+                "bid_rejected",
+                task_id=rejection.task_id,
+                winner=rejection.winner,
+                winning_offer_usd=rejection.winning_offer_usd,
+                offer_usd=rejection.offer_usd,
+            )
+        return site_pb2.RejectResponse()
+
+    async def Renew(
+        self, request: site_pb2.RenewRequest, context: Context
+    ) -> site_pb2.RenewResponse:
+        """Renew leases and learn how far runs are."""
+        del context
+        renewal = from_proto(request, Renewal)
+        answer, ready = self._runner.origin.renew(renewal, now=self._runner.now())
+        await self._runner.apply(ready)
+        return to_proto(answer, site_pb2.RenewResponse)
+
+    async def Report(
+        self, request: site_pb2.ReportRequest, context: Context
+    ) -> site_pb2.ReportResponse:
+        """Take the end of a run, durably."""
+        del context
+        report = from_proto(request.report, Report)
+        answer, ready = self._runner.origin.report(report, now=self._runner.now())
+        await self._runner.apply(ready)
+        return to_proto(answer, site_pb2.ReportResponse)
+
+    async def Revoke(
+        self, request: site_pb2.RevokeRequest, context: Context
+    ) -> site_pb2.RevokeResponse:
+        """Stop runs of cancelled tasks."""
+        del context
+        runs = self._runner.participant.runs
+        run_ids = [RunId(run_id) for run_id in request.run_ids]
+        for run_id in run_ids:
+            if run_id in runs and runs[run_id].award.origin != request.origin:
+                raise InvalidRequestError(
+                    f"run {run_id} belongs to another origin", field="run_ids"
+                )
+        await self._runner.revoke(run_ids)
+        return site_pb2.RevokeResponse()
+
+    async def ReadRunLog(
+        self, request: site_pb2.ReadRunLogRequest, context: Context
+    ) -> AsyncIterator[site_pb2.ReadRunLogResponse]:
+        """Read the output of a run at this site."""
+        del context
+        async for data in run_log(self._runner, RunId(request.run_id), follow=request.follow):
+            yield site_pb2.ReadRunLogResponse(data=data)

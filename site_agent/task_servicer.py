@@ -1,0 +1,209 @@
+"""The client's face of an agent: decode, ask the runner, encode."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import grpc.aio
+
+from gcos.errors import GcosError, InvalidRequestError
+from gcos.ids import RunId, SiteId, TaskId
+from gcos.rpc.channels import Channels
+from gcos.rpc.status import translated
+from gcos.rpc.wire import to_proto
+from gcos.spec import parse_document
+from gcos.task_record import Task
+from gcos.v1 import common_pb2, site_pb2, site_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+from site_agent.forwarding import Forwarder, origin_address
+from site_agent.origin import judge
+from site_agent.runner import Runner
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+LIST_COUNT_MAX = 1000
+WATCH_PAUSE_S = 10.0
+LOG_PAUSE_S = 0.2
+REQUEST_ID_CHARS_MAX = 128
+
+
+class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
+    """Tasks of this origin; calls about other origins' tasks are passed on."""
+
+    def __init__(self, runner: Runner, channels: Channels) -> None:
+        self._runner = runner
+        self._channels = channels
+        self._forward = Forwarder(channels)
+
+    async def Submit(
+        self, request: tasks_pb2.SubmitRequest, context: Context
+    ) -> tasks_pb2.SubmitResponse:
+        """Take a task durably."""
+        del context
+        if len(request.request_id) > REQUEST_ID_CHARS_MAX:
+            raise InvalidRequestError(
+                f"longer than {REQUEST_ID_CHARS_MAX} characters", field="request_id"
+            )
+        spec = parse_document(request.document, submitted_s=self._runner.now().world_s)
+        if request.request_id:
+            spec = replace(spec, request_id=request.request_id)
+        task, is_repeat = await self._runner.submit(spec)
+        return tasks_pb2.SubmitResponse(task=_task(task), durability="local", is_repeat=is_repeat)
+
+    async def Plan(
+        self, request: tasks_pb2.PlanRequest, context: Context
+    ) -> tasks_pb2.PlanResponse:
+        """Show candidates and change nothing."""
+        del context
+        spec = parse_document(request.document, submitted_s=self._runner.now().world_s)
+        auction = await self._runner.plan(spec)
+        judged = judge(spec, auction.bids, auction.refusals)
+        return tasks_pb2.PlanResponse(
+            bids=[to_proto(bid, common_pb2.Bid) for bid in judged.ranked],
+            refusals=[to_proto(refusal, common_pb2.Refusal) for refusal in judged.refusals],
+            chosen_site_id=judged.ranked[0].site_id if judged.ranked else None,
+            predictions=[to_proto(p, common_pb2.Prediction) for p in auction.predictions],
+            terms=to_proto(
+                self._runner.origin.terms_of(spec, auction.predictions), common_pb2.Terms
+            ),
+            scales=self._scales(),
+        )
+
+    async def GetTask(
+        self, request: tasks_pb2.GetTaskRequest, context: Context
+    ) -> tasks_pb2.GetTaskResponse:
+        """Read one task."""
+        address = origin_address(self._runner, request.task_id, context)
+        if address is not None:
+            call = self._forward.stub(address).GetTask
+            return await self._forward.unary(call, request, context, tasks_pb2.GetTaskResponse)
+        task = self._runner.origin.task(TaskId(request.task_id))
+        return tasks_pb2.GetTaskResponse(task=_task(task))
+
+    async def ListTasks(
+        self, request: tasks_pb2.ListTasksRequest, context: Context
+    ) -> tasks_pb2.ListTasksResponse:
+        """Read this origin's tasks, newest first."""
+        del context
+        origin = self._runner.origin
+        if request.limit_count < 0:
+            raise InvalidRequestError("must be 0 or more", field="limit_count")
+        limit = min(request.limit_count or LIST_COUNT_MAX, LIST_COUNT_MAX)
+        ids = origin.active if request.only_active else origin.tasks
+        tasks = sorted(
+            (origin.tasks[task_id] for task_id in ids),
+            key=lambda task: (-task.submitted_s, task.task_id),
+        )
+        return tasks_pb2.ListTasksResponse(tasks=[_task(task) for task in tasks[:limit]])
+
+    async def WatchTask(
+        self, request: tasks_pb2.WatchTaskRequest, context: Context
+    ) -> AsyncIterator[tasks_pb2.WatchTaskResponse]:
+        """Read one task at each change until it ends."""
+        address = origin_address(self._runner, request.task_id, context)
+        if address is not None:
+            call = self._forward.stub(address).WatchTask
+            async for response in self._forward.stream(call, request, context):
+                yield response
+            return
+        last: Task | None = None
+        while last is None or not last.state.is_terminal:
+            task = self._runner.origin.task(TaskId(request.task_id))
+            if task != last:
+                last = task
+                yield tasks_pb2.WatchTaskResponse(task=_task(task))
+                continue
+            await self._runner.changed(timeout_s=WATCH_PAUSE_S)
+
+    async def CancelTask(
+        self, request: tasks_pb2.CancelTaskRequest, context: Context
+    ) -> tasks_pb2.CancelTaskResponse:
+        """End a task."""
+        address = origin_address(self._runner, request.task_id, context)
+        if address is not None:
+            call = self._forward.stub(address).CancelTask
+            return await self._forward.unary(call, request, context, tasks_pb2.CancelTaskResponse)
+        task, is_cancelled = await self._runner.cancel(TaskId(request.task_id))
+        return tasks_pb2.CancelTaskResponse(task=_task(task), is_cancelled=is_cancelled)
+
+    async def ReadLog(
+        self, request: tasks_pb2.ReadLogRequest, context: Context
+    ) -> AsyncIterator[tasks_pb2.ReadLogResponse]:
+        """Read the output of the latest attempt, wherever it runs."""
+        address = origin_address(self._runner, request.task_id, context)
+        if address is not None:
+            call = self._forward.stub(address).ReadLog
+            async for response in self._forward.stream(call, request, context):
+                yield response
+            return
+        task_id = TaskId(request.task_id)
+        task = self._runner.origin.task(task_id)
+        while request.follow and not task.state.is_terminal and task.started_s is None:
+            await self._runner.changed(timeout_s=LOG_PAUSE_S)
+            task = self._runner.origin.task(task_id)
+        if task.site_id is None:
+            return
+        run_id = task.active_run_id if task.report is None else task.report.run_id
+        is_empty = True
+        try:
+            async for data in self._run_log(task.site_id, run_id, follow=request.follow):
+                is_empty = False
+                yield tasks_pb2.ReadLogResponse(data=data)
+        except GcosError:
+            # The site is gone or has forgotten; what came with the report is what there is.
+            if not is_empty or task.report is None:
+                raise
+            yield tasks_pb2.ReadLogResponse(data=task.report.log_tail.encode())
+
+    async def _run_log(
+        self, site_id: SiteId, run_id: RunId, *, follow: bool
+    ) -> AsyncIterator[bytes]:
+        if site_id == self._runner.participant.site.site_id:
+            async for data in run_log(self._runner, run_id, follow=follow):
+                yield data
+            return
+        channel = self._channels.get(self._runner.address_of(site_id))
+        stub: site_pb2_grpc.SiteServiceAsyncStub = site_pb2_grpc.SiteServiceStub(channel)
+        request = site_pb2.ReadRunLogRequest(run_id=run_id, follow=follow)
+        with translated(f"site {site_id}"):
+            async for response in stub.ReadRunLog(request, timeout=None if follow else 30.0):
+                yield response.data
+
+    async def ListLedger(
+        self, request: tasks_pb2.ListLedgerRequest, context: Context
+    ) -> tasks_pb2.ListLedgerResponse:
+        """Read this origin's ledger, oldest first."""
+        del context
+        entries = sorted(
+            (e for e in self._runner.ledger.values() if e.ended_s >= request.since_s),
+            key=lambda entry: (entry.ended_s, entry.run_id),
+        )
+        return tasks_pb2.ListLedgerResponse(
+            entries=[to_proto(entry, tasks_pb2.LedgerEntry) for entry in entries],
+            scales=self._scales(),
+        )
+
+    def _scales(self) -> tasks_pb2.Scales:
+        world = self._runner.config.world
+        return tasks_pb2.Scales(speed_ratio=world.speed, byte_ratio=world.byte_ratio)
+
+
+async def run_log(runner: Runner, run_id: RunId, *, follow: bool) -> AsyncIterator[bytes]:
+    """Yield the output of a run at this site.
+
+    Raises:
+        NotFoundError: No such run here.
+    """
+    offset = 0
+    while True:
+        data, has_ended = await runner.runs.read_log(run_id, offset)
+        if data:
+            offset += len(data)
+            yield data
+        elif has_ended or not follow:
+            return
+        else:
+            await runner.changed(timeout_s=LOG_PAUSE_S)
+
+
+def _task(task: Task) -> tasks_pb2.Task:
+    return to_proto(task, tasks_pb2.Task)

@@ -1,0 +1,283 @@
+"""Puts one agent together: the only place that knows every part."""
+
+import asyncio
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+from gcos import logs
+from gcos.clock import Clock
+from gcos.ids import SiteId
+from gcos.locks import lock_directory
+from gcos.logs import Log
+from gcos.rpc.channels import Channels
+from gcos.rpc.memory import pin_malloc_thresholds
+from gcos.rpc.security import read_token, require_loopback
+from gcos.rpc.server import Running, serving
+from gcos.sites import Link, Site
+from gcos.store import SqliteStore, Store
+from gcos.system import unique_text
+from gcos.tables import link
+from gcos.v1 import artifacts_pb2_grpc, operator_pb2_grpc, site_pb2_grpc, tasks_pb2_grpc
+from policies.baselines.joint import JointBidder
+from site_agent import journal
+from site_agent.artifact_store import ArtifactStore
+from site_agent.config import AgentConfig
+from site_agent.effects import Now
+from site_agent.executors.process import ProcessExecutor
+from site_agent.lease import LeaseTerms
+from site_agent.operator_servicer import OperatorServicer
+from site_agent.origin import Origin, OriginSettings
+from site_agent.participant import Participant
+from site_agent.peers import Peers
+from site_agent.run_shell import RunShell
+from site_agent.runner import SIGNALS_AHEAD_H, SIGNALS_BEHIND_H, Runner
+from site_agent.signals import ProfileSource, SignalSource, TraceSource
+from site_agent.site_servicer import SiteServicer
+from site_agent.task_servicer import TaskServicer
+from site_agent.transfer import ArtifactPlane, ArtifactServicer
+from site_agent.yardstick import charge_at_origin
+
+SERVICES = (
+    "gcos.v1.TaskService",
+    "gcos.v1.SiteService",
+    "gcos.v1.OperatorService",
+    "gcos.v1.ArtifactService",
+)
+
+
+async def run_agent(config: AgentConfig, clock: Clock, stopping: asyncio.Event) -> None:
+    """Serve as one site until `stopping` is set, then drain.
+
+    Raises:
+        GcosError: The configuration is wrong, or the address or data directory is in use.
+    """
+    pin_malloc_thresholds()
+    log = logs.get_logger(site=config.site)
+    config = replace_address(config)
+    token = read_token(config.token_file)
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock_directory(config.data_dir):
+        site = _site(config)
+        async with (
+            SqliteStore.open(config.data_dir / "journal.db") as store,
+            Channels(token) as channels,
+        ):
+            await _Agent(config, site, clock, log, token, store, channels).run(stopping)
+
+
+class _Agent:
+    """The parts of one agent while it runs."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        site: Site,
+        clock: Clock,
+        log: Log,
+        token: str,
+        store: Store,
+        channels: Channels,
+    ) -> None:
+        self._config = config
+        self._site = site
+        self._clock = clock
+        self._log = log
+        self._token = token
+        self._store = store
+        self._channels = channels
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Recover, serve, drain."""
+        config = self._config
+        artifacts = await asyncio.to_thread(
+            ArtifactStore.open,
+            config.data_dir,
+            site_id=self._site.site_id,
+            model_capacity_bytes=config.model_cache_bytes,
+            data_capacity_bytes=config.data_cache_bytes,
+            allowed_roots=config.artifact_roots,
+        )
+        async with (
+            ArtifactPlane(artifacts, self._channels, self._clock, self._log) as plane,
+            asyncio.TaskGroup() as group,
+        ):
+            runner = await self._runner(plane, group)
+            await self._recover(runner)
+            loops = self._loops(runner, group)
+            try:
+                await self._serve(runner, plane, stopping)
+            finally:
+                for loop in loops:
+                    loop.cancel()
+                runner.cancel_effects()
+
+    async def _runner(self, plane: ArtifactPlane, group: asyncio.TaskGroup) -> Runner:
+        config = self._config
+        now_s = self._clock.world_s()
+        source = _signal_source(config)
+        signals = await source.signals(
+            self._site.zone, now_s - SIGNALS_BEHIND_H * 3600, now_s + SIGNALS_AHEAD_H * 3600
+        )
+        participant = Participant(
+            site=self._site,
+            cache=plane.cache,
+            bidder=JointBidder(),
+            links=_link,
+            signals=signals,
+            byte_ratio=config.world.byte_ratio,
+        )
+        origin = Origin(
+            settings=OriginSettings(
+                site_id=self._site.site_id,
+                address=self._site.address,
+                lease=LeaseTerms(config.lease_s),
+                carbon_price_usd_per_kg=config.carbon_price_usd_per_kg,
+                network_kwh_per_gb=config.network_kwh_per_gb,
+                scope=config.cost_scope,
+            ),
+            at_origin=lambda task, report: charge_at_origin(
+                task,
+                report,
+                site=participant.site,
+                signals=participant.signals,
+                byte_ratio=config.world.byte_ratio,
+            ),
+        )
+        return Runner(
+            config=config,
+            clock=self._clock,
+            store=self._store,
+            origin=origin,
+            participant=participant,
+            peers=Peers(self._channels, brokers=config.brokers, predictors=config.predictors),
+            runs=RunShell(
+                config=config,
+                clock=self._clock,
+                executor=ProcessExecutor(config.data_dir / "runs", self._clock),
+                plane=plane,
+                participant=participant,
+                links=_link,
+            ),
+            signal_source=source,
+            links=_link,
+            group=group,
+            log=self._log,
+        )
+
+    async def _recover(self, runner: Runner) -> None:
+        """Give the cores what the journal knows, before anyone can call."""
+        now = Now(self._clock.protocol_s(), self._clock.world_s())
+        for entry in await journal.load_ledger(self._store):
+            runner.ledger[entry.run_id] = entry
+        await runner.refresh_sites()
+        tasks = await journal.load_tasks(self._store)
+        runs = await journal.load_runs(self._store)
+        self._log.info("recovered", tasks=len(tasks), runs=len(runs))
+        await runner.apply(runner.participant.restore(runs, now=now))
+        await runner.apply(runner.origin.restore(tasks, now=now))
+
+    def _loops(self, runner: Runner, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        loops = [
+            group.create_task(runner.tick_forever(), name="tick"),
+            group.create_task(runner.renew_forever(), name="renew"),
+            group.create_task(runner.sites_forever(), name="sites"),
+            group.create_task(runner.signals_forever(), name="signals"),
+        ]
+        loops += [
+            group.create_task(runner.beat_forever(address), name=f"beat {address}")
+            for address in self._config.brokers
+        ]
+        return loops
+
+    async def _serve(self, runner: Runner, plane: ArtifactPlane, stopping: asyncio.Event) -> None:
+        register = (
+            lambda server: tasks_pb2_grpc.add_TaskServiceServicer_to_server(
+                TaskServicer(runner, self._channels), server
+            ),
+            lambda server: site_pb2_grpc.add_SiteServiceServicer_to_server(
+                SiteServicer(runner), server
+            ),
+            lambda server: operator_pb2_grpc.add_OperatorServiceServicer_to_server(
+                OperatorServicer(runner, plane), server
+            ),
+            lambda server: artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(
+                ArtifactServicer(plane.store), server
+            ),
+        )
+        async with serving(
+            self._config.address,
+            register=register,
+            service_names=SERVICES,
+            token=self._token,
+            log=self._log,
+        ) as running:
+            self._log.info("agent_serving", address=running.address, zone=self._site.zone)
+            await self._until_stopped(runner, running, stopping)
+            self._log.info("agent_stopped")
+
+    async def _until_stopped(
+        self, runner: Runner, running: Running, stopping: asyncio.Event
+    ) -> None:
+        async with asyncio.TaskGroup() as waits:
+            failed = waits.create_task(runner.failed.wait())
+            stopped = waits.create_task(stopping.wait())
+            await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            failed.cancel()
+            stopped.cancel()
+        await running.health.set_not_serving()
+        if not runner.failed.is_set():
+            self._log.info("agent_draining")
+            await runner.beat_now()
+            await runner.drain()
+
+
+def _site(config: AgentConfig) -> Site:
+    return Site(
+        site_id=SiteId(config.site),
+        incarnation=_incarnation(config.data_dir),
+        address=config.address,
+        zone=config.zone,
+        pue=config.pue,
+        pools=config.pools,
+        model_cache_bytes=config.model_cache_bytes,
+        data_cache_bytes=config.data_cache_bytes,
+    )
+
+
+def _incarnation(data_dir: Path) -> str:
+    """Return the random text beside the journal, made with it: who loses the journal is another."""
+    path = data_dir / "incarnation"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(unique_text())
+        partial.replace(path)
+    return path.read_text().strip()
+
+
+def _signal_source(config: AgentConfig) -> SignalSource:
+    if not config.signals_trace:
+        return ProfileSource()
+    return TraceSource(*[Path(part) for part in config.signals_trace.split(os.pathsep)])
+
+
+def _link(src_zone: str, dst_zone: str) -> Link:
+    facts = link(src_zone, dst_zone)
+    return Link(
+        rtt_s=facts.rtt_s,
+        bytes_per_s=facts.bytes_per_s,
+        egress_usd_per_gb=facts.egress_usd_per_gb,
+    )
+
+
+def replace_address(config: AgentConfig) -> AgentConfig:
+    """Return the configuration with a real port where port 0 was asked for."""
+    require_loopback(config.address)
+    host, _, port = config.address.rpartition(":")
+    if port != "0":
+        return config
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host.strip("[]"), 0))
+        free = probe.getsockname()[1]
+    return replace(config, address=f"{host}:{free}")
