@@ -6,9 +6,9 @@ costs one more read of all weights over the memory rate, shared by the sequences
 
     seconds = tokens x epochs x (arithmetic + reading) / (speed_ratio x gpu_count)
 
-It leaves out start-up, data loading, the attention cache and the loss from using many GPUs: hence
-the wide distribution around it. The predictor learns what a model really takes as a factor on this;
-an agent whose predictor is away uses it as it is.
+It leaves out data loading, the attention cache and the loss from using many GPUs: hence the wide
+distribution around it. The predictor learns what a model really takes as a factor on the roofline;
+an agent whose predictor is away uses the prior as it is: the roofline and `START_UP_S`.
 """
 
 import math
@@ -60,6 +60,11 @@ DATA_BYTES_PER_TOKEN = 4.0
 WORK_UNKNOWN_S = 1_800.0
 
 
+#: What any job takes before its first token: process, framework, weights from disk (assumed). It
+#: moves the prior only; what is learned scales with the work.
+START_UP_S = 30.0
+
+
 def reference_s(features: WorkFeatures) -> float:
     """Return the roofline's seconds for all the work on one GPU of speed ratio 1."""
     token_count = _token_count(features)
@@ -85,7 +90,10 @@ def prior_predictions(features: WorkFeatures, pools: Sequence[PoolSpeed]) -> tup
     return tuple(
         Prediction(
             pool_type=pool.type,
-            run_time=RunTime.lognormal(pool_reference_s(features, pool.speed_ratio), PRIOR_SIGMA),
+            run_time=RunTime.lognormal(
+                START_UP_S / pool.speed_ratio + pool_reference_s(features, pool.speed_ratio),
+                PRIOR_SIGMA,
+            ),
             source=PredictionSource.PRIOR,
         )
         for pool in pools

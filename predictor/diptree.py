@@ -40,7 +40,7 @@ from gcos.durations import (
     WorkFeatures,
 )
 from gcos.ids import RunId
-from gcos.run_time_prior import PRIOR_SIGMA
+from gcos.run_time_prior import PRIOR_SIGMA, START_UP_S
 from predictor.features import (
     CONTEXTS,
     POOL_DEPTH,
@@ -49,7 +49,16 @@ from predictor.features import (
     ln_work,
     pool_contexts,
 )
-from predictor.residuals import EDGES, Floats, Key, Residuals, smoothed
+from predictor.residuals import (
+    BIN_COUNT,
+    BINS_PER_UNIT,
+    EDGES,
+    RESIDUAL_MAX,
+    Floats,
+    Key,
+    Residuals,
+    smoothed,
+)
 
 #: Observations remembered; the oldest leave. It bounds the contexts too: each holds at least one
 #: finished run, and one run is in `len(CONTEXTS)` of them.
@@ -131,7 +140,8 @@ class DiPTree:
         """Return one prediction for each pool type, in order."""
         for pool in pools:
             self._speeds.declare(pool.type, math.log(pool.speed_ratio))
-        common = _Belief(_PRIOR, 0.0, -1, None)
+        work = ln_work(features)
+        common = _Belief(_prior(work), 0.0, -1, None)
         for depth, context in enumerate(common_contexts(features)):
             common = self._narrow(common, context, depth)
         # A pool type's own runs replace this doubt about its declared speed as they come in.
@@ -145,7 +155,7 @@ class DiPTree:
         if not beliefs:
             return ()
         cumulative = np.cumsum(np.stack([belief.density for belief in beliefs]), axis=1)
-        version, work = self._version(), ln_work(features)
+        version = self._version()
         return tuple(
             _prediction(pool, belief, row, work - math.log(pool.speed_ratio), version)
             for pool, belief, row in zip(pools, beliefs, cumulative, strict=True)
@@ -319,14 +329,29 @@ def _seconds(ln_seconds: float) -> float:
     return min(max(math.exp(min(ln_seconds, 50.0)), SECONDS_MIN), SECONDS_MAX)
 
 
+def _prior(ln_reference: float) -> Floats:
+    """Return the prior of the residual, (BIN_COUNT,), sum 1, around ln(1 + start-up / reference).
+
+    Two neighbouring slices of one density, made once, are mixed so that the mean is exact.
+    """
+    centre = math.log1p(START_UP_S * math.exp(-ln_reference)) * BINS_PER_UNIT
+    shift = min(int(centre), BIN_COUNT // 2 - 1)
+    above = min(centre - shift, 1.0)
+    first = BIN_COUNT // 2 - shift
+    density: Floats = (1 - above) * _WIDE_PRIOR[first : first + BIN_COUNT]
+    density += above * _WIDE_PRIOR[first - 1 : first - 1 + BIN_COUNT]
+    density /= density.sum()
+    return density
+
+
 def _lognormal_bins(sigma: float) -> Floats:
-    """Return the mass of N(0, sigma) in each bin, (BIN_COUNT,), sum 1."""
-    below = np.array([0.5 * math.erfc(-edge / (sigma * math.sqrt(2))) for edge in EDGES])
+    """Return the mass of N(0, sigma) in each bin of twice the range, (2 BIN_COUNT,)."""
+    edges = np.linspace(-2 * RESIDUAL_MAX, 2 * RESIDUAL_MAX, 2 * BIN_COUNT + 1)
+    below = np.array([0.5 * math.erfc(-edge / (sigma * math.sqrt(2))) for edge in edges])
     masses: Floats = np.diff(below)
-    masses /= masses.sum()
     return masses
 
 
-_PRIOR: Floats = _lognormal_bins(PRIOR_SIGMA)
+_WIDE_PRIOR: Floats = _lognormal_bins(PRIOR_SIGMA)
 _LEAF_WEIGHTS: Floats = np.power(LEAF_DECAY, np.arange(LEAF_WINDOW_COUNT, dtype=float))[::-1]
 _INNER_WEIGHTS: Floats = np.power(INNER_DECAY, np.arange(INNER_WINDOW_COUNT, dtype=float))[::-1]

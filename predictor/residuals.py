@@ -16,9 +16,9 @@ Floats = NDArray[np.float64]
 #: Order of observations: instant of the end, then run id.
 Key = tuple[float, RunId]
 
-#: Residuals from exp(-12) to exp(12) times the reference, in bins of 6 % each. All contexts share
+#: Residuals from exp(-16) to exp(16) times the reference, in bins of 6 % each. All contexts share
 #: the grid, so that they mix without rebinning; it is finer than the noise of repeated runs.
-RESIDUAL_MAX = 12.0
+RESIDUAL_MAX = 16.0
 BINS_PER_UNIT = 16
 BIN_COUNT = round(2 * RESIDUAL_MAX * BINS_PER_UNIT)
 EDGES: Floats = np.linspace(-RESIDUAL_MAX, RESIDUAL_MAX, BIN_COUNT + 1)

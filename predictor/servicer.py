@@ -68,7 +68,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self._store = store
         self._observing = asyncio.Lock()
 
-    async def Predict(  # noqa: N802  named by the protocol
+    async def Predict(
         self, request: predictor_pb2.PredictRequest, _context: Context
     ) -> predictor_pb2.PredictResponse:
         """Predict a batch of tasks, each for several pool types."""
@@ -97,7 +97,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
             response.works.append(to_proto(answer, predictor_pb2.WorkPredictions))
         return response
 
-    async def Observe(  # noqa: N802
+    async def Observe(
         self, request: predictor_pb2.ObserveRequest, _context: Context
     ) -> predictor_pb2.ObserveResponse:
         """Learn from ended runs, all of the request or none."""
@@ -111,7 +111,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
             new_count = await self._learn(asked.observations)
         return predictor_pb2.ObserveResponse(new_count=new_count)
 
-    async def Describe(  # noqa: N802
+    async def Describe(
         self, _request: predictor_pb2.DescribeRequest, _context: Context
     ) -> predictor_pb2.DescribeResponse:
         """Tell what is known."""

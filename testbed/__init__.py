@@ -1,1 +1,1 @@
-"""x."""
+"""Simulation, experiments, local clusters and benchmarks; may import everything."""

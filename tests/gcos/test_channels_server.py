@@ -38,13 +38,13 @@ class Peers(broker_pb2_grpc.BrokerServiceServicer):
         self.released = asyncio.Event()
         self.peers: list[str] = []
 
-    async def Resolve(  # noqa: N802
+    async def Resolve(
         self, request: broker_pb2.ResolveRequest, context: Context
     ) -> broker_pb2.ResolveResponse:
         self.peers.append(context.peer())
         return broker_pb2.ResolveResponse()
 
-    async def Sites(  # noqa: N802
+    async def Sites(
         self, request: broker_pb2.SitesRequest, context: Context
     ) -> broker_pb2.SitesResponse:
         self.entered.set()

@@ -34,14 +34,14 @@ class Raising(artifacts_pb2_grpc.ArtifactServiceServicer):
         self.error: BaseException = GcosError("unset")
         self.is_closed = asyncio.Event()
 
-    async def GetManifest(  # noqa: N802
+    async def GetManifest(
         self, request: artifacts_pb2.GetManifestRequest, context: Context
     ) -> artifacts_pb2.GetManifestResponse:
         if request.artifact_id == "well":
             return artifacts_pb2.GetManifestResponse()
         raise self.error
 
-    async def ReadFile(  # noqa: N802
+    async def ReadFile(
         self, request: artifacts_pb2.ReadFileRequest, context: Context
     ) -> AsyncIterator[artifacts_pb2.ReadFileResponse]:
         try:

@@ -109,7 +109,8 @@ def test_an_unseen_size_of_a_known_model_scales() -> None:
     small, large = (
         tree.predict(work(token_count=count), [H100])[0] for count in (1_000_000, 1_000_000_000)
     )
-    assert large.run_time.p50_s == pytest.approx(1000 * small.run_time.p50_s, rel=1e-6)
+    # The prior, which still has a share in ten runs, knows of a start-up that does not scale.
+    assert large.run_time.p50_s == pytest.approx(1000 * small.run_time.p50_s, rel=1e-3)
     assert small.run_time.p50_s == pytest.approx(
         5 * pool_reference_s(work(token_count=1_000_000), 1.0), rel=0.1
     )

@@ -1,0 +1,1 @@
+"""The command line: client commands, and the group that finds those of other packages."""

@@ -1,0 +1,250 @@
+"""`gcos`: parses the command line, finds the command, and turns errors into lines and exit codes.
+
+Commands are loaded when they are called: those of clients from this package, those that run
+processes from the entry-point group `gcos.commands`, so that the kernel imports none of them.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, cast
+
+import typer
+import typer.core
+import typer.main
+
+from gcos import __version__
+from gcos.cli.invocation import (
+    EXIT_CODES_HELP,
+    AgentOption,
+    ExitCode,
+    Invocation,
+    Options,
+    OutputOption,
+    QuietOption,
+    TokenFileOption,
+    exit_code,
+)
+from gcos.errors import GcosError
+
+ENTRY_POINT_GROUP: Final = "gcos.commands"
+TRACEBACK_VARIABLE: Final = "GCOS_TRACEBACK"
+
+LoadedCommand = typer.core.TyperCommand | typer.core.TyperGroup
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """A command of this package.
+
+    Attributes:
+        app: `module:attribute` of the typer application that has it.
+        summary: Its line in `gcos --help`.
+        is_group: The application itself is the command.
+    """
+
+    app: str
+    summary: str
+    is_group: bool = False
+
+
+_TASKS: Final = "gcos.cli.tasks:task_commands"
+_OWN: Final[dict[str, _Own]] = {
+    "plan": _Own(_TASKS, "Show where and when a task would run, and at what cost."),
+    "submit": _Own(_TASKS, "Hand a task in."),
+    "queue": _Own(_TASKS, "List tasks."),
+    "status": _Own(_TASKS, "Show all that is known of a task."),
+    "logs": _Own(_TASKS, "Print the output of a task."),
+    "wait": _Own(_TASKS, "Wait until tasks have ended."),
+    "cancel": _Own(_TASKS, "End tasks."),
+    "ledger": _Own("gcos.cli.ledger:ledger_commands", "Show what was spent and saved."),
+    "sites": _Own("gcos.cli.sites:sites_commands", "Look at the sites of the cluster.", True),
+    "cache": _Own("gcos.cli.sites:cache_commands", "Look at caches and add artifacts.", True),
+    "carbon": _Own("gcos.cli.sites:carbon_commands", "Look at carbon intensity and price.", True),
+}
+
+#: Lines in `gcos --help` for commands of other packages, which are not loaded for it.
+_SUMMARIES: Final = {
+    "agent": "Run the agent of a site.",
+    "broker": "Run a broker, which introduces agents to each other.",
+    "predictor": "Run a predictor of run times.",
+    "up": "Start a cluster on this machine.",
+    "down": "Stop the cluster of this machine.",
+}
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """A group that knows its commands by name and loads the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # typer keeps the class of contexts private
+        """Return the names of all commands."""
+        del ctx
+        # Filled here, as the suggestions for a misspelt command come from `self.commands`.
+        if not self.commands:
+            installed = {point.name: _installed_summary(point) for point in _entry_points()}
+            summaries = {name: own.summary for name, own in _OWN.items()}
+            for name, summary in {**installed, **summaries}.items():
+                self.commands[name] = typer.core.TyperCommand(name, help=summary)
+        own = [name for name in _OWN if name in self.commands]
+        return [*own, *sorted(set(self.commands) - set(own))]
+
+    def resolve_command(
+        self, ctx: Any, args: list[str]
+    ) -> tuple[str | None, LoadedCommand | None, list[str]]:
+        """Return the command that `args` name, loaded."""
+        if args[0] in _OWN:
+            return args[0], _loaded_own(args[0]), args[1:]
+        self.list_commands(ctx)
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else _loaded_entry_point(name), rest
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    epilog=EXIT_CODES_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def gcos(
+    context: typer.Context,
+    agent: AgentOption = None,
+    token_file: TokenFileOption = None,
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Place LLM jobs where and when they cost the least carbon and money.
+
+    Example:
+      gcos up
+      gcos plan job.yaml
+      gcos submit job.yaml --wait
+    """
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+    invocation = context.find_object(Invocation)
+    assert invocation is not None, "main() hands it in"
+    options = Options(agent, token_file=token_file, format=output, is_quiet=quiet)
+    context.obj = invocation.with_options(options)
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    run: Callable[[Coroutine[Any, Any, int]], int] | None = None,
+) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: Words after `gcos`; those of the process by default.
+        environ: Environment; that of the process by default.
+        run: Runs a command's coroutine; on an event loop of its own by default.
+    """
+    environ = os.environ if environ is None else environ
+    invocation = Invocation(environ) if run is None else Invocation(environ, run)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        group = typer.main.get_command(app)
+        code = group.main(words, prog_name="gcos", standalone_mode=False, obj=invocation)
+    except typer.TyperException as exc:
+        return _usage_code(exc)
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
+    except Exception as exc:  # the last resort: a line for people, never a traceback
+        if environ.get(TRACEBACK_VARIABLE):
+            raise
+        return max(_error_code(error) for error in _leaves(exc))
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _usage_code(exc: typer.TyperException) -> int:
+    context = getattr(exc, "ctx", None)
+    command = context.command_path if context is not None else "gcos"
+    message = " ".join(exc.format_message().split())
+    # Some groups answer a call without arguments with their help, printed by now.
+    if message:
+        _write_problem(message, f"see: {command} --help")
+    return ExitCode.REFUSED
+
+
+def _error_code(error: Exception) -> int:
+    if isinstance(error, GcosError):
+        _write_problem(error.message, error.hint)
+        return exit_code(error.code)
+    _write_problem(
+        f"{type(error).__name__}: {error}",
+        f"this is a fault of gcos; set {TRACEBACK_VARIABLE}=1 to see where it comes from",
+    )
+    return ExitCode.INTERNAL
+
+
+def _leaves(error: BaseException) -> Iterator[Exception]:
+    """Yield the errors of a group, which a `TaskGroup` makes even of a single one."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    elif isinstance(error, Exception):
+        yield error
+
+
+def _write_problem(message: str, hint: str) -> None:
+    # Text of peers must not drive the terminal.
+    for label, text in (("error", message), ("hint", hint)):
+        if text:
+            shown = "".join(ch if ch.isprintable() else " " for ch in text)
+            sys.stderr.write(f"{label}: {shown}\n")
+
+
+def _entry_points() -> list[importlib.metadata.EntryPoint]:
+    """Return the entry points of other packages' commands, each name once."""
+    found = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    return list({point.name: point for point in reversed(list(found))}.values())
+
+
+def _installed_summary(point: importlib.metadata.EntryPoint) -> str:
+    return _SUMMARIES.get(point.name, f"Command of the package {point.module.partition('.')[0]}.")
+
+
+def _loaded_own(name: str) -> LoadedCommand:
+    own = _OWN[name]
+    module, _, attribute = own.app.partition(":")
+    application = getattr(importlib.import_module(module), attribute)
+    if own.is_group:
+        return _command(name, application)
+    return cast(LoadedCommand, typer.main.get_group(application).commands[name])
+
+
+def _loaded_entry_point(name: str) -> LoadedCommand:
+    point = next(point for point in _entry_points() if point.name == name)
+    try:
+        return _command(name, point.load())
+    except Exception as exc:  # whatever its package does, it must become a message
+        raise GcosError(
+            f"the command {name} cannot be loaded from {point.value}: {exc}",
+            hint="other commands are not affected; is its package installed with its extras?",
+        ) from exc
+
+
+def _command(name: str, loaded: object) -> LoadedCommand:
+    """Return the command that a typer application or a plain function stands for."""
+    parent = typer.Typer()
+    if isinstance(loaded, typer.Typer):
+        parent.add_typer(loaded, name=name)
+    else:
+        parent.command(name)(cast(Callable[..., Any], loaded))
+    return cast(LoadedCommand, typer.main.get_group(parent).commands[name])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

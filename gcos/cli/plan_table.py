@@ -1,0 +1,111 @@
+"""A plan as tables: who would run the task, and who would not. Pure."""
+
+from gcos.accounting import CostScope
+from gcos.cli.output import Table
+from gcos.cli.quantities import (
+    NOTHING,
+    duration,
+    gigabytes,
+    instant,
+    percentage,
+    significant,
+)
+from gcos.client_records import Plan, Scales
+from gcos.contract_net import Bid
+
+_SCOPES = {
+    CostScope.OPERATOR: "electricity, egress, penalty and storage; GPUs are owned (operator)",
+    CostScope.WITH_GPU_HOURS: "GPU hours, electricity, egress, penalty and storage",
+}
+
+
+def offers(plan: Plan, *, now_s: float, has_deadline: bool) -> Table:
+    """Return the offers of a plan, best first."""
+    return Table(
+        (
+            "SITE",
+            "GPU",
+            "START",
+            ">RUN p50/p90",
+            "FETCH",
+            ">COST $",
+            ">CO2 g",
+            ">DEADLINE ok %",
+            "CHOSEN",
+            "REASON",
+        ),
+        tuple(
+            (
+                bid.site_id,
+                bid.pool_type,
+                instant(bid.start_s, now_s),
+                (
+                    f"{duration(bid.p50_finish_s - bid.start_s)} / "
+                    f"{duration(bid.p90_finish_s - bid.start_s)}"
+                ),
+                _fetch(bid),
+                significant(bid.charge.cost_usd(plan.terms.scope)),
+                significant(bid.charge.carbon_gco2) if bid.is_carbon_known else "unknown",
+                percentage(1 - bid.late_probability) if has_deadline else NOTHING,
+                "yes" if bid.site_id == plan.chosen_site_id else "",
+                _reason(bid, plan),
+            )
+            for bid in plan.bids
+        ),
+    )
+
+
+def refusals(plan: Plan) -> Table:
+    """Return the sites that do not offer."""
+    return Table(
+        ("SITE", "REFUSED", "WHY"),
+        tuple((each.site_id, each.reason.value, each.message) for each in plan.refusals),
+    )
+
+
+def footnotes(plan: Plan) -> list[str]:
+    """Return what one must know to read the figures."""
+    price = significant(plan.terms.carbon_price_usd_per_kg)
+    notes = [
+        f"cost: {_SCOPES[plan.terms.scope]}",
+        f"carbon price: {price} $/kg; offers compare by cost + carbon price x carbon",
+    ]
+    cold = sorted({each.pool_type for each in plan.predictions if each.is_cold})
+    if cold:
+        notes.append(f"run times are a guess for {', '.join(cold)}: no finished run is known there")
+    return notes + scale_notes(plan.scales)
+
+
+def scale_notes(scales: Scales) -> list[str]:
+    """Return how a demo scales the world; nothing where it does not."""
+    notes = []
+    if scales.speed_ratio != 1:
+        notes.append(f"scaled: world time runs {scales.speed_ratio:g} x as fast as the clock")
+    if scales.byte_ratio != 1:
+        notes.append(f"scaled: a stored byte stands for {scales.byte_ratio:g} bytes of the world")
+    return notes
+
+
+def _fetch(bid: Bid) -> str:
+    if not bid.fetches:
+        return NOTHING
+    fetch_bytes = sum(fetch.size_bytes for fetch in bid.fetches)
+    sources = dict.fromkeys(fetch.source.site_id for fetch in bid.fetches)
+    return f"{gigabytes(fetch_bytes)} GB from {', '.join(sources)}"
+
+
+def _reason(bid: Bid, plan: Plan) -> str:
+    best_usd = min(each.offer_usd for each in plan.bids)
+    if bid.site_id != plan.chosen_site_id:
+        words = [f"offer {significant(bid.offer_usd - best_usd)} $ dearer"]
+    elif bid.offer_usd > best_usd:
+        words = ["preferred"]
+    else:
+        words = [f"lowest offer, {significant(bid.offer_usd)} $"]
+    if bid.is_deferred:
+        words.append("a later start is greener or cheaper")
+    if bid.evictions:
+        words.append(f"evicts {len(bid.evictions)}")
+    if not bid.is_carbon_known:
+        words.append("no carbon signal")
+    return "; ".join(words)

@@ -1,0 +1,136 @@
+"""Tasks as tables. Pure."""
+
+from collections.abc import Sequence
+
+from gcos.accounting import CostScope
+from gcos.cli.output import Table
+from gcos.cli.quantities import NOTHING, duration, instant, significant, size
+from gcos.task_record import Task
+
+_LOG_LINES = 10
+
+
+def queue(tasks: Sequence[Task], *, now_s: float) -> Table:
+    """Return one row for each task."""
+    return Table(
+        ("ID", "NAME", "STATE", "REASON", "SITE", "SUBMITTED", "WAIT/RUN", "DEADLINE"),
+        tuple(
+            (
+                task.task_id,
+                task.spec.name,
+                task.state.value,
+                task.reason.value,
+                task.site_id or NOTHING,
+                instant(task.submitted_s, now_s),
+                _elapsed(task, now_s),
+                instant(task.spec.deadline_s, now_s),
+            )
+            for task in tasks
+        ),
+    )
+
+
+def ends(tasks: Sequence[Task]) -> Table:
+    """Return how tasks ended."""
+    return Table(
+        ("ID", "STATE", "REASON", "SITE", ">EXIT", "MESSAGE"),
+        tuple(
+            (
+                task.task_id,
+                task.state.value,
+                task.reason.value,
+                task.site_id or NOTHING,
+                NOTHING
+                if task.report is None or task.report.exit_code is None
+                else str(task.report.exit_code),
+                task.message,
+            )
+            for task in tasks
+        ),
+    )
+
+
+def details(task: Task, *, now_s: float) -> Table:
+    """Return all that is known of a task, a row for each fact that there is."""
+    spec = task.spec
+    rows = [
+        ("task", task.task_id),
+        ("name", spec.name),
+        ("state", task.state.value),
+        ("reason", task.reason.value),
+        ("message", task.message),
+        ("origin", task.origin),
+        ("site", task.site_id or NOTHING),
+        ("work", spec.work.kind.value.lower().replace("_", "-")),
+        ("model", spec.model or ""),
+        ("data", ", ".join(spec.data)),
+        ("GPUs", f"{spec.gpu.gpu_count} x {spec.gpu.type}"),
+        ("project", spec.project),
+        ("submitted", instant(task.submitted_s, now_s)),
+        ("announced again", _optional_instant(task.wake_s, now_s)),
+        ("started", _optional_instant(task.started_s, now_s)),
+        ("ended", _optional_instant(task.ended_s, now_s)),
+        ("deadline", _optional_instant(spec.deadline_s, now_s)),
+        ("attempt", f"{task.fence.attempt}, {task.failure_count} failed or lost"),
+        *_offer(task, now_s),
+        *_outcome(task),
+    ]
+    return Table(("FACT", "VALUE"), tuple(row for row in rows if row[1]))
+
+
+def log_tail(task: Task) -> list[str]:
+    """Return the last lines of the output that came with the report."""
+    return [] if task.report is None else task.report.log_tail.splitlines()[-_LOG_LINES:]
+
+
+def change(task: Task) -> str:
+    """Return in one line where a task stands, for those who wait."""
+    words = f"{task.task_id}  {task.state.value}  {task.reason.value}"
+    if task.site_id is not None:
+        words += f"  at {task.site_id}"
+    if task.fetch_bytes and not task.state.is_terminal:
+        words += f"  {size(task.fetched_bytes)} of {size(task.fetch_bytes)}"
+    return words
+
+
+def _offer(task: Task, now_s: float) -> list[tuple[str, str]]:
+    bid = task.bid
+    if bid is None or task.state.is_terminal:
+        return []
+    fetched = f"{size(task.fetched_bytes)} of {size(task.fetch_bytes)}" if task.fetch_bytes else ""
+    return [
+        ("offer of", f"{bid.site_id}, {bid.pool_type}, by {bid.actor}"),
+        ("start", instant(bid.start_s, now_s)),
+        ("end, p50", instant(bid.p50_finish_s, now_s)),
+        ("end, p90", instant(bid.p90_finish_s, now_s)),
+        ("fetched", fetched),
+    ]
+
+
+def _outcome(task: Task) -> list[tuple[str, str]]:
+    report = task.report
+    if report is None:
+        return []
+    charge = report.charge
+    how = "measured" if report.is_energy_measured else "modelled from the power of the pool"
+    operator_usd = significant(charge.cost_usd(CostScope.OPERATOR))
+    return [
+        ("ran on", report.pool_type),
+        ("run time", duration(report.run_s) if report.started_s is not None else ""),
+        ("exit code", NOTHING if report.exit_code is None else str(report.exit_code)),
+        ("cost", f"{operator_usd} $ as operator; GPU hours {significant(charge.gpu_usd)} $ apart"),
+        ("carbon", f"{significant(charge.carbon_gco2)} g"),
+        ("energy", f"{significant(charge.energy_kwh)} kWh, {how}"),
+        ("moved", size(charge.transfer_bytes)),
+    ]
+
+
+def _elapsed(task: Task, now_s: float) -> str:
+    end_s = now_s if task.ended_s is None else task.ended_s
+    if task.started_s is not None:
+        return f"run {duration(max(0.0, end_s - task.started_s))}"
+    return f"wait {duration(max(0.0, end_s - task.submitted_s))}"
+
+
+def _optional_instant(time_s: float | None, now_s: float) -> str:
+    return "" if time_s is None else instant(time_s, now_s)

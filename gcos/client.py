@@ -1,0 +1,470 @@
+"""The client of a cluster, asynchronous and typed: what the command line itself uses.
+
+    async with Client.connect() as client:
+        submission = await client.submit(Path("job.yaml").read_bytes())
+        task = await client.wait(submission.task.task_id)
+
+Any agent answers for any task, since an id names the task's origin and agents pass calls on. So
+where several agents are known, the first one that answers is used.
+"""
+
+import asyncio
+import contextlib
+import difflib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+from gcos.artifacts import ArtifactKind
+from gcos.client_records import (
+    AddedArtifact,
+    Cancellation,
+    ClusterLedger,
+    Gathered,
+    Plan,
+    Scales,
+    SiteCache,
+    SiteLedger,
+    SiteListing,
+    SiteSignalsReading,
+    Submission,
+    Unreachable,
+)
+from gcos.clock import Clock
+from gcos.errors import (
+    GcosError,
+    PeerUnreachableError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnknownSiteError,
+)
+from gcos.home import discover
+from gcos.ids import SiteId, TaskId
+from gcos.rpc.channels import CALL_TIMEOUT_S, Channels
+from gcos.rpc.security import read_token
+from gcos.rpc.status import translated
+from gcos.rpc.wire import from_proto
+from gcos.sites import Site
+from gcos.system import SystemClock
+from gcos.task_record import Task
+from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+
+#: A submission is journalled with fsync at two sites before it is acknowledged.
+SUBMIT_TIMEOUT_S: Final = 30.0
+#: A plan asks predictor, broker and sites.
+PLAN_TIMEOUT_S: Final = 30.0
+#: Adding an artifact hashes all of its bytes.
+ADD_TIMEOUT_S: Final = 3600.0
+#: A watch is opened anew after so long, so that no stream outlives its peer unnoticed.
+WATCH_STREAM_S: Final = 600.0
+LOG_STREAM_S: Final = 7 * 86_400.0
+#: How long a watch puts up with a cluster that does not answer, protocol seconds.
+OUTAGE_S_MAX: Final = 300.0
+BACKOFF_S_MIN: Final = 0.1
+BACKOFF_S_MAX: Final = 3.0
+HORIZON_H_DEFAULT: Final = 24
+
+AnswerT = TypeVar("AnswerT")
+
+_KINDS: Final = {
+    ArtifactKind.MODEL: common_pb2.ARTIFACT_KIND_MODEL,
+    ArtifactKind.DATA: common_pb2.ARTIFACT_KIND_DATA,
+}
+
+
+class Client:
+    """Calls a cluster through one of its agents. Made by `connect`.
+
+    Every method raises `PeerUnreachableError` where nobody answers in time, and otherwise the
+    `GcosError` that the agent answers with.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        site: Site,
+        agents: tuple[str, ...],
+        clock: Clock,
+        pause: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._channels = channels
+        self._site = site
+        #: The agent in use comes first.
+        self._agents = agents
+        self._clock = clock
+        self._pause = pause
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls,
+        agent: str | None = None,
+        token_file: Path | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> AsyncIterator["Client"]:
+        """Connect to the first agent that answers, until the block ends.
+
+        Args:
+            agent: `host:port`, or several separated by commas; else `GCOS_AGENT`, else the cluster
+                that `gcos up` started.
+            token_file: File with the token; else `GCOS_TOKEN_FILE`, else that cluster's.
+            environ: Environment; `os.environ` by default.
+            clock: Measures outages.
+            pause: Waits for some seconds between attempts.
+
+        Raises:
+            InvalidRequestError: No agent or token is known, or the token file is unusable.
+            PeerUnreachableError: No agent answers.
+            UnauthenticatedError: The token is not theirs.
+        """
+        endpoint = discover(os.environ if environ is None else environ, agent, token_file)
+        async with Channels(read_token(endpoint.token_file)) as channels:
+            failures = []
+            for index, address in enumerate(endpoint.agents):
+                try:
+                    site = await _describe(channels, address)
+                except UnavailableError as exc:
+                    failures.append(exc)
+                    continue
+                agents = endpoint.agents[index:] + endpoint.agents[:index]
+                yield cls(channels, site, agents, clock or SystemClock(), pause)
+                return
+            raise PeerUnreachableError(
+                f"no agent answers at {', '.join(endpoint.agents)}",
+                hint="check that the cluster runs, or start one with: gcos up",
+            ) from failures[-1]
+
+    @property
+    def site_id(self) -> SiteId:
+        """The site whose agent is called."""
+        return self._site.site_id
+
+    async def submit(self, document: bytes | str, request_id: str | None = None) -> Submission:
+        """Hand a task in. When this returns, the task survives the death of the agent.
+
+        Args:
+            document: YAML 1.2 or JSON.
+            request_id: Same id, same task: makes a repeat safe. Beats the document's own.
+
+        Raises:
+            InvalidTaskError: The document is wrong.
+            QueueFullError: The agent has too many tasks.
+        """
+        request = tasks_pb2.SubmitRequest(document=_utf8(document), request_id=request_id or "")
+        try:
+            with self._translated():
+                answer = await self._tasks().Submit(request, timeout=SUBMIT_TIMEOUT_S)
+        except PeerUnreachableError as exc:
+            raise PeerUnreachableError(
+                f"{exc.message}; the task may have been taken all the same",
+                hint="look into the queue before you repeat, or repeat with the same request id",
+            ) from exc
+        return from_proto(answer, Submission)
+
+    async def plan(self, document: bytes | str) -> Plan:
+        """Return who would run a task, when and at what cost. Changes nothing.
+
+        Raises:
+            InvalidTaskError: The document is wrong.
+        """
+        request = tasks_pb2.PlanRequest(document=_utf8(document))
+        with self._translated():
+            answer = await self._tasks().Plan(request, timeout=PLAN_TIMEOUT_S)
+        return from_proto(answer, Plan)
+
+    async def task(self, task_id: TaskId) -> Task:
+        """Return a task as it now is.
+
+        Raises:
+            UnknownTaskError: There is none of this id.
+        """
+        request = tasks_pb2.GetTaskRequest(task_id=task_id)
+        with self._translated():
+            answer = await self._tasks().GetTask(request, timeout=CALL_TIMEOUT_S)
+        return from_proto(answer.task, Task)
+
+    async def tasks(self, *, only_active: bool = False, everywhere: bool = True) -> Gathered[Task]:
+        """Return tasks, newest first: of all sites, or of the agent's own."""
+        request = tasks_pb2.ListTasksRequest(only_active=only_active)
+
+        async def ask(address: str) -> tuple[Task, ...]:
+            with translated(f"the agent at {address}"):
+                answer = await self._tasks(address).ListTasks(request, timeout=CALL_TIMEOUT_S)
+            return tuple(from_proto(task, Task) for task in answer.tasks)
+
+        answers = await self._gathered(ask, everywhere=everywhere)
+        found = [task for tasks in answers.items for task in tasks]
+        found.sort(key=lambda task: (-task.submitted_s, task.task_id))
+        return Gathered(tuple(found), answers.unreachable)
+
+    async def watch(
+        self, task_id: TaskId, timeout_s: float | None = None
+    ) -> AsyncGenerator[Task, None]:
+        """Yield a task now and at each change, until it ends.
+
+        A watch that breaks, as when the agent restarts, is opened again at any agent. Use it under
+        `contextlib.aclosing` where it may be left early.
+
+        Args:
+            task_id: The task.
+            timeout_s: Protocol seconds for the whole watch; None: no limit.
+
+        Raises:
+            TimeoutError: The task has not ended in time.
+            UnknownTaskError: There is none of this id.
+            PeerUnreachableError: Nobody answered for five minutes.
+        """
+        started_s = self._clock.protocol_s()
+        last: Task | None = None
+        #: Since when nothing was heard; None while the watch works.
+        silent_since_s: float | None = None
+        attempt_count = 0
+        while True:
+            left_s = WATCH_STREAM_S
+            if timeout_s is not None:
+                left_s = started_s + timeout_s - self._clock.protocol_s()
+            if left_s <= 0:
+                raise TimeoutError(f"{task_id} has not ended within {timeout_s} s")
+            address = self._agents[attempt_count % len(self._agents)]
+            opened = self._watch_once(address, task_id, min(left_s, WATCH_STREAM_S))
+            try:
+                async with contextlib.aclosing(opened) as changes:
+                    async for task in changes:
+                        silent_since_s, attempt_count = None, 0
+                        if task != last:
+                            last = task
+                            yield task
+                        if task.state.is_terminal:
+                            return
+            except UnavailableError:
+                now_s = self._clock.protocol_s()
+                silent_since_s = now_s if silent_since_s is None else silent_since_s
+                if now_s - silent_since_s > OUTAGE_S_MAX:
+                    raise
+            # A stream that ended is one whose agent stops, or that was open long enough.
+            await self._pause(min(BACKOFF_S_MIN * 2**attempt_count, BACKOFF_S_MAX))
+            attempt_count += 1
+
+    async def wait(self, task_id: TaskId, timeout_s: float | None = None) -> Task:
+        """Return a task once it has ended.
+
+        Raises:
+            TimeoutError: It has not ended within `timeout_s` protocol seconds.
+            UnknownTaskError: There is none of this id.
+            PeerUnreachableError: Nobody answered for five minutes.
+        """
+        async with contextlib.aclosing(self.watch(task_id, timeout_s)) as changes:
+            async for task in changes:
+                if task.state.is_terminal:
+                    return task
+        raise AssertionError("a watch ends with a terminal state or an error")
+
+    async def cancel(self, task_id: TaskId) -> Cancellation:
+        """End a task; one that has ended stays as it is.
+
+        Raises:
+            UnknownTaskError: There is none of this id.
+        """
+        request = tasks_pb2.CancelTaskRequest(task_id=task_id)
+        with self._translated():
+            answer = await self._tasks().CancelTask(request, timeout=CALL_TIMEOUT_S)
+        return from_proto(answer, Cancellation)
+
+    async def log(self, task_id: TaskId, *, follow: bool = False) -> AsyncGenerator[bytes, None]:
+        """Yield the output of the latest attempt, until its end where `follow` says so.
+
+        Raises:
+            UnknownTaskError: There is none of this id.
+        """
+        request = tasks_pb2.ReadLogRequest(task_id=task_id, follow=follow)
+        with self._translated():
+            call = self._tasks().ReadLog(request, timeout=LOG_STREAM_S)
+            try:
+                async for piece in call:
+                    yield piece.data
+            finally:
+                call.cancel()
+
+    async def ledger(self, since_s: float = 0.0, *, everywhere: bool = True) -> ClusterLedger:
+        """Return ledger entries that ended at or after `since_s` (world instant), oldest first.
+
+        Raises:
+            PeerUnreachableError: No site answered.
+        """
+        request = tasks_pb2.ListLedgerRequest(since_s=since_s)
+
+        async def ask(address: str) -> SiteLedger:
+            with translated(f"the agent at {address}"):
+                answer = await self._tasks(address).ListLedger(request, timeout=CALL_TIMEOUT_S)
+            return from_proto(answer, SiteLedger)
+
+        answers = await self._gathered(ask, everywhere=everywhere)
+        entries = [entry for ledger in answers.items for entry in ledger.entries]
+        entries.sort(key=lambda entry: (entry.ended_s, entry.run_id))
+        scales = answers.items[0].scales if answers.items else Scales()
+        return ClusterLedger(tuple(entries), scales, answers.unreachable)
+
+    async def sites(self) -> SiteListing:
+        """Return the sites of the cluster, sorted by id."""
+        with self._translated():
+            answer = await self._operator().ListSites(
+                operator_pb2.ListSitesRequest(), timeout=CALL_TIMEOUT_S
+            )
+        return from_proto(answer, SiteListing)
+
+    async def cache(self, site: SiteId | None = None) -> Gathered[SiteCache]:
+        """Return what the caches of `site`, or of every site, hold; sorted by site.
+
+        Raises:
+            UnknownSiteError: There is no such site.
+        """
+
+        async def ask(address: str) -> SiteCache:
+            with translated(f"the agent at {address}"):
+                answer = await self._operator(address).ListCache(
+                    operator_pb2.ListCacheRequest(), timeout=CALL_TIMEOUT_S
+                )
+            return from_proto(answer, SiteCache)
+
+        return await self._of_site_or_all(site, ask)
+
+    async def signals(
+        self, site: SiteId | None = None, horizon_h: int = HORIZON_H_DEFAULT
+    ) -> Gathered[SiteSignalsReading]:
+        """Return carbon and price at `site`, or at every site, for `horizon_h` hours from now.
+
+        Raises:
+            UnknownSiteError: There is no such site.
+        """
+
+        async def ask(address: str) -> SiteSignalsReading:
+            return await self._signals_at(address, horizon_h)
+
+        return await self._of_site_or_all(site, ask)
+
+    async def world_now_s(self) -> float:
+        """Return the world instant at the agent; it differs from the wall's in a scaled demo."""
+        return (await self._signals_at(self._agents[0], 1)).now_s
+
+    async def add_artifact(
+        self, name: str, kind: ArtifactKind, path: Path, site: SiteId | None = None
+    ) -> AddedArtifact:
+        """Add a directory or file on the machine of `site`'s agent as an artifact.
+
+        Args:
+            name: What people will call it.
+            kind: Model or data set.
+            path: Absolute, and under a root that the agent's configuration allows.
+            site: Becomes its custodian; the site whose agent is called by default.
+
+        Raises:
+            InvalidRequestError: The name or the path is refused.
+            UnknownSiteError: There is no such site.
+            CacheFullError: The site has no room for it.
+        """
+        request = operator_pb2.AddArtifactRequest(name=name, kind=_KINDS[kind], path=str(path))
+        address = await self._address_of(site) if site is not None else self._agents[0]
+        with translated(f"the agent at {address}"):
+            answer = await self._operator(address).AddArtifact(request, timeout=ADD_TIMEOUT_S)
+        return from_proto(answer, AddedArtifact)
+
+    async def _watch_once(
+        self, address: str, task_id: TaskId, timeout_s: float
+    ) -> AsyncGenerator[Task, None]:
+        request = tasks_pb2.WatchTaskRequest(task_id=task_id)
+        with translated(f"the agent at {address}"):
+            call = self._tasks(address).WatchTask(request, timeout=timeout_s)
+            try:
+                async for answer in call:
+                    yield from_proto(answer.task, Task)
+            finally:
+                call.cancel()
+
+    async def _signals_at(self, address: str, horizon_h: int) -> SiteSignalsReading:
+        request = operator_pb2.ReadSignalsRequest(horizon_h=horizon_h)
+        with translated(f"the agent at {address}"):
+            answer = await self._operator(address).ReadSignals(request, timeout=CALL_TIMEOUT_S)
+        return from_proto(answer, SiteSignalsReading)
+
+    async def _of_site_or_all(
+        self, site: SiteId | None, ask: Callable[[str], Awaitable[AnswerT]]
+    ) -> Gathered[AnswerT]:
+        if site is None:
+            return await self._gathered(ask, everywhere=True)
+        return Gathered((await ask(await self._address_of(site)),))
+
+    async def _gathered(
+        self, ask: Callable[[str], Awaitable[AnswerT]], *, everywhere: bool
+    ) -> Gathered[AnswerT]:
+        """Ask all sites at once, or the agent alone; the answers come in the order of site ids."""
+        if not everywhere:
+            return Gathered((await ask(self._agents[0]),))
+        addresses = await self._addresses()
+        answers: dict[SiteId, AnswerT] = {}
+        unreachable: dict[SiteId, Unreachable] = {}
+        failures: dict[SiteId, GcosError] = {}
+
+        async def ask_site(site_id: SiteId, address: str) -> None:
+            try:
+                answers[site_id] = await ask(address)
+            except (UnavailableError, UnauthenticatedError) as exc:
+                unreachable[site_id] = Unreachable(site_id, address=address, message=exc.message)
+            except GcosError as exc:  # raised below: callers expect no exception group
+                failures[site_id] = exc
+
+        async with asyncio.TaskGroup() as group:
+            for site_id, address in addresses.items():
+                group.create_task(ask_site(site_id, address))
+        if failures:
+            raise failures[min(failures)]
+        if not answers:
+            raise PeerUnreachableError(
+                "no site answers", hint="check that the cluster runs: gcos sites ls"
+            )
+        return Gathered(
+            tuple(answers[site_id] for site_id in sorted(answers)),
+            tuple(unreachable[site_id] for site_id in sorted(unreachable)),
+        )
+
+    async def _addresses(self) -> dict[SiteId, str]:
+        listing = await self.sites()
+        known = {each.site.site_id: each.site.address for each in listing.sites}
+        # The way that led here works, whatever address the site registers.
+        return known | {self._site.site_id: self._agents[0]}
+
+    async def _address_of(self, site: SiteId) -> str:
+        addresses = await self._addresses()
+        if site not in addresses:
+            close = difflib.get_close_matches(site, addresses, n=1)
+            known = f"known sites: {', '.join(sorted(addresses))}"
+            raise UnknownSiteError(
+                f"there is no site {site[:80]!r}",
+                hint=f"did you mean {close[0]}?" if close else known,
+            )
+        return addresses[site]
+
+    def _tasks(self, address: str | None = None) -> "tasks_pb2_grpc.TaskServiceAsyncStub":
+        channel = self._channels.get(address or self._agents[0])
+        return tasks_pb2_grpc.TaskServiceStub(channel)
+
+    def _operator(self, address: str | None = None) -> "operator_pb2_grpc.OperatorServiceAsyncStub":
+        channel = self._channels.get(address or self._agents[0])
+        return operator_pb2_grpc.OperatorServiceStub(channel)
+
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        return translated(f"the agent at {self._agents[0]}")
+
+
+async def _describe(channels: Channels, address: str) -> Site:
+    stub = operator_pb2_grpc.OperatorServiceStub(channels.get(address))
+    with translated(f"the agent at {address}"):
+        answer = await stub.DescribeSite(operator_pb2.DescribeSiteRequest(), timeout=CALL_TIMEOUT_S)
+    return from_proto(answer.site, Site)
+
+
+def _utf8(document: bytes | str) -> bytes:
+    return document.encode() if isinstance(document, str) else document

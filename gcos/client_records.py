@@ -1,0 +1,221 @@
+"""What clients are told beside tasks, bids and ledger entries. Pure records.
+
+Field for field as the messages of `tasks.proto` and `operator.proto`; `gcos.rpc.wire` converts.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from gcos.artifacts import Artifact, ArtifactKind
+from gcos.contract_net import Bid, Refusal, Terms
+from gcos.durations import Prediction
+from gcos.ids import SiteId
+from gcos.known_sites import KnownSite
+from gcos.ledger import LedgerEntry
+from gcos.signals import Provenance
+from gcos.task_record import Task
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A task as it was taken.
+
+    Attributes:
+        task: The task.
+        durability: What the acknowledgement means: `local`, this agent's disk, or `replicated`.
+        is_repeat: The request id was known, and this is the earlier task.
+    """
+
+    task: Task
+    durability: str
+    is_repeat: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """How a demo or testbed scales the world.
+
+    Attributes:
+        speed_ratio: World seconds per wall second.
+        byte_ratio: World bytes that one stored byte stands for.
+    """
+
+    speed_ratio: float = 1.0
+    byte_ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who would run a task.
+
+    Attributes:
+        bids: Offers, best first.
+        refusals: Sites that do not offer, or whose offers break a limit.
+        chosen_site_id: Who would win; None where nobody would.
+        predictions: Run time by pool type.
+        terms: How offers were compared.
+        scales: How the world is scaled there.
+    """
+
+    bids: tuple[Bid, ...]
+    refusals: tuple[Refusal, ...]
+    chosen_site_id: SiteId | None
+    predictions: tuple[Prediction, ...]
+    terms: Terms
+    scales: Scales
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """A task after it was cancelled; `is_cancelled` is False where it had ended before."""
+
+    task: Task
+    is_cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SiteListing:
+    """The sites of the cluster.
+
+    Attributes:
+        sites: Sorted by id.
+        is_fresh: False: the broker is away and this is what the agent last heard.
+    """
+
+    sites: tuple[KnownSite, ...]
+    is_fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """An artifact in a cache.
+
+    Attributes:
+        artifact: The artifact.
+        pin_count: Runs that use it now.
+        last_used_s: World instant of the last use.
+        hit_count: Runs that found it there.
+    """
+
+    artifact: Artifact
+    pin_count: int
+    last_used_s: float
+    hit_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUsage:
+    """How full a cache is.
+
+    Attributes:
+        kind: Which cache.
+        capacity_bytes: Capacity.
+        occupied_bytes: Held by complete artifacts.
+        reserved_bytes: Promised to transfers under way.
+    """
+
+    kind: ArtifactKind
+    capacity_bytes: int
+    occupied_bytes: int
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteCache:
+    """What the two caches of a site hold, sorted by kind and name."""
+
+    site_id: SiteId
+    usages: tuple[CacheUsage, ...]
+    entries: tuple[CacheEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddedArtifact:
+    """An artifact that was added; `is_new` is False where the site had it under this name."""
+
+    artifact: Artifact
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HourlySignal:
+    """A signal by the hour.
+
+    Attributes:
+        start_s: World instant at which the first value begins to hold.
+        values: One for each hour, in `unit`.
+        unit: `gCO2/kWh` or `USD/kWh`.
+        provenance: Who says so.
+    """
+
+    start_s: float
+    values: tuple[float, ...]
+    unit: str
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSignalsReading:
+    """What a site knows of its electricity, now and for the coming hours.
+
+    Attributes:
+        site_id: The site.
+        zone: Its electricity zone.
+        now_s: World instant of the answer.
+        carbon: Carbon intensity; None where missing or stale.
+        price: Price of electricity.
+    """
+
+    site_id: SiteId
+    zone: str
+    now_s: float
+    carbon: HourlySignal | None
+    price: HourlySignal
+
+
+@dataclass(frozen=True, slots=True)
+class SiteLedger:
+    """Ledger entries of tasks that one site owns, oldest first."""
+
+    entries: tuple[LedgerEntry, ...]
+    scales: Scales
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A site that was asked and did not answer.
+
+    Attributes:
+        site_id: Which site.
+        address: Where it was asked.
+        message: What went wrong.
+    """
+
+    site_id: SiteId
+    address: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered(Generic[ItemT]):
+    """Answers of many sites, and the sites without an answer, sorted by id."""
+
+    items: tuple[ItemT, ...]
+    unreachable: tuple[Unreachable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterLedger:
+    """Ledger entries of many sites.
+
+    Attributes:
+        entries: Oldest first.
+        scales: How the world is scaled there.
+        unreachable: Sites whose entries are missing.
+    """
+
+    entries: tuple[LedgerEntry, ...]
+    scales: Scales
+    unreachable: tuple[Unreachable, ...] = ()

@@ -1,0 +1,75 @@
+"""All benchmarks of this package, one table: `python -m testbed.bench [NAME...]`.
+
+A benchmark is a module with a function `measure` that needs no argument and returns a row or rows.
+"""
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+from rich.console import Console
+from rich.table import Table
+
+import testbed.bench
+from testbed.bench import BenchRow
+
+Measure = Callable[[], BenchRow | Iterable[BenchRow]]
+
+
+def benchmarks() -> dict[str, Measure]:
+    """Return the `measure` of each benchmark by the name of its module."""
+    found: dict[str, Measure] = {}
+    for info in pkgutil.iter_modules(testbed.bench.__path__):
+        if info.name == "__main__":
+            continue
+        module = importlib.import_module(f"testbed.bench.{info.name}")
+        measure = getattr(module, "measure", None)
+        if measure is not None:
+            found[info.name] = cast(Measure, measure)
+    return found
+
+
+def table_of(rows: Sequence[BenchRow]) -> Table:
+    """Return one line for each row."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("benchmark")
+    for title in ("ours", "limit", "ratio", "target"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.ours:,.0f} {row.unit}",
+            f"{row.limit:,.0f} {row.unit}",
+            f"{row.ratio:.2f}",
+            f"{'<=' if row.is_cost else '>='} {row.target:g}",
+            "met" if row.is_met else "MISSED",
+            style="" if row.is_met else "red",
+        )
+    return table
+
+
+def main(names: Sequence[str]) -> int:
+    """Run the benchmarks named, or all, and print their table; return the exit code."""
+    console, talk = Console(highlight=False), Console(stderr=True, highlight=False)
+    found = benchmarks()
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        talk.print(f"error: no benchmark {', '.join(unknown)}; there are {', '.join(found)}")
+        return 2
+    rows: list[BenchRow] = []
+    for name in names or list(found):
+        with talk.status(f"measuring {name}"):
+            measured = found[name]()
+        rows += [measured] if isinstance(measured, BenchRow) else list(measured)
+    console.print(table_of(rows))
+    for row in rows:
+        if row.note:
+            console.print(f"{row.name}: {row.note}", style="dim")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

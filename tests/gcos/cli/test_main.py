@@ -1,0 +1,543 @@
+"""Whole command lines against fake agents.
+
+The command line runs in a thread, its coroutine on the loop of the test: two loops in one process
+trip over each other in grpc.aio (LIMITS, traps).
+"""
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcos.cli.main import main
+from gcos.client_records import Plan, Scales, Submission
+from gcos.document import DOCUMENT_BYTES_MAX
+from gcos.errors import (
+    ArtifactNotFoundError,
+    GcosError,
+    InvalidRequestError,
+    NoBidError,
+    NoCandidateError,
+    QueueFullError,
+    SiteDrainingError,
+    UnauthenticatedError,
+)
+from gcos.rpc.wire import to_proto
+from gcos.task_record import Task
+from gcos.v1 import tasks_pb2
+from testbed import samples
+from testbed.fakes import FAKE_TOKEN, FakeAgent
+from testbed.samples import CAL
+
+DOCUMENT = "apiVersion: gcos/v1\nkind: Task\nname: hello\ndeadline: 6h\nrun: echo hello\n"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Gcos = Callable[..., Awaitable[Ran]]
+
+
+@pytest.fixture
+async def agent() -> AsyncIterator[FakeAgent]:
+    fake = FakeAgent(plan=samples.plan_of_two(), entries=(samples.cache_entry(),))
+    async with fake.serving():
+        yield fake
+
+
+@pytest.fixture
+def environ(tmp_path: Path, agent: FakeAgent) -> dict[str, str]:
+    token_file = tmp_path / "token"
+    token_file.touch(mode=0o600)
+    token_file.write_text(FAKE_TOKEN)
+    return {
+        "GCOS_HOME": str(tmp_path / "home"),
+        "GCOS_AGENT": agent.address,
+        "GCOS_TOKEN_FILE": str(token_file),
+    }
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(DOCUMENT)
+    return str(path)
+
+
+@pytest.fixture
+def gcos(environ: dict[str, str], capfd: pytest.CaptureFixture[str]) -> Gcos:
+    async def run(*arguments: str) -> Ran:
+        code = await run_main(arguments, environ)
+        captured = capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
+
+
+async def run_main(arguments: Sequence[str], environ: dict[str, str]) -> int:
+    loop = asyncio.get_running_loop()
+
+    def on_this_loop(body: Coroutine[Any, Any, int]) -> int:
+        return asyncio.run_coroutine_threadsafe(body, loop).result()
+
+    return await asyncio.to_thread(main, arguments, environ=environ, run=on_this_loop)
+
+
+def columns(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+async def test_a_plan_is_a_table_with_its_refusals_and_footnotes(gcos: Gcos, job: str) -> None:
+    ran = await gcos("plan", job)
+    lines = ran.out.splitlines()
+    assert (ran.code, ran.err) == (0, "")
+    assert columns(lines[0]) == [
+        *["SITE", "GPU", "START", "RUN p50/p90", "FETCH", "COST $", "CO2 g", "DEADLINE ok %"],
+        *["CHOSEN", "REASON"],
+    ]
+    assert columns(lines[1])[-3:] == ["96", "yes", "lowest offer, 1.70 $"]
+    assert columns(lines[5]) == ["in", "GPU_TYPE_UNKNOWN", "no H100 here"]
+    assert "carbon price: 0.200 $/kg" in ran.out
+    assert "scaled" not in ran.out
+    assert "\x1b" not in ran.out
+
+
+async def test_a_plan_of_a_scaled_world_says_so(gcos: Gcos, agent: FakeAgent, job: str) -> None:
+    agent.plan = replace(samples.plan_of_two(), scales=Scales(60.0, 1.0))
+    assert "world time runs 60 x as fast" in (await gcos("plan", job)).out
+
+
+async def test_a_plan_without_offers_says_so(gcos: Gcos, agent: FakeAgent, job: str) -> None:
+    agent.plan = replace(samples.plan_of_two(), bids=(), chosen_site_id=None)
+    ran = await gcos("plan", job)
+    assert ran.out.startswith("no site offers to run this task\n")
+    assert (await gcos("plan", job, "-q")).out == ""
+
+
+async def test_json_is_the_record_on_stdout_alone(gcos: Gcos, job: str) -> None:
+    ran = await gcos("plan", job, "-o", "json")
+    assert ran.err == ""
+    document = json.loads(ran.out)
+    assert list(document) == list(Plan.__dataclass_fields__)
+    assert document["bids"][0]["site_id"] == "de"
+    assert document["refusals"][0]["reason"] == "GPU_TYPE_UNKNOWN"
+
+
+async def test_shared_options_may_stand_before_or_after_the_command(gcos: Gcos, job: str) -> None:
+    after = await gcos("plan", job, "-o", "json")
+    assert await gcos("-o", "json", "plan", job) == after
+    assert (await gcos("-q", "plan", job)).out == "de\n"
+
+
+async def test_an_option_names_agent_and_token(
+    gcos: Gcos, environ: dict[str, str], agent: FakeAgent
+) -> None:
+    token_file = environ.pop("GCOS_TOKEN_FILE")
+    del environ["GCOS_AGENT"]
+    ran = await gcos("queue")
+    assert (ran.code, ran.out) == (2, "")
+    assert "hint: start one with: gcos up" in ran.err
+    ran = await gcos("queue", "--agent", agent.address, "--token-file", token_file)
+    assert (ran.code, ran.err) == (0, "no active tasks; see: gcos queue --all\n")
+
+
+async def test_submit_prints_the_id_and_talks_on_stderr(
+    gcos: Gcos, agent: FakeAgent, job: str
+) -> None:
+    ran = await gcos("submit", job, "--request-id", "night")
+    (task_id,) = agent.tasks
+    assert (ran.code, ran.out) == (0, f"{task_id}\n")
+    assert ran.err.splitlines() == ["taken by de (local)", f"next: gcos status {task_id}"]
+    assert agent.documents == [(DOCUMENT.encode(), "night")]
+    again = await gcos("submit", job, "--request-id", "night", "-q")
+    assert again == Ran(0, f"{task_id}\n", "")
+
+
+async def test_submit_reads_stdin(
+    gcos: Gcos, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(DOCUMENT.encode())))
+    assert (await gcos("submit", "-")).code == 0
+    assert agent.documents == [(DOCUMENT.encode(), "")]
+
+
+class EndsAtOnce(FakeAgent):
+    """An agent whose tasks have ended when they are watched."""
+
+    exit_code = 0
+
+    async def WatchTask(
+        self, request: tasks_pb2.WatchTaskRequest, context: Any
+    ) -> AsyncIterator[tasks_pb2.WatchTaskResponse]:
+        for task in (samples.running(self._task(request.task_id)), self.end(request.task_id)):
+            yield tasks_pb2.WatchTaskResponse(task=to_proto(task, tasks_pb2.Task))
+
+    def end(self, task_id: str) -> Task:
+        return samples.ended(self._task(task_id), exit_code=self.exit_code)
+
+
+@pytest.mark.parametrize(("exit_code", "code"), [(0, 0), (3, 1)])
+async def test_submit_and_wait_exits_as_the_job_did(
+    gcos: Gcos, environ: dict[str, str], job: str, exit_code: int, code: int
+) -> None:
+    agent = EndsAtOnce()
+    agent.exit_code = exit_code
+    async with agent.serving():
+        environ["GCOS_AGENT"] = agent.address
+        ran = await gcos("submit", job, "--wait", "-o", "json")
+    assert ran.code == code
+    document = json.loads(ran.out)
+    assert list(document) == list(Submission.__dataclass_fields__)
+    assert document["task"]["report"]["exit_code"] == exit_code
+    assert "RUNNING  EXECUTING  at de" in ran.err
+    assert ran.err.endswith(f": exit code {exit_code}\n")
+
+
+async def test_the_queue_hides_what_has_ended_unless_asked(gcos: Gcos, agent: FakeAgent) -> None:
+    await agent.put(samples.task_named("1"))
+    await agent.put(samples.ended(samples.task_named("2")))
+    ran = await gcos("queue")
+    header, row = ran.out.splitlines()
+    assert columns(header) == [
+        *["ID", "NAME", "STATE", "REASON", "SITE", "SUBMITTED", "WAIT/RUN", "DEADLINE"]
+    ]
+    assert columns(row)[:3] == ["de-0000000000001", "job 1", "QUEUED"]
+    assert (await gcos("queue", "--all", "-q")).out.split() == [
+        "de-0000000000001",
+        "de-0000000000002",
+    ]
+    listed = json.loads((await gcos("queue", "--all", "-o", "json")).out)
+    assert [task["state"] for task in listed["items"]] == ["QUEUED", "SUCCEEDED"]
+
+
+async def test_the_queue_names_sites_that_did_not_answer(gcos: Gcos, agent: FakeAgent) -> None:
+    agent.peers = (FakeAgent(CAL, address="127.0.0.1:1"),)
+    ran = await gcos("queue", "-q")
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err.startswith("warning: site cal did not answer, its tasks are missing here")
+
+
+async def test_status_shows_a_task_and_the_end_of_its_output(gcos: Gcos, agent: FakeAgent) -> None:
+    await agent.put(task := samples.ended(samples.task_named("1"), exit_code=3))
+    ran = await gcos("status", task.task_id)
+    assert ["exit code", "3"] in [columns(line) for line in ran.out.splitlines()]
+    assert ran.out.endswith("\nepoch 1\nepoch 2\n")
+    assert json.loads((await gcos("status", task.task_id, "-o", "json")).out)["origin"] == "de"
+    assert (await gcos("status", task.task_id, "-q")).out == f"{task.task_id}\n"
+
+
+async def test_text_of_a_job_cannot_drive_the_terminal(gcos: Gcos, agent: FakeAgent) -> None:
+    task = replace(samples.task_named("1"), message="\x1b[2Jgone [bold]x[/bold]")
+    await agent.put(task)
+    shown = (await gcos("status", task.task_id)).out
+    assert "\x1b" not in shown
+    assert "[2Jgone [bold]x[/bold]" in shown
+
+
+async def test_logs_are_the_bytes_of_the_job(
+    agent: FakeAgent, environ: dict[str, str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    await agent.put(task := samples.task_named("1"))
+    agent.log = (b"\xff\x00\x1b[31m", b"\n")
+    assert await run_main(["logs", "-f", task.task_id], environ) == 0
+    assert capfdbinary.readouterr().out == b"\xff\x00\x1b[31m\n"
+
+
+async def test_wait_exits_with_1_unless_all_succeeded(gcos: Gcos, agent: FakeAgent) -> None:
+    good, bad = (samples.ended(samples.task_named(str(i)), exit_code=i) for i in range(2))
+    await agent.put(good)
+    await agent.put(bad)
+    assert (await gcos("wait", good.task_id, "-q")) == Ran(0, "", "")
+    ran = await gcos("wait", good.task_id, bad.task_id, good.task_id)
+    assert ran.code == 1
+    assert [columns(line)[1] for line in ran.out.splitlines()] == ["STATE", "SUCCEEDED", "FAILED"]
+    listed = json.loads((await gcos("wait", good.task_id, "-o", "json")).out)
+    assert [task["task_id"] for task in listed] == [good.task_id]
+
+
+async def test_waiting_ends_at_once_where_a_task_is_unknown(gcos: Gcos, agent: FakeAgent) -> None:
+    await agent.put(task := samples.task_named("1"))
+    ran = await gcos("wait", task.task_id, "de-x")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.endswith("error: no task de-x at de\nhint: see: gcos queue\n")
+
+
+async def test_cancel_ends_what_it_can_and_reports_the_rest(gcos: Gcos, agent: FakeAgent) -> None:
+    await agent.put(task := samples.task_named("1"))
+    ran = await gcos("cancel", "de-x", task.task_id)
+    assert (ran.code, ran.out) == (2, f"{task.task_id} cancelled\n")
+    assert ran.err == "error: no task de-x at de\nhint: see: gcos queue\n"
+    ran = await gcos("cancel", task.task_id)
+    assert (ran.code, ran.out) == (0, f"{task.task_id} had ended before: CANCELLED\n")
+    assert (await gcos("cancel", task.task_id, "-q")).out == ""
+
+
+async def test_sites_are_listed_and_a_stale_list_is_called_stale(
+    gcos: Gcos, agent: FakeAgent
+) -> None:
+    agent.is_broker_away = True
+    ran = await gcos("sites", "ls")
+    assert columns(ran.out.splitlines()[1])[:3] == ["de", "DE", "5/8 H100"]
+    assert ran.err == "warning: no broker answers; this is what the agent heard last\n"
+    assert (await gcos("sites", "ls", "-q")).out == "de\n"
+    assert not json.loads((await gcos("sites", "ls", "-o", "json")).out)["is_fresh"]
+
+
+async def test_caches_are_listed_for_all_sites_or_one(gcos: Gcos, agent: FakeAgent) -> None:
+    async with (other := FakeAgent(CAL)).serving():
+        agent.peers = (other,)
+        every = json.loads((await gcos("cache", "ls", "-o", "json")).out)
+        one = json.loads((await gcos("cache", "ls", "--site", "cal", "-o", "json")).out)
+    assert [cache["site_id"] for cache in every["items"]] == ["cal", "de"]
+    assert [cache["site_id"] for cache in one["items"]] == ["cal"]
+    ran = await gcos("cache", "ls", "--site", "de")
+    assert "org/tiny-lm" in ran.out
+    assert columns(ran.out.splitlines()[-2]) == ["de", "model", "1.5 GB", "0 B", "2 GB", "75"]
+    assert (await gcos("cache", "ls", "--site", "de", "-q")).out == f"{samples.MODEL_ID}\n"
+
+
+async def test_an_unknown_site_is_refused(gcos: Gcos) -> None:
+    ran = await gcos("cache", "ls", "--site", "mars")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "error: there is no site 'mars'\nhint: known sites: de\n"
+
+
+async def test_cache_add_sends_an_absolute_path(gcos: Gcos, agent: FakeAgent) -> None:
+    ran = await gcos("cache", "add", "tiny", "models/tiny", "--kind", "model")
+    assert (ran.code, ran.out) == (0, "sha256:" + "0" * 64 + "\n")
+    assert ran.err.endswith("added tiny, 1.5 GB\n")
+    assert agent.added == [Path.cwd() / "models" / "tiny"]
+    ran = await gcos("cache", "add", "tiny", "x", "--kind", "data", "-o", "json")
+    assert json.loads(ran.out)["artifact"]["kind"] == "DATA"
+
+
+async def test_cache_add_needs_a_kind_that_there_is(gcos: Gcos, agent: FakeAgent) -> None:
+    assert (await gcos("cache", "add", "tiny", "x")).code == 2
+    ran = await gcos("cache", "add", "tiny", "x", "--kind", "movie")
+    assert ran.code == 2
+    assert ran.err.startswith("error: Invalid value for '--kind'")
+    assert agent.added == []
+
+
+async def test_carbon_now_tells_the_greenest_hour(gcos: Gcos) -> None:
+    ran = await gcos("carbon", "now")
+    assert columns(ran.out.splitlines()[1]) == [
+        *["de", "DE", "230", "200 at 11-23 17:00Z, in 2.9 h", "0.0800"],
+        *["0.0500 at 11-23 17:00Z, in 2.9 h", "average lifecycle estimated from fake table"],
+    ]
+    assert (await gcos("carbon", "now", "--site", "de", "-q")).out == "de\n"
+    assert json.loads((await gcos("carbon", "now", "-o", "json")).out)["items"][0]["zone"] == "DE"
+
+
+async def test_the_ledger_has_totals(gcos: Gcos, agent: FakeAgent) -> None:
+    ran = await gcos("ledger")
+    assert ran == Ran(0, "", "the ledger is empty: no attempt has ended\n")
+    entry = samples.ledger_entry(samples.task_named("1").task_id)
+    agent.ledger = (entry,)
+    agent.scales = Scales(60.0, 1.0)
+    ran = await gcos("ledger")
+    assert "50 % less" in ran.out
+    assert ran.out.splitlines()[-1] == "scaled: world time runs 60 x as fast as the clock"
+    assert (await gcos("ledger", "-q")).out == f"{entry.run_id}\n"
+    assert json.loads((await gcos("ledger", "-o", "json")).out)["entries"][0]["name"] == "tune"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidRequestError("bad", hint="mend it"), 2),
+        (ArtifactNotFoundError("bad", hint="mend it"), 2),
+        (NoCandidateError("bad", hint="mend it"), 2),
+        (QueueFullError("bad", hint="mend it"), 2),
+        (SiteDrainingError("bad", hint="mend it"), 3),
+        (UnauthenticatedError("bad", hint="mend it"), 3),
+        (NoBidError("bad", hint="mend it"), 4),
+    ],
+)
+async def test_an_error_is_a_line_a_hint_and_an_exit_code(
+    gcos: Gcos, agent: FakeAgent, job: str, error: GcosError, code: int
+) -> None:
+    agent.refusal = error
+    assert await gcos("plan", job) == Ran(code, "", "error: bad\nhint: mend it\n")
+
+
+async def test_a_wrong_document_is_told_with_line_and_field(gcos: Gcos, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(DOCUMENT + "rum: x\n")
+    ran = await gcos("submit", str(path))
+    assert ran == Ran(2, "", "error: line 6, rum: unknown key\nhint: did you mean run?\n")
+
+
+async def test_a_file_that_cannot_be_sent_is_refused_before_anything_is_sent(
+    gcos: Gcos, environ: dict[str, str], tmp_path: Path
+) -> None:
+    environ["GCOS_AGENT"] = "127.0.0.1:1"  # nobody is there: calling would exit with 3
+    large = tmp_path / "large"
+    large.write_bytes(b"#" * (DOCUMENT_BYTES_MAX + 1))
+    for file, words in [
+        (str(tmp_path / "none.yaml"), "there is no file"),
+        (str(tmp_path), "is a directory"),
+        (str(tmp_path / "token" / "x"), "cannot be read: Not a directory"),
+        ("a\0b", "cannot be read"),
+        (str(large), "has more than 256 KiB"),
+    ]:
+        for name in ("plan", "submit"):
+            ran = await gcos(name, file)
+            assert (ran.code, ran.out) == (2, "")
+            assert words in ran.err
+
+
+async def test_a_cluster_that_is_away_exits_with_3(
+    gcos: Gcos, environ: dict[str, str], job: str
+) -> None:
+    environ["GCOS_AGENT"] = "127.0.0.1:1"
+    ran = await gcos("submit", job)
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.startswith("error: no agent answers at 127.0.0.1:1\nhint: ")
+
+
+async def test_a_wrong_token_exits_with_3(
+    gcos: Gcos, environ: dict[str, str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.touch(mode=0o600)
+    other.write_text("another-token-0123456")
+    ran = await gcos("--token-file", str(other), "sites", "ls")
+    assert (ran.code, ran.out) == (3, "")
+    assert "hint: give the token file of this cluster" in ran.err
+
+
+async def test_a_fault_of_ours_is_a_line_too(
+    gcos: Gcos, environ: dict[str, str], agent: FakeAgent, job: str
+) -> None:
+    agent.plan = None  # the fake asserts that there is one, so the agent answers INTERNAL
+    ran = await gcos("plan", job)
+    assert ran == Ran(4, "", "error: internal error\nhint: see the log of the peer\n")
+
+
+async def test_a_reader_that_has_left_is_no_error(
+    agent: FakeAgent, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert await run_main(["sites", "ls"], environ) == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plna"], "Did you mean 'plan'?"),
+        (["plan"], "Missing argument 'FILE'"),
+        (["plan", "--fast", "x"], "No such option: --fast"),
+        (["queue", "-o", "xml"], "Invalid value for '--output'"),
+        (["sites", "rm"], "No such command 'rm'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_a_hint(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments, environ={}) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+    assert captured.err.splitlines()[-1].startswith("hint: see: gcos ")
+
+
+CLIENT_COMMANDS = ["plan", "submit", "queue", "status", "logs", "wait", "cancel", "ledger"]
+
+
+@pytest.mark.parametrize(
+    "name", [*CLIENT_COMMANDS, "sites ls", "cache ls", "cache add", "carbon now"]
+)
+def test_every_command_has_an_example_in_its_help(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*name.split(), "--help"], environ={}) == 0
+    assert f"\n gcos {name}" in capsys.readouterr().out.partition("Example:")[2]
+
+
+def test_the_help_names_all_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([], environ={}) == 0
+    out = capsys.readouterr().out
+    for name in [*CLIENT_COMMANDS, "sites", "cache", "carbon", "agent", "broker", "up", "down"]:
+        assert f" {name} " in out
+    assert "Exit codes: 0 done; 1 a job that was waited for failed" in out
+    assert "\x1b" not in out
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"], environ={}) == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+
+
+def test_the_help_imports_nothing_that_talks_to_a_cluster() -> None:
+    code = (
+        "import sys; from gcos.cli.main import main; main(['--help'])\n"
+        "heavy = {'grpc', 'numpy', 'msgspec', 'site_agent', 'broker', 'testbed'}\n"
+        "sys.exit(str(sorted(heavy & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "[]\n"
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installs a distribution with three commands, one of which cannot be imported."""
+    (tmp_path / "plugged.py").write_text(
+        "import typer\n"
+        "group = typer.Typer()\n"
+        "@group.callback()\n"
+        "def top() -> None: ...\n"
+        "@group.command()\n"
+        "def leaf(count: int) -> None:\n"
+        "    raise typer.Exit(count)\n"
+        "def plain(word: str = 'x') -> None:\n"
+        "    print(word)\n"
+    )
+    information = tmp_path / "plugged-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1\n")
+    (information / "entry_points.txt").write_text(
+        "[gcos.commands]\ngrouped = plugged:group\nplain = plugged:plain\n"
+        "broken = no_such_package:app\nqueue = no_such_package:app\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("plugins")
+def test_other_packages_bring_groups_and_functions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["grouped", "leaf", "7"], environ={}) == 7
+    assert main(["plain", "--word", "hi"], environ={}) == 0
+    assert capsys.readouterr().out == "hi\n"
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_broken_command_breaks_itself_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"], environ={}) == 0
+    assert "Command of the package no_such_package." in capsys.readouterr().out
+    assert main(["broken"], environ={}) == 4
+    err = capsys.readouterr().err
+    assert err.startswith("error: the command broken cannot be loaded from no_such_package:app: No")
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_command_of_ours_cannot_be_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["queue", "--help"], environ={}) == 0
+    assert "List the tasks of all sites" in capsys.readouterr().out

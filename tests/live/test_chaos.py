@@ -1,0 +1,133 @@
+"""Real processes, killed with SIGKILL, seen through the public face only."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcos.client import Client
+from gcos.ids import TaskId
+from gcos.task_record import Task
+from gcos.tasks import Reason, TaskState
+
+pytestmark = pytest.mark.live
+
+PATIENCE_S = 60.0
+
+
+def document(trace: Path, seconds: float, **more: Any) -> str:
+    """A job that writes when it starts and when it ends, each line with its process group."""
+    line = f'echo "$1 $GCOS_SITE $GCOS_RUN_ID" >> {trace}'
+    command = f"mark() {{ {line}; }}; mark start; sleep {seconds}; mark end"
+    return json.dumps(
+        {"apiVersion": "gcos/v1", "kind": "Task", "name": trace.name, "run": command, **more}
+    )
+
+
+def lines_of(trace: Path) -> list[list[str]]:
+    if not trace.exists():
+        return []
+    return [line.split() for line in trace.read_text().splitlines()]
+
+
+async def until(client: Client, task_id: TaskId, is_so: Callable[[Task], bool]) -> Task:
+    async with asyncio.timeout(PATIENCE_S):
+        async for task in client.watch(task_id):
+            if is_so(task):
+                return task
+    raise AssertionError("the task ended first")
+
+
+async def test_a_job_whose_agent_dies_finishes_elsewhere(
+    live: Any, client: Client, tmp_path: Path
+) -> None:
+    trace = tmp_path / "elsewhere"
+    spec = document(trace, 3, placement={"allow": ["on", "de"]})
+    task_id = (await client.submit(spec)).task.task_id
+    running = await until(client, task_id, lambda task: task.state is TaskState.RUNNING)
+    live.kill(running.site_id)
+    try:
+        ended = await client.wait(task_id, timeout_s=PATIENCE_S)
+    finally:
+        live.restart(running.site_id)
+    assert ended.state is TaskState.SUCCEEDED
+    assert ended.report.site_id != running.site_id
+    assert ended.failure_count == 1
+    first, second, end = lines_of(trace)
+    assert (first[0], second[0], end[0]) == ("start", "start", "end"), (
+        "the first attempt was stopped by its supervisor before the second began"
+    )
+    assert first[2] != second[2]
+
+
+async def test_a_job_whose_agent_restarts_in_time_is_adopted(
+    live: Any, client: Client, tmp_path: Path
+) -> None:
+    trace = tmp_path / "adopted"
+    task_id = (await client.submit(document(trace, 5, placement={"allow": ["de"]}))).task.task_id
+    await until(client, task_id, lambda task: task.state is TaskState.RUNNING)
+    live.kill("de")
+    live.restart("de")
+    ended = await client.wait(task_id, timeout_s=PATIENCE_S)
+    assert (ended.state, ended.reason) == (TaskState.SUCCEEDED, Reason.EXITED_ZERO)
+    states = [line[0] for line in lines_of(trace)]
+    assert states.count("end") == 1
+    # A slow machine may let the lease run out first; then it was stopped and ran again.
+    assert states == ["start", "end"] or ended.failure_count == 1
+
+
+async def test_an_origin_that_dies_loses_nothing_it_acknowledged(
+    live: Any, client: Client, tmp_path: Path
+) -> None:
+    traces = [tmp_path / f"kept{i}" for i in range(6)]
+    submitted = [
+        (await client.submit(document(trace, 1), request_id=trace.name)).task.task_id
+        for trace in traces
+    ]
+    live.kill("cal")
+    live.restart("cal")
+    for task_id, trace in zip(submitted, traces, strict=True):
+        ended = await client.wait(task_id, timeout_s=PATIENCE_S)
+        assert ended.state is TaskState.SUCCEEDED
+        executing: set[str] = set()
+        for state, _, run in lines_of(trace):
+            assert not (state == "start" and executing), "two runs of one task at once"
+            executing = {run} if state == "start" else executing - {run}
+        again = await client.submit(document(trace, 1), request_id=trace.name)
+        assert again.is_repeat
+        assert again.task.task_id == task_id
+
+
+async def test_a_job_goes_on_while_its_origin_is_dead_and_counts_afterwards(
+    live: Any, client: Client, tmp_path: Path
+) -> None:
+    trace = tmp_path / "orphan"
+    task_id = (await client.submit(document(trace, 1, placement={"allow": ["de"]}))).task.task_id
+    await until(client, task_id, lambda task: task.state is TaskState.RUNNING)
+    live.kill("cal")
+    async with asyncio.timeout(PATIENCE_S):
+        while "end" not in [line[0] for line in lines_of(trace)]:
+            await asyncio.sleep(0.05)
+    live.restart("cal")
+    ended = await client.wait(task_id, timeout_s=PATIENCE_S)
+    assert ended.state is TaskState.SUCCEEDED
+    assert ended.fence.attempt == 1
+
+
+async def test_broker_and_predictor_may_die(live: Any, client: Client, tmp_path: Path) -> None:
+    """I10: what is known goes on being used, and the prior predicts."""
+    import os
+    import signal
+
+    for name in ("broker", "predictor"):
+        process = live.process(name)
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitpid(process.pid, 0)
+    trace = tmp_path / "alone"
+    task_id = (await client.submit(document(trace, 0.2, placement={"allow": ["de"]}))).task.task_id
+    ended = await client.wait(task_id, timeout_s=PATIENCE_S)
+    assert ended.state is TaskState.SUCCEEDED
+    assert ended.predictions[0].source.value == "PRIOR"
