@@ -16,14 +16,14 @@ def broker() -> None:
 @broker_commands.command()
 def run(
     address: Annotated[
-        str | None, typer.Option(help="host:port to serve at  [default: 127.0.0.1:7700]")
+        str | None, typer.Option(help="host:port to serve at (default: 127.0.0.1:7700)")
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File (mode 0600) with the token of the cluster")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration file, TOML")] = None,
     log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error  [default: info]")
+        str | None, typer.Option(help="debug, info, warning or error (default: info)")
     ] = None,
 ) -> None:
     """Run a broker until SIGTERM or Ctrl-C."""

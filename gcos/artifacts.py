@@ -82,6 +82,40 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """A complete artifact in a cache, as people see it; one for each of its names.
+
+    Attributes:
+        artifact: The artifact under one of its names.
+        pin_count: Runs that use it now.
+        last_used_s: World instant of the last use.
+        hit_count: Runs that found it here.
+    """
+
+    artifact: Artifact
+    pin_count: int
+    last_used_s: float
+    hit_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUsage:
+    """How full a cache is.
+
+    Attributes:
+        kind: Which cache.
+        capacity_bytes: Capacity.
+        occupied_bytes: Held by complete artifacts; one with several names counts once.
+        reserved_bytes: Promised to transfers under way.
+    """
+
+    kind: ArtifactKind
+    capacity_bytes: int
+    occupied_bytes: int
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """What a task names: a name, or a name with the content it must have."""
 

@@ -6,7 +6,7 @@ Field for field as the messages of `tasks.proto` and `operator.proto`; `gcos.rpc
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from gcos.artifacts import Artifact, ArtifactKind
+from gcos.artifacts import Artifact, CacheEntry, CacheUsage
 from gcos.contract_net import Bid, Refusal, Terms
 from gcos.durations import Prediction
 from gcos.ids import SiteId
@@ -86,40 +86,6 @@ class SiteListing:
 
     sites: tuple[KnownSite, ...]
     is_fresh: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CacheEntry:
-    """An artifact in a cache.
-
-    Attributes:
-        artifact: The artifact.
-        pin_count: Runs that use it now.
-        last_used_s: World instant of the last use.
-        hit_count: Runs that found it there.
-    """
-
-    artifact: Artifact
-    pin_count: int
-    last_used_s: float
-    hit_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class CacheUsage:
-    """How full a cache is.
-
-    Attributes:
-        kind: Which cache.
-        capacity_bytes: Capacity.
-        occupied_bytes: Held by complete artifacts.
-        reserved_bytes: Promised to transfers under way.
-    """
-
-    kind: ArtifactKind
-    capacity_bytes: int
-    occupied_bytes: int
-    reserved_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

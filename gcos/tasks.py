@@ -228,12 +228,8 @@ class TaskSpec:
 _TERMINAL = frozenset(
     {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.REJECTED}
 )
-_LEASED = frozenset(
-    {TaskState.LEASED, TaskState.STAGING, TaskState.RUNNING, TaskState.COMMITTING}
-)
-_ACTIVE_RUN = frozenset(
-    {RunState.LEASED, RunState.STAGING, RunState.RUNNING, RunState.COMMITTING}
-)
+_LEASED = frozenset({TaskState.LEASED, TaskState.STAGING, TaskState.RUNNING, TaskState.COMMITTING})
+_ACTIVE_RUN = frozenset({RunState.LEASED, RunState.STAGING, RunState.RUNNING, RunState.COMMITTING})
 
 #: Which task state may follow which, beside staying where it is. Anything else is a bug or a lie.
 TASK_TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
@@ -273,8 +269,7 @@ _ENDS = frozenset(state for state in RunState if state not in _ACTIVE_RUN)
 RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     RunState.LEASED: _ENDS - {RunState.SUCCEEDED} | {RunState.STAGING, RunState.RUNNING},
     RunState.STAGING: _ENDS - {RunState.SUCCEEDED} | {RunState.RUNNING},
-    RunState.RUNNING: _ENDS - {RunState.SUCCEEDED, RunState.LEASE_RETURNED}
-    | {RunState.COMMITTING},
+    RunState.RUNNING: _ENDS - {RunState.SUCCEEDED, RunState.LEASE_RETURNED} | {RunState.COMMITTING},
     RunState.COMMITTING: frozenset(
         {RunState.SUCCEEDED, RunState.FAILED, RunState.REVOKED, RunState.CANCELLED}
         | {RunState.LEASE_EXPIRED}

@@ -16,7 +16,7 @@ def predictor() -> None:
 @predictor_commands.command()
 def run(
     address: Annotated[
-        str | None, typer.Option(help="host:port to serve at  [default: 127.0.0.1:7701]")
+        str | None, typer.Option(help="host:port to serve at (default: 127.0.0.1:7701)")
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Directory of this predictor's observations")
@@ -26,7 +26,7 @@ def run(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration file, TOML")] = None,
     log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error  [default: info]")
+        str | None, typer.Option(help="debug, info, warning or error (default: info)")
     ] = None,
 ) -> None:
     """Run a predictor until SIGTERM or Ctrl-C."""

@@ -21,7 +21,7 @@ def run(
     config: Annotated[Path | None, typer.Option(help="Configuration file, TOML.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Journal, caches and runs.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="host:port to serve at  [default: a free port of loopback]")
+        str | None, typer.Option(help="host:port to serve at (default: a free port of loopback)")
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File (mode 0600) with the token of the cluster.")
@@ -36,7 +36,7 @@ def run(
         list[Path] | None, typer.Option(help="Directory from which artifacts may be added.")
     ] = None,
     log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error  [default: info]")
+        str | None, typer.Option(help="debug, info, warning or error (default: info)")
     ] = None,
 ) -> None:
     """Serve as one site until SIGTERM or Ctrl-C, then drain.

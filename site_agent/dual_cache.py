@@ -5,10 +5,10 @@ share, nor the reverse. An artifact's kind says where it belongs; its id is enou
 because the kind is part of what the id hashes.
 """
 
-from gcos.artifacts import Artifact, ArtifactKind
+from gcos.artifacts import Artifact, ArtifactKind, CacheEntry, CacheUsage
 from gcos.errors import ArtifactNotFoundError, WrongStateError
 from gcos.ids import ArtifactId, RunId, SiteId
-from site_agent.cache import Cache, CacheEntry, CacheUsage, EntryState
+from site_agent.cache import Cache, EntryState
 
 
 class DualCache:

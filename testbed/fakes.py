@@ -10,11 +10,9 @@ from typing import Any, Final
 import grpc.aio
 import structlog
 
-from gcos.artifacts import Artifact, ArtifactKind
+from gcos.artifacts import Artifact, ArtifactKind, CacheEntry, CacheUsage
 from gcos.client_records import (
     AddedArtifact,
-    CacheEntry,
-    CacheUsage,
     Cancellation,
     HourlySignal,
     Plan,

@@ -394,7 +394,7 @@ class MemoryCluster:
             else:
                 self._perform(agent, ready, then)
 
-        self._after(agent.commit_s - self.t_s, commit)
+        self._at(agent.commit_s, commit)
 
     def _perform(self, agent: Agent, ready: Ready, then: Callable[[], None] | None) -> None:
         if then is not None:
@@ -467,8 +467,11 @@ class MemoryCluster:
             self._after(float(self._random.uniform(0.001, limit_s)), arrive)
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._at(self.t_s + delay_s, action)
+
+    def _at(self, t_s: float, action: Callable[[], None]) -> None:
         self._sequence += 1
-        heapq.heappush(self._heap, (self.t_s + delay_s, self._sequence, action))
+        heapq.heappush(self._heap, (t_s, self._sequence, action))
 
     # ---------------------------------------------------------------- timers
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from gcos.accounting import Charge, CostScope, LatePenalty
-from gcos.artifacts import Artifact, ArtifactKind
-from gcos.client_records import CacheEntry, Plan, Scales
+from gcos.artifacts import Artifact, ArtifactKind, CacheEntry
+from gcos.client_records import Plan, Scales
 from gcos.contract_net import Bid, Fetch, Holder, Refusal, Report, Terms
 from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.ids import ArtifactId, Fence, SiteId, TaskId, run_id

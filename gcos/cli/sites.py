@@ -67,8 +67,11 @@ async def list_cache(session: Session, site: SiteOption = None) -> int:
         ids = (entry.artifact.artifact_id for cache in found.items for entry in cache.entries)
         session.out.lines(dict.fromkeys(ids))
     else:
-        session.out.table(site_tables.cache_entries(found.items, now_s=now_s))
-        session.out.line("")
+        if any(cache.entries for cache in found.items):
+            session.out.table(site_tables.cache_entries(found.items, now_s=now_s))
+            session.out.line("")
+        else:
+            session.out.say("no artifacts; see: gcos cache add --help")
         session.out.table(site_tables.cache_usages(found.items))
     return ExitCode.OK
 

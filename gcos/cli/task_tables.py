@@ -126,6 +126,8 @@ def _outcome(task: Task) -> list[tuple[str, str]]:
 
 
 def _elapsed(task: Task, now_s: float) -> str:
+    if task.report is not None and task.report.started_s is not None:
+        return f"run {duration(task.report.run_s)}"
     end_s = now_s if task.ended_s is None else task.ended_s
     if task.started_s is not None:
         return f"run {duration(max(0.0, end_s - task.started_s))}"

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,9 +121,6 @@ async def test_a_job_goes_on_while_its_origin_is_dead_and_counts_afterwards(
 
 async def test_broker_and_predictor_may_die(live: Any, client: Client, tmp_path: Path) -> None:
     """I10: what is known goes on being used, and the prior predicts."""
-    import os
-    import signal
-
     for name in ("broker", "predictor"):
         process = live.process(name)
         os.kill(process.pid, signal.SIGKILL)

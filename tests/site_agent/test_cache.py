@@ -1,6 +1,6 @@
 import pytest
 
-from gcos.artifacts import Artifact, ArtifactKind
+from gcos.artifacts import Artifact, ArtifactKind, CacheUsage
 from gcos.errors import (
     ArtifactNotFoundError,
     CacheFullError,
@@ -8,7 +8,7 @@ from gcos.errors import (
     WrongStateError,
 )
 from gcos.ids import ArtifactId, RunId, SiteId
-from site_agent.cache import Cache, CacheUsage, EntryState
+from site_agent.cache import Cache, EntryState
 
 RUN = RunId("iad-1.1.1")
 OTHER_RUN = RunId("iad-2.1.1")

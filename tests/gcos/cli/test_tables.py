@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from gcos.accounting import CostScope
-from gcos.artifacts import ArtifactKind
+from gcos.artifacts import ArtifactKind, CacheUsage
 from gcos.cli import ledger_table, plan_table, site_tables, task_tables
-from gcos.client_records import CacheUsage, Scales, SiteCache, SiteListing
+from gcos.client_records import Scales, SiteCache, SiteListing
 from gcos.ids import TaskId
 from gcos.known_sites import KnownSite
 from gcos.task_record import Task
