@@ -40,8 +40,10 @@ class LiveCluster:
         place = self.directory / "sites" / site
         process = start(
             f"agent {site}",
-            [sys.executable, "-P", "-m", "gcos.cli.main", "agent", "run"]
-            + ["--config", str(place / "agent.toml")],
+            [
+                *(sys.executable, "-P", "-m", "gcos.cli.main"),
+                *("agent", "run", "--config", str(place / "agent.toml")),
+            ],
             address=self.cluster.agents[site],
             environ={k: v for k, v in os.environ.items() if not k.startswith("GCOS_")},
             directory=self.directory,
