@@ -5,9 +5,17 @@ import os
 import sys
 from typing import Final, TypeAlias
 
-import structlog
+# structlog draws tracebacks with rich where it finds it. We ask for plain ones, since rich's show
+# local variables, which may hold secrets; and importing it is a tenth of an agent's start.
+_has_no_rich = "rich" not in sys.modules
+if _has_no_rich:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+import structlog  # noqa: E402
 
-from gcos.errors import InvalidRequestError
+if _has_no_rich:
+    del sys.modules["rich"]
+
+from gcos.errors import InvalidRequestError  # noqa: E402
 
 Log: TypeAlias = structlog.typing.FilteringBoundLogger
 

@@ -44,29 +44,16 @@ def run(
     Example: gcos agent run --site on --data-dir ./on --token-file ./token
     --broker 127.0.0.1:7700 --predictor 127.0.0.1:7701
     """
-    import asyncio  # noqa: PLC0415  `gcos --help` must not wait for grpc
-    import os  # noqa: PLC0415
+    options: dict[str, object] = {
+        "site": site,
+        "data_dir": data_dir,
+        "address": address,
+        "token_file": token_file,
+        "brokers": broker or None,
+        "predictors": predictor or None,
+        "artifact_roots": artifact_root or None,
+        "log_level": log_level,
+    }
+    from site_agent.process import serve  # noqa: PLC0415  `gcos --help` must not wait for grpc
 
-    from gcos import logs  # noqa: PLC0415
-    from gcos.config import load  # noqa: PLC0415
-    from gcos.process import run_until_signalled  # noqa: PLC0415
-    from gcos.system import SystemClock  # noqa: PLC0415
-    from site_agent.config import AgentConfig, completed  # noqa: PLC0415
-    from site_agent.wiring import run_agent  # noqa: PLC0415
-
-    async def main(stopping: asyncio.Event) -> None:
-        options: dict[str, object] = {
-            "site": site,
-            "data_dir": data_dir,
-            "address": address,
-            "token_file": token_file,
-            "brokers": broker or None,
-            "predictors": predictor or None,
-            "artifact_roots": artifact_root or None,
-            "log_level": log_level,
-        }
-        settings = completed(load(AgentConfig, config, environ=os.environ, overrides=options))
-        logs.configure(f"agent {settings.site}", settings.log_level)
-        await run_agent(settings, SystemClock(settings.world.scale), stopping)
-
-    raise typer.Exit(run_until_signalled(main, process="agent"))
+    raise typer.Exit(serve(config, options))

@@ -119,6 +119,7 @@ class OriginSettings:
         carbon_price_usd_per_kg: Lambda where the task names none.
         network_kwh_per_gb: Kappa.
         scope: Which items are cost.
+        byte_ratio: World bytes that one stored byte stands for.
     """
 
     site_id: SiteId
@@ -127,6 +128,7 @@ class OriginSettings:
     carbon_price_usd_per_kg: float
     network_kwh_per_gb: float
     scope: CostScope
+    byte_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -743,9 +745,9 @@ class Origin:
         return WorkFeatures(
             kind=spec.work.kind,
             model=models[0].name if models else "",
-            model_bytes=sum(need.size_bytes for need in models),
+            model_bytes=self._world_bytes(models),
             data=tuple(need.name for need in data),
-            data_bytes=sum(need.size_bytes for need in data),
+            data_bytes=self._world_bytes(data),
             token_count=spec.work.token_count,
             epoch_count=spec.work.epoch_count,
             batch_size_count=spec.work.batch_size_count,
@@ -753,6 +755,9 @@ class Origin:
             gpu_count=spec.gpu.gpu_count,
             project=spec.project,
         )
+
+    def _world_bytes(self, needs: Sequence[ArtifactNeed]) -> int:
+        return round(sum(need.size_bytes for need in needs) * self.settings.byte_ratio)
 
     def _observation(self, task: Task, report: Report) -> Observation:
         return Observation(

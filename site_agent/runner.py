@@ -40,6 +40,8 @@ SIGNALS_REFRESH_S = 900.0
 SIGNALS_BEHIND_H = 26
 SIGNALS_AHEAD_H = 7 * 24
 REPORT_RETRY_MAX_S = 10.0
+REPORT_PATIENCE_S = 2.0
+"""Protocol seconds that a draining agent waits for its last reports to be answered."""
 SITES_REFRESH_S = 5.0
 
 
@@ -556,15 +558,21 @@ class Runner:
     async def drain(self) -> None:
         """Take no new work, return what has not started, let the rest end or stop it."""
         await self.apply(self.participant.drain(now=self.now()))
-        try:
-            async with asyncio.timeout(self.config.drain_s):
-                while self.participant.runs:
-                    await self.changed(timeout_s=self.config.drain_s)
-        except TimeoutError:
+        if not await self._emptied(self.config.drain_s, only_live=True):
             await self.apply(self.participant.stop_all(now=self.now()))
-            try:
-                async with asyncio.timeout(self.config.run_grace_s + 5.0):
-                    while self.participant.runs:
-                        await self.changed(timeout_s=self.config.run_grace_s)
-            except TimeoutError:
-                self.log.warning("drain_incomplete", runs=len(self.participant.runs))
+            await self._emptied(self.config.run_grace_s + 5.0, only_live=True)
+        # Reports are in the journal; an origin that is away hears them from the next agent here.
+        if not await self._emptied(REPORT_PATIENCE_S, only_live=False):
+            self.log.warning("drain_incomplete", runs=len(self.participant.runs))
+
+    async def _emptied(self, timeout_s: float, *, only_live: bool) -> bool:
+        """Wait until no run is left, or none that goes on; False: the time was not enough."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while any(
+                    run.report is None or not only_live for run in self.participant.runs.values()
+                ):
+                    await self.changed(timeout_s=timeout_s)
+        except TimeoutError:
+            return False
+        return True

@@ -12,7 +12,6 @@ from gcos.ids import RunId, SiteId, TaskId
 from gcos.rpc.channels import Channels
 from gcos.rpc.status import translated
 from gcos.rpc.wire import to_proto
-from gcos.spec import checked_request_id, parse_document
 from gcos.task_record import Task
 from gcos.tasks import TaskSpec
 from gcos.v1 import common_pb2, site_pb2, site_pb2_grpc, tasks_pb2, tasks_pb2_grpc
@@ -42,6 +41,8 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         del context
         spec = await self._parsed(request.document)
         if request.request_id:
+            from gcos.spec import checked_request_id  # noqa: PLC0415
+
             spec = replace(spec, request_id=checked_request_id(request.request_id))
         task, is_repeat = await self._runner.submit(spec)
         return tasks_pb2.SubmitResponse(task=_task(task), durability="local", is_repeat=is_repeat)
@@ -181,6 +182,9 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
 
     async def _parsed(self, document: bytes) -> TaskSpec:
         """Return the spec; a hostile document takes most of a second, and leases must not wait."""
+        # Reading YAML takes as long to import as gRPC; an agent serves before it needs it.
+        from gcos.spec import parse_document  # noqa: PLC0415
+
         return await asyncio.to_thread(
             parse_document, document, submitted_s=self._runner.now().world_s
         )

@@ -136,6 +136,7 @@ class _Agent:
                 carbon_price_usd_per_kg=config.carbon_price_usd_per_kg,
                 network_kwh_per_gb=config.network_kwh_per_gb,
                 scope=config.cost_scope,
+                byte_ratio=config.world.byte_ratio,
             ),
             at_origin=lambda task, report: charge_at_origin(
                 task,

@@ -255,10 +255,11 @@ class _Launch:
     address: str
     arguments: tuple[str, ...]
     log: Path
+    module: str = "gcos.cli.main"
 
     def start(self, environ: Mapping[str, str], directory: Path) -> LocalProcess:
         # -P: a file called grpc.py where the user stands must not be imported.
-        command = [sys.executable, "-P", "-m", "gcos.cli.main", *self.arguments]
+        command = [sys.executable, "-P", "-m", self.module, *self.arguments]
         return start(
             self.name,
             command,
@@ -366,7 +367,9 @@ def _plan(options: ClusterOptions, kept: ClusterState | None) -> _Plan:
             _Launch(
                 f"agent {site}",
                 address=addresses[f"agent {site}"],
-                arguments=("agent", "run", "--config", str(place / "agent.toml")),
+                # Serves in half the time of `gcos agent run`, which imports a command line.
+                module="site_agent",
+                arguments=("--config", str(place / "agent.toml")),
                 log=place / "agent.log",
             )
         )

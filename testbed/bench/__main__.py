@@ -65,9 +65,12 @@ def main(names: Sequence[str]) -> int:
             measured = found[name]()
         rows += [measured] if isinstance(measured, BenchRow) else list(measured)
     console.print(table_of(rows))
+    notes: dict[str, list[str]] = {}
     for row in rows:
         if row.note:
-            console.print(f"{row.name}: {row.note}", style="dim")
+            notes.setdefault(row.note, []).append(row.name)
+    for note, named in notes.items():
+        console.print(f"{'; '.join(named)}: {note}", style="dim")
     return 0
 
 

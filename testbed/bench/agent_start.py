@@ -107,9 +107,15 @@ def _agent_start(scratch: Path) -> Start:
     token_file = scratch / "token"
     write_token(token_file)
     address = _free_address()
-    arguments = ["--site", "on", "--data-dir", str(scratch / "data"), "--address", address]
-    command = ["-P", "-m", "gcos.cli.main", "agent", "run", *arguments]
-    return _start([*command, "--token-file", str(token_file)], address, scratch)
+    config = scratch / "agent.toml"
+    settings = {
+        "site": "on",
+        "data_dir": str(scratch / "data"),
+        "address": address,
+        "token_file": str(token_file),
+    }
+    config.write_text("".join(f'{key} = "{value}"\n' for key, value in settings.items()))
+    return _start(["-P", "-m", "site_agent", "--config", str(config)], address, scratch)
 
 
 def _bare_start(scratch: Path) -> Start:
