@@ -1,5 +1,6 @@
 """A cluster of real processes for the tests of this folder, and a hand that kills them."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -41,8 +42,8 @@ class LiveCluster:
         process = start(
             f"agent {site}",
             [
-                *(sys.executable, "-P", "-m", "gcos.cli.main"),
-                *("agent", "run", "--config", str(place / "agent.toml")),
+                *(sys.executable, "-P", "-m", "site_agent"),
+                *("--config", str(place / "agent.toml")),
             ],
             address=self.cluster.agents[site],
             environ={k: v for k, v in os.environ.items() if not k.startswith("GCOS_")},
@@ -56,8 +57,9 @@ class LiveCluster:
 
     def stop_restarted(self) -> None:
         for pid in self._pids.values():
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 @pytest.fixture(scope="module")
