@@ -64,7 +64,6 @@ class Reason(Enum):
     """Why a task or run is where it is: closed, so that programs may branch on it."""
 
     SUBMITTED = "SUBMITTED"
-    PREDICTING = "PREDICTING"
     NEGOTIATING = "NEGOTIATING"
     NO_SITE_REACHABLE = "NO_SITE_REACHABLE"
     NO_BID = "NO_BID"
@@ -97,6 +96,7 @@ class Reason(Enum):
     NO_CANDIDATE = "NO_CANDIDATE"
     CACHE_FULL = "CACHE_FULL"
     QUEUE_FULL = "QUEUE_FULL"
+    STALE_SIGNAL = "STALE_SIGNAL"
 
 
 class WorkKind(Enum):

@@ -45,6 +45,7 @@ class Negotiation:
             predictions=predictions,
         )
         bids, refusals, silent = await self._gather(announcement, nomination.nominees)
+        sites = runner.sites()
         heard = {bid.site_id for bid in bids}
         heard |= {refusal.site_id for refusal in (*nomination.refusals, *refusals)}
         return Auction(
@@ -52,7 +53,8 @@ class Negotiation:
             needs=nomination.needs,
             bids=tuple(bids),
             refusals=(*nomination.refusals, *refusals, *silent),
-            is_complete=all(known.site.site_id in heard for known in runner.sites()),
+            is_complete=all(known.site.site_id in heard for known in sites),
+            zones={known.site.site_id: known.site.zone for known in sites},
         )
 
     async def _nominate(

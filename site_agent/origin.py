@@ -12,7 +12,7 @@ fence rises before each award; a leased task is given away only after its lease 
 passed by this site's clock; after a restart every lease is taken to have been renewed just now.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gcos.accounting import S_PER_H, Charge, CostScope, LatePenalty
@@ -141,6 +141,7 @@ class Auction:
         bids: Offers.
         refusals: Sites that did not offer, nominated or not.
         is_complete: Every site that is known was asked or named unfit; False where one was silent.
+        zones: Electricity zone of each site that is known.
     """
 
     predictions: tuple[Prediction, ...]
@@ -148,6 +149,7 @@ class Auction:
     bids: tuple[Bid, ...]
     refusals: tuple[Refusal, ...]
     is_complete: bool
+    zones: Mapping[SiteId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +174,15 @@ def late_penalty(gpu_hours: float) -> LatePenalty:
     return LatePenalty(fixed_usd=0.5 + 0.5 * gpu_hours, per_h_usd=0.25 * gpu_hours, cap_h=4.0)
 
 
-def judge(spec: TaskSpec, bids: Sequence[Bid], refusals: Sequence[Refusal]) -> Judgement:
+def judge(spec: TaskSpec, auction: Auction) -> Judgement:
     """Apply the task's hard limits and rank what is left.
 
     Offers are compared by score and then by J where all come from the same actor, by J alone
     otherwise (DESIGN section 4, step 4). A preferred site wins among equal offers.
     """
-    refused = list(refusals)
+    refused = list(auction.refusals)
     kept: list[Bid] = []
-    for bid in bids:
+    for bid in auction.bids:
         problem = _over_limit(spec, bid)
         if problem is None:
             kept.append(bid)
@@ -194,8 +196,11 @@ def judge(spec: TaskSpec, bids: Sequence[Bid], refusals: Sequence[Refusal]) -> J
     if ranked and spec.placement.prefer:
         best = ranked[0]
         limit = best.offer_usd + PREFER_TOLERANCE * abs(best.offer_usd)
+        wanted = set(spec.placement.prefer)
         preferred = [
-            bid for bid in ranked if bid.site_id in spec.placement.prefer and bid.offer_usd <= limit
+            bid
+            for bid in ranked
+            if bid.offer_usd <= limit and {bid.site_id, auction.zones.get(bid.site_id)} & wanted
         ]
         if preferred:
             ranked.remove(preferred[0])
@@ -214,8 +219,8 @@ def _over_limit(spec: TaskSpec, bid: Bid) -> Refusal | None:
         if not bid.is_carbon_known:
             return Refusal(
                 site_id=bid.site_id,
-                reason=Reason.OVER_CARBON_LIMIT,
-                message="its carbon signal is missing, so the limit cannot be kept",
+                reason=Reason.STALE_SIGNAL,
+                message="its carbon signal is missing or stale, so the limit cannot be kept",
             )
         if bid.p90_carbon_gco2 > spec.max_carbon_gco2:
             return Refusal(
@@ -373,7 +378,7 @@ class Origin:
         task = self.tasks.get(task_id)
         if task is None or task.state is not TaskState.QUEUED:
             return NOTHING  # cancelled meanwhile
-        judged = judge(task.spec, auction.bids, auction.refusals)
+        judged = judge(task.spec, auction)
         task = replace(
             task,
             auction_count=task.auction_count + 1,
@@ -722,6 +727,7 @@ class Origin:
                 self.requests[task.spec.request_id] = task.task_id
             until_s = self.settings.lease.origin_until_s(now.protocol_s)
             if task.state.is_leased:
+                self._keep(replace(task, reason=Reason.AWAITING_HOLDER))
                 self.lease_until_s[task.task_id] = until_s
             elif task.state is TaskState.AWARDING:
                 self.award_due_s[task.task_id] = now.protocol_s

@@ -251,6 +251,17 @@ class RunShell:
             pass
         await asyncio.to_thread(shutil.rmtree, self._work / run_id, ignore_errors=True)
 
+    async def sweep(self, known: frozenset[RunId]) -> None:
+        """End and remove runs that the executor keeps and the journal has forgotten.
+
+        The agent died between forgetting a run and removing what the executor kept of it.
+        """
+        for run_id in await self._executor.list_runs():
+            if run_id not in known:
+                await self._executor.cancel(run_id)
+                await self._executor.wait(run_id)
+                await self.reap(run_id)
+
     # ---------------------------------------------------------------- output
 
     async def read_log(self, run_id: RunId, offset: int) -> tuple[bytes, bool]:

@@ -37,7 +37,8 @@ from site_agent.sourcing import Links, cheapest_fetch
 TICK_S = 0.1
 SIGNALS_REFRESH_S = 900.0
 """World seconds between two readings of the signals."""
-SIGNALS_BEHIND_H = 26
+SIGNALS_BEHIND_H = 31 * 24
+"""How far back runs and yardsticks can be charged."""
 SIGNALS_AHEAD_H = 7 * 24
 REPORT_RETRY_MAX_S = 10.0
 REPORT_PATIENCE_S = 2.0
@@ -230,24 +231,18 @@ class Runner:
         Raises:
             GcosError: The task names an artifact or GPU type that no site has, or breaks a limit.
         """
-        known = self._repeat_of(spec)
-        if known is not None:
-            return known, True
-        needs = await self.resolve(spec)
-        self.check_gpu(spec)
-        known = self._repeat_of(spec)  # the same request may have come twice at once
-        if known is not None:
-            return known, True
         new_id = task_id(self.participant.site.site_id, unique_text())
-        lacking = self.lacking_here(spec, needs)
+        needs: tuple[ArtifactNeed, ...] = ()
+        lacking: tuple[Fetch, ...] = ()
+        if spec.request_id is None or spec.request_id not in self.origin.requests:
+            needs = await self.resolve(spec)
+            self.check_gpu(spec)
+            lacking = self.lacking_here(spec, needs)
+        # The same request may have come twice at once: the core answers both with one task, and
+        # neither before it is durable.
         task, ready = self.origin.submit(new_id, spec, needs, lacking, now=self.now())
         await self.apply(ready)
-        return task, False
-
-    def _repeat_of(self, spec: TaskSpec) -> Task | None:
-        if spec.request_id is None or spec.request_id not in self.origin.requests:
-            return None
-        return self.origin.tasks[self.origin.requests[spec.request_id]]
+        return task, task.task_id != new_id
 
     async def resolve(self, spec: TaskSpec) -> tuple[ArtifactNeed, ...]:
         """Return the artifacts that a spec names, with their holders.
@@ -425,7 +420,9 @@ class Runner:
                 else:
                     answer = await self.peers.report(self.origin_address(report, address), report)
                 break
-            except UnavailableError:
+            except GcosError as exc:
+                if not isinstance(exc, UnavailableError):
+                    self.log.warning("report_refused", run_id=report.run_id, error=str(exc))
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, REPORT_RETRY_MAX_S)
         self.log.info(

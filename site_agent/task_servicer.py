@@ -54,7 +54,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         del context
         spec = await self._parsed(request.document)
         auction = await self._runner.plan(spec)
-        judged = judge(spec, auction.bids, auction.refusals)
+        judged = judge(spec, auction)
         return tasks_pb2.PlanResponse(
             bids=[to_proto(bid, common_pb2.Bid) for bid in judged.ranked],
             refusals=[to_proto(refusal, common_pb2.Refusal) for refusal in judged.refusals],

@@ -176,8 +176,12 @@ class _Agent:
         tasks = await journal.load_tasks(self._store)
         runs = await journal.load_runs(self._store)
         self._log.info("recovered", tasks=len(tasks), runs=len(runs))
-        await runner.apply(runner.participant.restore(runs, now=now))
-        await runner.apply(runner.origin.restore(tasks, now=now))
+        # Together: the first effect may be a report of this site to itself.
+        await runner.apply(
+            runner.participant.restore(runs, now=now)
+            + runner.origin.restore(tasks, now=now, charged=runner.ledger)
+        )
+        await runner.runs.sweep(frozenset(runs))
 
     def _loops(self, runner: Runner, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         loops = [

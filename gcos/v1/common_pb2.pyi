@@ -139,8 +139,6 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Not stated."""
     REASON_SUBMITTED: _Reason.ValueType  # 1
     """Just submitted."""
-    REASON_PREDICTING: _Reason.ValueType  # 2
-    """The predictor is being asked."""
     REASON_NEGOTIATING: _Reason.ValueType  # 3
     """Bids are being collected."""
     REASON_NO_SITE_REACHABLE: _Reason.ValueType  # 4
@@ -205,6 +203,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Nothing evictable would make enough room at the site now."""
     REASON_QUEUE_FULL: _Reason.ValueType  # 34
     """The site has accepted as many runs as it may."""
+    REASON_STALE_SIGNAL: _Reason.ValueType  # 39
+    """A carbon signal is missing or stale, so a carbon limit cannot be kept."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a task or a run is where it is."""
@@ -213,8 +213,6 @@ REASON_UNSPECIFIED: Reason.ValueType  # 0
 """Not stated."""
 REASON_SUBMITTED: Reason.ValueType  # 1
 """Just submitted."""
-REASON_PREDICTING: Reason.ValueType  # 2
-"""The predictor is being asked."""
 REASON_NEGOTIATING: Reason.ValueType  # 3
 """Bids are being collected."""
 REASON_NO_SITE_REACHABLE: Reason.ValueType  # 4
@@ -279,6 +277,8 @@ REASON_CACHE_FULL: Reason.ValueType  # 33
 """Nothing evictable would make enough room at the site now."""
 REASON_QUEUE_FULL: Reason.ValueType  # 34
 """The site has accepted as many runs as it may."""
+REASON_STALE_SIGNAL: Reason.ValueType  # 39
+"""A carbon signal is missing or stale, so a carbon limit cannot be kept."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _RunState:

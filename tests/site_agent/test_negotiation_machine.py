@@ -4,6 +4,10 @@
 it.
 """
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,16 +17,8 @@ from numpy.random import Generator
 from gcos.ids import SiteId
 from gcos.seeds import stream
 from gcos.tasks import GpuRequest, Retry, RetryCause, TaskSpec, TaskState
-from testbed.memory_cluster import (
-    CALM,
-    GPU_COUNT,
-    HOUR_START_S,
-    MODELS,
-    ROUGH,
-    WORLD_START_S,
-    Faults,
-    MemoryCluster,
-)
+from testbed.memory_cluster import CALM, ROUGH, Faults, MemoryCluster
+from testbed.memory_machine import GPU_COUNT, HOUR_START_S, MODELS, WORLD_START_S
 
 SITES = [SiteId(f"s{index}") for index in range(3)]
 EVERY_CAUSE = tuple(RetryCause)
@@ -116,7 +112,7 @@ def test_a_run_cut_off_for_a_lease_is_stopped_and_its_task_runs_elsewhere() -> N
     delay_s=st.sampled_from([0.01, 10.0, 40.0]),
     later_s=st.floats(0, 60),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_whenever_a_holder_is_cut_off_it_has_stopped_before_the_task_runs_elsewhere(
     seed: int, delay_s: float, later_s: float
 ) -> None:
@@ -189,6 +185,38 @@ def test_every_task_reaches_one_end_whatever_befalls_the_cluster(seed: int) -> N
     cluster.settle(limit_s=6000)
     states = {task.state for task in cluster.tasks()}
     assert TaskState.SUCCEEDED in states
+
+
+TRACE = """
+import hashlib
+from gcos.codec import encode
+from gcos.tasks import TaskSpec
+from testbed.memory_cluster import ROUGH, MemoryCluster
+from testbed.memory_machine import MODELS
+cluster = MemoryCluster(seed=3, faults=ROUGH)
+for index in range(12):
+    site = sorted(cluster.machines)[index % 3]
+    cluster.submit(site, TaskSpec(f"t{index}", command=("job", "30", "0")), MODELS[index % 3 :][:1])
+    cluster.advance(5)
+cluster.settle(limit_s=3000)
+trace = b"".join(encode(task) for task in cluster.tasks())
+print(hashlib.sha256(trace).hexdigest())
+"""
+
+
+def test_the_same_seed_gives_the_same_history_in_any_process() -> None:
+    """I9: nothing is ordered by the hash of a string."""
+    traces = [
+        subprocess.run(
+            [sys.executable, "-c", TRACE],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert traces[0] == traces[1] != ""
 
 
 class NegotiationMachine(RuleBasedStateMachine):
@@ -293,6 +321,7 @@ class NegotiationMachine(RuleBasedStateMachine):
 TestNegotiation = NegotiationMachine.TestCase
 TestNegotiation.settings = settings(
     max_examples=50,
+    derandomize=True,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
