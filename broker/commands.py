@@ -26,7 +26,11 @@ def run(
         str | None, typer.Option(help="debug, info, warning or error (default: info)")
     ] = None,
 ) -> None:
-    """Run a broker until SIGTERM or Ctrl-C."""
+    """Run a broker until SIGTERM or Ctrl-C.
+
+    Example:
+      gcos broker run --address 127.0.0.1:7700 --token-file token
+    """
     import asyncio  # noqa: PLC0415  `gcos --help` must not wait for grpc
     import os  # noqa: PLC0415
 

@@ -20,6 +20,7 @@
     │   ├── CacheFullError
     │   └── TooLargeError
     ├── DigestMismatchError        DATA_LOSS             discard the copy, fetch from another holder
+    ├── NotEndedError              DEADLINE_EXCEEDED     wait longer
     └── UnavailableError           UNAVAILABLE           retry with backoff (AIP-194)
         ├── SiteDrainingError
         └── PeerUnreachableError
@@ -184,6 +185,13 @@ class DigestMismatchError(GcosError):
 
     code = "DATA_LOSS"
     reason = "DIGEST_MISMATCH"
+
+
+class NotEndedError(GcosError):
+    """What was waited for has not ended in the time that the caller gave it."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "NOT_ENDED"
 
 
 class UnavailableError(GcosError):

@@ -29,7 +29,11 @@ def run(
         str | None, typer.Option(help="debug, info, warning or error (default: info)")
     ] = None,
 ) -> None:
-    """Run a predictor until SIGTERM or Ctrl-C."""
+    """Run a predictor until SIGTERM or Ctrl-C.
+
+    Example:
+      gcos predictor run --data-dir predictor --token-file token
+    """
     import asyncio  # noqa: PLC0415  `gcos --help` must not wait for grpc
     import os  # noqa: PLC0415
 

@@ -43,6 +43,15 @@ def up(
     """Start a broker, a predictor and an agent for each site on this machine.
 
     They go on when the terminal is closed; `gcos down` ends them.
+
+    Exit codes:
+      0  all of them serve
+      2  a cluster runs already, or the options are wrong
+      3  one of them did not come up; nothing is left running
+
+    Example:
+      gcos up
+      gcos up --sites on,de --speed 60
     """
     import signal  # noqa: PLC0415
 
@@ -74,7 +83,12 @@ def down(
         bool, typer.Option("--keep", help="Leave journals, caches and outputs for the next `up`.")
     ] = False,
 ) -> None:
-    """Stop the cluster on this machine and, without --keep, remove what it stored."""
+    """Stop the cluster on this machine and, without --keep, remove what it stored.
+
+    Example:
+      gcos down
+      gcos down --keep && gcos up
+    """
     from testbed import local_cluster  # noqa: PLC0415
 
     place = _place(directory)

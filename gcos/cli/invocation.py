@@ -21,13 +21,19 @@ class ExitCode(IntEnum):
     REFUSED = 2
     UNREACHABLE = 3
     INTERNAL = 4
+    #: As `timeout(1)` has it.
+    TIMED_OUT = 124
     INTERRUPTED = 130
     PIPE_CLOSED = 141
 
 
 EXIT_CODES_HELP: Final = """\
 Exit codes: 0 done; 1 a job that was waited for failed, was cancelled or rejected; 2 bad input, \
-wrong usage or refused; 3 the cluster cannot be reached or refuses the token; 4 internal error."""
+wrong usage or refused; 3 the cluster cannot be reached or refuses the token; 4 internal error; \
+124 a wait reached its --timeout; 130 interrupted.
+
+Errors go to stderr: a sentence with its [REASON] and a hint, or a JSON object for each where \
+-o json is given."""
 
 _CODES: Final = {
     "INVALID_ARGUMENT": ExitCode.REFUSED,
@@ -36,6 +42,7 @@ _CODES: Final = {
     "RESOURCE_EXHAUSTED": ExitCode.REFUSED,
     "UNAVAILABLE": ExitCode.UNREACHABLE,
     "UNAUTHENTICATED": ExitCode.UNREACHABLE,
+    "DEADLINE_EXCEEDED": ExitCode.TIMED_OUT,
 }
 
 
@@ -49,6 +56,8 @@ class Format(Enum):
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +129,12 @@ TokenFileOption = Annotated[
 ]
 OutputOption = Annotated[
     Format | None,
-    typer.Option("--output", "-o", help="How data are written (table).", rich_help_panel=_PANEL),
+    typer.Option(
+        "--output",
+        "-o",
+        help="How data are written (table); name: ids only.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 QuietOption = Annotated[
     bool,

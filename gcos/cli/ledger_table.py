@@ -1,10 +1,13 @@
-"""The ledger as a table with its totals. Pure."""
+"""The ledger as tables: attempts, and sums with what they mean. Pure."""
 
 from collections.abc import Sequence
 
+from gcos.accounting import G_PER_KG
 from gcos.cli.output import Table
-from gcos.cli.quantities import duration, instant, percentage, significant
-from gcos.ledger import LedgerEntry, savings
+from gcos.cli.plan_table import SCOPES
+from gcos.cli.quantities import NOTHING, duration, instant, percentage, significant
+from gcos.ledger import LedgerEntry
+from gcos.ledger_totals import SAVINGS_DEFINITION, LedgerGroup, LedgerKey
 
 
 def entries(ledger: Sequence[LedgerEntry], *, now_s: float) -> Table:
@@ -26,34 +29,126 @@ def entries(ledger: Sequence[LedgerEntry], *, now_s: float) -> Table:
             )
             for entry in ledger
         ),
+        optional=(">LATE", "GPU", "ENDED", "NAME"),
     )
 
 
-def totals(ledger: Sequence[LedgerEntry]) -> list[str]:
-    """Return what was spent and what running at the origin at once would have cost.
+def costs(groups: Sequence[LedgerGroup], by: LedgerKey | None) -> Table:
+    """Return what each group cost, by item, $, and the price of its GPU hours apart."""
+    return Table(
+        (
+            f"{_heading(by)} ($)",
+            ">ENERGY",
+            ">EGRESS",
+            ">LATE",
+            ">STORAGE",
+            ">COST",
+            ">ORIGIN",
+            ">SAVED",
+            ">GPU HOURS",
+        ),
+        tuple(
+            (
+                _label(group, by),
+                significant(group.spent.energy_usd),
+                significant(group.spent.transfer_usd),
+                significant(group.spent.penalty_usd),
+                significant(group.spent.storage_usd),
+                significant(group.cost_usd),
+                significant(group.at_origin_cost_usd),
+                saved(group.cost_usd, group.at_origin_cost_usd),
+                significant(group.spent.gpu_usd),
+            )
+            for group in groups
+        ),
+        optional=(">LATE", ">STORAGE"),
+    )
 
-    One line of cost for each scope that occurs, as they are not comparable.
-    """
-    lines = []
-    for scope in sorted({entry.scope for entry in ledger}, key=lambda scope: scope.value):
-        total = savings(entry for entry in ledger if entry.scope is scope)
-        spent_usd, home_usd = total.spent.cost_usd(scope), total.at_origin.cost_usd(scope)
+
+def carbon(groups: Sequence[LedgerGroup], by: LedgerKey | None) -> Table:
+    """Return the carbon of each group, by item, g, with its energy and number of runs."""
+    return Table(
+        (
+            f"{_heading(by)} (CO2 g)",
+            ">COMPUTE",
+            ">NETWORK",
+            ">CO2",
+            ">ORIGIN",
+            ">SAVED",
+            ">UNKNOWN",
+            ">RUNS",
+            ">GPU h",
+            ">kWh",
+        ),
+        tuple(
+            (
+                _label(group, by),
+                significant(group.spent.compute_gco2),
+                significant(group.spent.network_gco2),
+                significant(group.carbon_gco2),
+                significant(group.at_origin_carbon_gco2),
+                saved(group.carbon_gco2, group.at_origin_carbon_gco2),
+                str(group.unknown_carbon_count or NOTHING),
+                str(group.attempt_count),
+                significant(group.gpu_h),
+                significant(group.spent.energy_kwh),
+            )
+            for group in groups
+        ),
+        optional=(">kWh", ">GPU h"),
+    )
+
+
+def notes(groups: Sequence[LedgerGroup]) -> list[str]:
+    """Return what one must know to read the sums."""
+    scopes = dict.fromkeys(group.scope for group in groups)
+    prices = sorted({group.carbon_price_usd_per_kg for group in groups})
+    attempts = sum(group.attempt_count for group in groups)
+    unknown = sum(group.unknown_carbon_count for group in groups)
+    modelled = sum(group.modelled_energy_count for group in groups)
+    lines = [f"ORIGIN, SAVED: {SAVINGS_DEFINITION}"]
+    lines += [f"cost ({scope.value}): {SCOPES[scope]}" for scope in scopes]
+    words = ", ".join(significant(price) for price in prices)
+    lines.append(f"carbon price: {words} $/kg; {_joint(groups)}")
+    if unknown:
         lines.append(
-            f"cost ({scope.value}): {significant(spent_usd)} $, "
-            f"{significant(home_usd)} $ at the origin at once{_saved(spent_usd, home_usd)}"
+            f"carbon is unknown for {unknown} of {attempts} attempts (a signal was missing or "
+            "stale); they are left out of CO2, spent and at the origin"
         )
-    total = savings(ledger)
-    spent_g, home_g = total.spent.carbon_gco2, total.at_origin.carbon_gco2
-    lines.append(
-        f"carbon: {significant(spent_g)} g, "
-        f"{significant(home_g)} g at the origin at once{_saved(spent_g, home_g)}"
-    )
-    lines.append(f"attempts: {total.entry_count}; failed ones count as spent")
+    if modelled:
+        lines.append(
+            f"energy is modelled from the power of the pool for {modelled} of {attempts} attempts"
+        )
     return lines
 
 
-def _saved(spent: float, at_origin: float) -> str:
+def saved(spent: float, at_origin: float) -> str:
+    """Return the saving in per cent; negative where more was spent, `-` without a yardstick."""
     if at_origin <= 0:
-        return ""
+        return NOTHING
     ratio = 1 - spent / at_origin
-    return f", {percentage(abs(ratio))} % {'less' if ratio >= 0 else 'more'}"
+    return f"{'-' if ratio < 0 else ''}{percentage(abs(ratio))} %"
+
+
+def _joint(groups: Sequence[LedgerGroup]) -> str:
+    """Return J = cost + carbon price x carbon (DESIGN section 5), spent and at the origin."""
+
+    def joint_usd(cost_usd: float, carbon_gco2: float, group: LedgerGroup) -> float:
+        return cost_usd + group.carbon_price_usd_per_kg * carbon_gco2 / G_PER_KG
+
+    spent = sum(joint_usd(each.cost_usd, each.carbon_gco2, each) for each in groups)
+    home = sum(
+        joint_usd(each.at_origin_cost_usd, each.at_origin_carbon_gco2, each) for each in groups
+    )
+    return (
+        f"cost + carbon price x carbon: {significant(spent)} $, {significant(home)} $ at the "
+        f"origin, saved {saved(spent, home)}"
+    )
+
+
+def _heading(by: LedgerKey | None) -> str:
+    return "SUM" if by is None else by.value.upper()
+
+
+def _label(group: LedgerGroup, by: LedgerKey | None) -> str:
+    return "all" if by is None else group.key or NOTHING

@@ -8,7 +8,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, cast
 
@@ -28,10 +28,18 @@ from gcos.cli.invocation import (
     TokenFileOption,
     exit_code,
 )
+from gcos.cli.problems import (
+    TRACEBACK_VARIABLE,
+    USAGE,
+    Problem,
+    leaves,
+    problem_of,
+    tell,
+    wants_json,
+)
 from gcos.errors import GcosError
 
 ENTRY_POINT_GROUP: Final = "gcos.commands"
-TRACEBACK_VARIABLE: Final = "GCOS_TRACEBACK"
 
 LoadedCommand = typer.core.TyperCommand | typer.core.TyperGroup
 
@@ -60,10 +68,12 @@ _OWN: Final[dict[str, _Own]] = {
     "logs": _Own(_TASKS, "Print the output of a task."),
     "wait": _Own(_TASKS, "Wait until tasks have ended."),
     "cancel": _Own(_TASKS, "End tasks."),
+    "top": _Own("gcos.cli.top:top_commands", "Watch sites and tasks, live."),
     "ledger": _Own("gcos.cli.ledger:ledger_commands", "Show what was spent and saved."),
     "sites": _Own("gcos.cli.sites:sites_commands", "Look at the sites of the cluster.", True),
     "cache": _Own("gcos.cli.sites:cache_commands", "Look at caches and add artifacts.", True),
     "carbon": _Own("gcos.cli.sites:carbon_commands", "Look at carbon intensity and price.", True),
+    "schema": _Own("gcos.cli.schema:schema_commands", "Print the JSON Schema of task documents."),
 }
 
 #: Lines in `gcos --help` for commands of other packages, which are not loaded for it.
@@ -154,56 +164,36 @@ def main(
     environ = os.environ if environ is None else environ
     invocation = Invocation(environ) if run is None else Invocation(environ, run)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = wants_json(words)
     try:
         group = typer.main.get_command(app)
         code = group.main(words, prog_name="gcos", standalone_mode=False, obj=invocation)
     except typer.TyperException as exc:
-        return _usage_code(exc)
+        return _usage_code(exc, as_json=as_json)
     except typer.Abort:
         return ExitCode.INTERRUPTED
     except Exception as exc:  # the last resort: a line for people, never a traceback
         if environ.get(TRACEBACK_VARIABLE):
             raise
-        return max(_error_code(error) for error in _leaves(exc))
+        problems = [problem_of(error) for error in leaves(exc)]
+        for problem in problems:
+            tell(problem, as_json=as_json)
+        return max(exit_code(problem.code) for problem in problems)
     return code if isinstance(code, int) else ExitCode.OK
 
 
-def _usage_code(exc: typer.TyperException) -> int:
+def _usage_code(exc: typer.TyperException, *, as_json: bool) -> int:
     context = getattr(exc, "ctx", None)
     command = context.command_path if context is not None else "gcos"
     message = " ".join(exc.format_message().split())
     # Some groups answer a call without arguments with their help, printed by now.
     if message:
-        _write_problem(message, f"see: {command} --help")
+        hint = f"see: {command} --help"
+        parameter = getattr(getattr(exc, "param", None), "name", None)
+        field = getattr(exc, "option_name", None) or parameter or ""
+        problem = Problem("INVALID_ARGUMENT", USAGE, message=message, hint=hint, field=field)
+        tell(problem, as_json=as_json)
     return ExitCode.REFUSED
-
-
-def _error_code(error: Exception) -> int:
-    if isinstance(error, GcosError):
-        _write_problem(error.message, error.hint)
-        return exit_code(error.code)
-    _write_problem(
-        f"{type(error).__name__}: {error}",
-        f"this is a fault of gcos; set {TRACEBACK_VARIABLE}=1 to see where it comes from",
-    )
-    return ExitCode.INTERNAL
-
-
-def _leaves(error: BaseException) -> Iterator[Exception]:
-    """Yield the errors of a group, which a `TaskGroup` makes even of a single one."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    elif isinstance(error, Exception):
-        yield error
-
-
-def _write_problem(message: str, hint: str) -> None:
-    # Text of peers must not drive the terminal.
-    for label, text in (("error", message), ("hint", hint)):
-        if text:
-            shown = "".join(ch if ch.isprintable() else " " for ch in text)
-            sys.stderr.write(f"{label}: {shown}\n")
 
 
 def _entry_points() -> list[importlib.metadata.EntryPoint]:

@@ -13,8 +13,9 @@ from gcos.cli.quantities import (
 from gcos.client_records import Plan, Scales
 from gcos.contract_net import Bid
 
-_SCOPES = {
-    CostScope.OPERATOR: "electricity, egress, penalty and storage; GPUs are owned (operator)",
+#: What each scope counts as cost, in words.
+SCOPES = {
+    CostScope.OPERATOR: "electricity, egress, penalty and storage; GPUs are owned",
     CostScope.WITH_GPU_HOURS: "GPU hours, electricity, egress, penalty and storage",
 }
 
@@ -52,6 +53,7 @@ def offers(plan: Plan, *, now_s: float, has_deadline: bool) -> Table:
             )
             for bid in plan.bids
         ),
+        optional=("GPU", ">DEADLINE ok %"),
     )
 
 
@@ -67,7 +69,7 @@ def footnotes(plan: Plan) -> list[str]:
     """Return what one must know to read the figures."""
     price = significant(plan.terms.carbon_price_usd_per_kg)
     notes = [
-        f"cost: {_SCOPES[plan.terms.scope]}",
+        f"cost ({plan.terms.scope.value}): {SCOPES[plan.terms.scope]}",
         f"carbon price: {price} $/kg; offers compare by cost + carbon price x carbon",
     ]
     cold = sorted({each.pool_type for each in plan.predictions if each.is_cold})

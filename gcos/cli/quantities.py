@@ -39,12 +39,31 @@ def duration(length_s: float | None) -> str:
     return f"{_short(length_s)} s"
 
 
-def size(size_bytes: int) -> str:
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, such as `1 task` or `2 tasks`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def interval(low_s: float, high_s: float) -> str:
+    """Return two lengths of time, rounded in the unit of the higher one, such as `0.5-2.5 h`."""
+    number, _, unit = duration(high_s).partition(" ")
+    unit_s = next((length_s for name, length_s, _ in _DURATION_UNITS if name == unit), 1.0)
+    low = _short(low_s / unit_s)
+    return f"{number} {unit}" if low == number else f"{low}-{number} {unit}"
+
+
+def bar(ratio: float, width: int = 10) -> str:
+    """Return a bar of `width` characters that is full at 1."""
+    full_count = int(min(max(ratio, 0.0), 1.0) * width)
+    return "█" * full_count + "░" * (width - full_count)
+
+
+def size(size_bytes: float) -> str:
     """Return a number of bytes in units of 1000, such as `1.5 GB`."""
     for unit, unit_bytes in _BYTE_UNITS:
         if size_bytes >= unit_bytes:
             return f"{_short(size_bytes / unit_bytes)} {unit}"
-    return f"{size_bytes} B"
+    return f"{size_bytes:.0f} B"
 
 
 def gigabytes(size_bytes: int) -> str:

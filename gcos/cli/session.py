@@ -45,11 +45,6 @@ class Session:
         options = self.invocation.options
         return Client.connect(options.agent, options.token_file, environ=self.invocation.environ)
 
-    @property
-    def is_json(self) -> bool:
-        """The user asked for JSON."""
-        return self.out.format is Format.JSON
-
 
 def command(app: typer.Typer, name: str) -> Callable[[BodyT], BodyT]:
     """Register an `async` function as the command `name` of `app`.

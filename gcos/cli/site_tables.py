@@ -24,6 +24,7 @@ def sites(listing: SiteListing) -> Table:
             "ADDRESS",
         ),
         tuple(_site(known) for known in listing.sites),
+        optional=("ADDRESS", "HEARD", ">ARTIFACTS", "ZONE"),
     )
 
 
@@ -46,6 +47,7 @@ def cache_entries(caches: Sequence[SiteCache], *, now_s: float) -> Table:
             for cache in caches
             for entry in cache.entries
         ),
+        optional=("ID", "LAST USED", ">HITS", ">PINS", "CUSTODIAN"),
     )
 
 
@@ -77,9 +79,9 @@ def signals(readings: Sequence[SiteSignalsReading]) -> Table:
             "SITE",
             "ZONE",
             ">CO2 g/kWh",
-            "LOWEST TO COME",
+            "LOWEST CO2 TO COME",
             ">PRICE $/kWh",
-            "LOWEST TO COME",
+            "LOWEST PRICE TO COME",
             "CARBON SIGNAL",
         ),
         tuple(
@@ -94,6 +96,7 @@ def signals(readings: Sequence[SiteSignalsReading]) -> Table:
             )
             for reading in readings
         ),
+        optional=("CARBON SIGNAL", "ZONE", "LOWEST PRICE TO COME"),
     )
 
 

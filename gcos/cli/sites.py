@@ -8,6 +8,7 @@ import typer
 
 from gcos.artifacts import ArtifactKind
 from gcos.cli import site_tables
+from gcos.cli.completion import complete_sites
 from gcos.cli.invocation import ExitCode
 from gcos.cli.quantities import size
 from gcos.cli.session import Session, command
@@ -19,7 +20,10 @@ cache_commands = typer.Typer(help="Look at caches and add artifacts.", no_args_i
 carbon_commands = typer.Typer(help="Look at carbon intensity and price.", no_args_is_help=True)
 
 SiteOption = Annotated[
-    str | None, typer.Option(metavar="SITE", help="This site only, instead of all.")
+    str | None,
+    typer.Option(
+        metavar="SITE", help="This site only, instead of all.", autocompletion=complete_sites
+    ),
 ]
 
 
@@ -41,9 +45,9 @@ async def list_sites(session: Session) -> int:
         listing = await client.sites()
     if not listing.is_fresh:
         session.out.warn("no broker answers; this is what the agent heard last")
-    if session.is_json:
-        session.out.json(listing)
-    elif session.out.is_quiet:
+    if session.out.is_record:
+        session.out.record(listing)
+    elif session.out.is_names:
         session.out.lines(known.site.site_id for known in listing.sites)
     else:
         session.out.table(site_tables.sites(listing))
@@ -61,9 +65,9 @@ async def list_cache(session: Session, site: SiteOption = None) -> int:
         found = await client.cache(None if site is None else SiteId(site))
         now_s = await client.world_now_s()
     warn_of(session, found.unreachable, "its caches are missing here")
-    if session.is_json:
-        session.out.json(found)
-    elif session.out.is_quiet:
+    if session.out.is_record:
+        session.out.record(found)
+    elif session.out.is_names:
         ids = (entry.artifact.artifact_id for cache in found.items for entry in cache.entries)
         session.out.lines(dict.fromkeys(ids))
     else:
@@ -86,7 +90,11 @@ async def add_to_cache(
     kind: Annotated[KindWord, typer.Option(help="Which cache it belongs to.")],
     site: Annotated[
         str | None,
-        typer.Option(metavar="SITE", help="Its custodian; the site of the agent by default."),
+        typer.Option(
+            metavar="SITE",
+            help="Its custodian; the site of the agent by default.",
+            autocompletion=complete_sites,
+        ),
     ] = None,
 ) -> int:
     """Add a directory as a model or data set. The site becomes its custodian.
@@ -103,8 +111,8 @@ async def add_to_cache(
                 None if site is None else SiteId(site),
             )
     artifact = added.artifact
-    if session.is_json:
-        session.out.json(added)
+    if session.out.is_record:
+        session.out.record(added)
     else:
         session.out.line(artifact.artifact_id)
         what = "added" if added.is_new else "was there before:"
@@ -122,9 +130,9 @@ async def carbon_now(session: Session, site: SiteOption = None) -> int:
     async with session.connect() as client:
         found = await client.signals(None if site is None else SiteId(site))
     warn_of(session, found.unreachable, "its signals are missing here")
-    if session.is_json:
-        session.out.json(found)
-    elif session.out.is_quiet:
+    if session.out.is_record:
+        session.out.record(found)
+    elif session.out.is_names:
         session.out.lines(reading.site_id for reading in found.items)
     else:
         session.out.table(site_tables.signals(found.items))

@@ -27,6 +27,7 @@ def queue(tasks: Sequence[Task], *, now_s: float) -> Table:
             )
             for task in tasks
         ),
+        optional=("SUBMITTED", "DEADLINE", "REASON"),
     )
 
 
@@ -81,16 +82,6 @@ def details(task: Task, *, now_s: float) -> Table:
 def log_tail(task: Task) -> list[str]:
     """Return the last lines of the output that came with the report."""
     return [] if task.report is None else task.report.log_tail.splitlines()[-_LOG_LINES:]
-
-
-def change(task: Task) -> str:
-    """Return in one line where a task stands, for those who wait."""
-    words = f"{task.task_id}  {task.state.value}  {task.reason.value}"
-    if task.site_id is not None:
-        words += f"  at {task.site_id}"
-    if task.fetch_bytes and not task.state.is_terminal:
-        words += f"  {size(task.fetched_bytes)} of {size(task.fetch_bytes)}"
-    return words
 
 
 def _offer(task: Task, now_s: float) -> list[tuple[str, str]]:

@@ -11,13 +11,15 @@ from typing import Annotated, Final
 import typer
 
 from gcos.cli import plan_table, task_tables
-from gcos.cli.invocation import ExitCode
-from gcos.cli.output import Progress
+from gcos.cli.completion import complete_task_ids
+from gcos.cli.following import followed
+from gcos.cli.invocation import ExitCode, Format
+from gcos.cli.quantities import counted, duration
 from gcos.cli.session import Session, command
-from gcos.client import Client
+from gcos.cli.spans import span_s
 from gcos.client_records import Cancellation, Unreachable
 from gcos.document import DOCUMENT_BYTES_MAX, Mapping, parse_tree
-from gcos.errors import GcosError, InvalidRequestError, TooLargeError
+from gcos.errors import GcosError, InvalidRequestError, NotEndedError, TooLargeError
 from gcos.ids import TaskId
 from gcos.task_record import Task
 from gcos.tasks import TaskState
@@ -29,13 +31,22 @@ task_commands = typer.Typer()
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="Task document, YAML or JSON; - reads stdin.")
 ]
-TaskArgument = Annotated[str, typer.Argument(metavar="ID", help="Task id.")]
-TasksArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="Task ids.")]
+TaskArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="Task id.", autocompletion=complete_task_ids)
+]
+TasksArgument = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Task ids.", autocompletion=complete_task_ids)
+]
 
 
 @command(task_commands, "plan")
 async def plan(session: Session, file: FileArgument) -> int:
     """Show where and when a task would run, and at what cost. Changes nothing.
+
+    Exit codes:
+      0  there is a plan, even one without any offer
+      2  the document is wrong
+      3  the cluster cannot be reached
 
     Example:
       gcos plan job.yaml
@@ -45,9 +56,9 @@ async def plan(session: Session, file: FileArgument) -> int:
         with session.out.progress("asking the sites for offers"):
             found = await client.plan(document)
             now_s = await client.world_now_s()
-    if session.is_json:
-        session.out.json(found)
-    elif session.out.is_quiet:
+    if session.out.is_record:
+        session.out.record(found)
+    elif session.out.is_names:
         session.out.lines([found.chosen_site_id] if found.chosen_site_id else [])
     else:
         has_deadline = _has_deadline(document)
@@ -59,7 +70,7 @@ async def plan(session: Session, file: FileArgument) -> int:
             session.out.line("")
             session.out.table(plan_table.refusals(found))
         session.out.line("")
-        session.out.lines(plan_table.footnotes(found))
+        session.out.prose(plan_table.footnotes(found))
     return ExitCode.OK
 
 
@@ -77,6 +88,12 @@ async def submit(
 ) -> int:
     """Hand a task in. When this returns, the task survives the death of the agent.
 
+    Exit codes:
+      0  it was taken, and with --wait it succeeded
+      1  with --wait: it failed, was cancelled or rejected
+      2  the document is wrong, or the queue is full
+      3  the cluster cannot be reached
+
     Example:
       gcos submit job.yaml --wait
       gcos submit - --request-id nightly-7 < job.yaml
@@ -86,24 +103,21 @@ async def submit(
     async with session.connect() as client:
         submission = await client.submit(document, request_id)
         task = submission.task
-        if not session.is_json:
+        if not session.out.is_record:
             session.out.line(task.task_id)
         if submission.is_repeat:
             session.out.say("the request id was known: this is the earlier task")
         else:
             session.out.say(f"taken by {task.origin} ({submission.durability})")
         if wait:
-            with (
-                _saying_that_tasks_go_on(session),
-                session.out.progress(task_tables.change(task)) as progress,
-            ):
-                task = await _followed(client, task.task_id, progress)
+            with _saying_that_tasks_go_on(session):
+                (task,) = await followed(client, [task], session.out)
             session.out.say(f"{task.state.value}: {task.message}")
             code = _code([task])
         else:
             session.out.say(f"next: gcos status {task.task_id}")
-    if session.is_json:
-        session.out.json(replace(submission, task=task))
+    if session.out.is_record:
+        session.out.record(replace(submission, task=task))
     return code
 
 
@@ -121,9 +135,9 @@ async def queue(
         found = await client.tasks(only_active=not everything)
         now_s = await client.world_now_s()
     warn_of(session, found.unreachable, "its tasks are missing here")
-    if session.is_json:
-        session.out.json(found)
-    elif session.out.is_quiet:
+    if session.out.is_record:
+        session.out.record(found)
+    elif session.out.is_names:
         session.out.lines(task.task_id for task in found.items)
     elif found.items:
         session.out.table(task_tables.queue(found.items, now_s=now_s))
@@ -142,9 +156,9 @@ async def status(session: Session, task_id: TaskArgument) -> int:
     async with session.connect() as client:
         task = await client.task(TaskId(task_id))
         now_s = await client.world_now_s()
-    if session.is_json:
-        session.out.json(task)
-    elif session.out.is_quiet:
+    if session.out.is_record:
+        session.out.record(task)
+    elif session.out.is_names:
         session.out.line(task.task_id)
     else:
         session.out.table(task_tables.details(task, now_s=now_s))
@@ -178,37 +192,59 @@ async def logs(
 
 
 @command(task_commands, "wait")
-async def wait(session: Session, task_ids: TasksArgument) -> int:
-    """Wait until tasks have ended; exit with 1 unless all of them succeeded.
+async def wait(
+    session: Session,
+    task_ids: TasksArgument,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--timeout",
+            metavar="SPAN",
+            help="Wait no longer than this on the wall: 90s, 10m, 2h.",
+        ),
+    ] = None,
+) -> int:
+    """Wait until tasks have ended, and show how far they have come.
+
+    Exit codes:
+      0    all of them succeeded
+      1    one failed, was cancelled or rejected
+      2    one of them is unknown
+      3    the cluster cannot be reached
+      124  one has not ended within --timeout; it goes on
 
     Example:
       gcos wait de-4k2m9x7q1v5tz && echo done
+      gcos wait $(gcos queue -q) --timeout 10m
     """
-    ids = [TaskId(task_id) for task_id in dict.fromkeys(task_ids)]
-    ended: dict[TaskId, Task] = {}
+    timeout_s = None if time_limit is None else span_s(time_limit, option="--timeout")
     async with session.connect() as client:
-        with (
-            _saying_that_tasks_go_on(session),
-            session.out.progress(f"waiting for {len(ids)} tasks") as progress,
-        ):
-
-            async def follow(task_id: TaskId) -> None:
-                ended[task_id] = await _followed(client, task_id, progress)
-
-            async with asyncio.TaskGroup() as group:
-                for task_id in ids:
-                    group.create_task(follow(task_id))
-    tasks = [ended[task_id] for task_id in ids]
-    if session.is_json:
-        session.out.json(tasks)
-    elif not session.out.is_quiet:
+        begun = [await client.task(TaskId(task_id)) for task_id in dict.fromkeys(task_ids)]
+        with _saying_that_tasks_go_on(session):
+            tasks = await followed(client, begun, session.out, timeout_s=timeout_s)
+    if session.out.is_record:
+        session.out.record(tasks)
+    elif session.out.format is Format.NAME:
+        session.out.lines(task.task_id for task in tasks)
+    elif not session.out.is_quiet:  # the exit code says it all
         session.out.table(task_tables.ends(tasks))
+    going_on = sum(not task.state.is_terminal for task in tasks)
+    if going_on:
+        raise NotEndedError(
+            f"{going_on} of {counted(len(tasks), 'task')} not ended within {duration(timeout_s)}",
+            hint="they go on: see gcos queue, or wait again",
+        )
     return _code(tasks)
 
 
 @command(task_commands, "cancel")
 async def cancel(session: Session, task_ids: TasksArgument) -> int:
     """End tasks; those that have ended already stay as they are.
+
+    Exit codes:
+      0  none of them goes on
+      2  one of them is unknown; the others were cancelled
+      3  the cluster cannot be reached
 
     Example:
       gcos cancel de-4k2m9x7q1v5tz
@@ -221,9 +257,9 @@ async def cancel(session: Session, task_ids: TasksArgument) -> int:
                 cancellations.append(await client.cancel(TaskId(task_id)))
             except GcosError as exc:  # the others are to be cancelled all the same
                 failures.append(exc)
-    if session.is_json:
-        session.out.json(cancellations)
-    elif session.out.is_quiet:
+    if session.out.is_record:
+        session.out.record(cancellations)
+    elif session.out.is_names:
         session.out.lines(each.task.task_id for each in cancellations if each.is_cancelled)
     else:
         session.out.lines(_cancelled(each) for each in cancellations)
@@ -277,20 +313,6 @@ def _saying_that_tasks_go_on(session: Session) -> Iterator[None]:
     except asyncio.CancelledError:  # Ctrl-C
         session.out.say("stopped waiting; the task goes on: gcos queue")
         raise
-
-
-async def _followed(client: Client, task_id: TaskId, progress: Progress) -> Task:
-    """Return a task once it has ended, telling each change of its state."""
-    told = ""
-    async with contextlib.aclosing(client.watch(task_id)) as changes:
-        async for task in changes:
-            words = task_tables.change(task)
-            if words != told:
-                told = words
-                progress.tell(words)
-            if task.state.is_terminal:
-                return task
-    raise AssertionError("a watch ends with a terminal state or an error")
 
 
 def _code(tasks: list[Task]) -> ExitCode:

@@ -5,6 +5,7 @@ trip over each other in grpc.aio (LIMITS, traps).
 """
 
 import asyncio
+import csv
 import io
 import json
 import os
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from gcos.cli.main import main
+from gcos.cli.top_view import Snapshot
 from gcos.client_records import Plan, Scales, Submission
 from gcos.document import DOCUMENT_BYTES_MAX
 from gcos.errors import (
@@ -30,12 +33,14 @@ from gcos.errors import (
     SiteDrainingError,
     UnauthenticatedError,
 )
+from gcos.ledger_totals import LedgerSummary
 from gcos.rpc.wire import to_proto
+from gcos.schema import task_schema
 from gcos.task_record import Task
 from gcos.v1 import tasks_pb2
 from testbed import samples
 from testbed.fakes import FAKE_TOKEN, FakeAgent
-from testbed.samples import CAL
+from testbed.samples import CAL, DE
 
 DOCUMENT = "apiVersion: gcos/v1\nkind: Task\nname: hello\ndeadline: 6h\nrun: echo hello\n"
 
@@ -273,14 +278,14 @@ async def test_waiting_ends_at_once_where_a_task_is_unknown(gcos: Gcos, agent: F
     await agent.put(task := samples.task_named("1"))
     ran = await gcos("wait", task.task_id, "de-x")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.endswith("error: no task de-x at de\nhint: see: gcos queue\n")
+    assert ran.err == "error: no task de-x at de [UNKNOWN_TASK]\nhint: see: gcos queue\n"
 
 
 async def test_cancel_ends_what_it_can_and_reports_the_rest(gcos: Gcos, agent: FakeAgent) -> None:
     await agent.put(task := samples.task_named("1"))
     ran = await gcos("cancel", "de-x", task.task_id)
     assert (ran.code, ran.out) == (2, f"{task.task_id} cancelled\n")
-    assert ran.err == "error: no task de-x at de\nhint: see: gcos queue\n"
+    assert ran.err == "error: no task de-x at de [UNKNOWN_TASK]\nhint: see: gcos queue\n"
     ran = await gcos("cancel", task.task_id)
     assert (ran.code, ran.out) == (0, f"{task.task_id} had ended before: CANCELLED\n")
     assert (await gcos("cancel", task.task_id, "-q")).out == ""
@@ -313,7 +318,7 @@ async def test_caches_are_listed_for_all_sites_or_one(gcos: Gcos, agent: FakeAge
 async def test_an_unknown_site_is_refused(gcos: Gcos) -> None:
     ran = await gcos("cache", "ls", "--site", "mars")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err == "error: there is no site 'mars'\nhint: known sites: de\n"
+    assert ran.err == "error: there is no site 'mars' [UNKNOWN_SITE]\nhint: known sites: de\n"
 
 
 async def test_cache_add_sends_an_absolute_path(gcos: Gcos, agent: FakeAgent) -> None:
@@ -350,10 +355,134 @@ async def test_the_ledger_has_totals(gcos: Gcos, agent: FakeAgent) -> None:
     agent.ledger = (entry,)
     agent.scales = Scales(60.0, 1.0)
     ran = await gcos("ledger")
-    assert "50 % less" in ran.out
+    assert "50 %" in ran.out
+    assert "ORIGIN, SAVED: against running at the origin at once" in ran.out
     assert ran.out.splitlines()[-1] == "scaled: world time runs 60 x as fast as the clock"
     assert (await gcos("ledger", "-q")).out == f"{entry.run_id}\n"
     assert json.loads((await gcos("ledger", "-o", "json")).out)["entries"][0]["name"] == "tune"
+
+
+async def test_the_ledger_is_summed_by_a_key(gcos: Gcos, agent: FakeAgent) -> None:
+    entry = samples.ledger_entry(samples.task_named("1").task_id)
+    agent.ledger = (entry, replace(entry, site_id=DE))
+    ran = await gcos("ledger", "--by", "site")
+    assert [columns(line)[0] for line in ran.out.splitlines()[:3]] == ["SITE ($)", "cal", "de"]
+    assert (await gcos("ledger", "--by", "site", "-o", "name")).out == "cal\nde\n"
+    summary = json.loads((await gcos("ledger", "--by", "site", "-o", "json")).out)
+    assert list(summary) == list(LedgerSummary.__dataclass_fields__)
+    assert [group["key"] for group in summary["groups"]] == ["cal", "de"]
+    assert "no queueing" in summary["savings_definition"]
+
+
+async def test_the_ledger_may_begin_late(gcos: Gcos, agent: FakeAgent) -> None:
+    agent.ledger = (samples.ledger_entry(samples.task_named("1").task_id),)  # 30 min ago
+    assert (await gcos("ledger", "--since", "1h", "-q")).out != ""
+    ran = await gcos("ledger", "--since", "10m")
+    assert ran == Ran(0, "", "the ledger is empty: no attempt has ended since 10m\n")
+    assert (await gcos("ledger", "--since", "2026-11-23T14:05:00Z", "-q")).out == ""
+    ran = await gcos("ledger", "--since", "tea", "-o", "json")
+    assert json.loads(ran.err)["error"]["field"] == "--since"
+
+
+async def test_the_ledger_is_csv_on_request(gcos: Gcos, agent: FakeAgent) -> None:
+    agent.ledger = (samples.ledger_entry(samples.task_named("1").task_id),)
+    (row,) = csv.DictReader(io.StringIO((await gcos("ledger", "--csv")).out))
+    assert float(row["carbon_gco2"]) == 2460.0
+    (row,) = csv.DictReader(io.StringIO((await gcos("ledger", "--csv", "--by", "kind")).out))
+    assert row["kind"] == "fine-tune"
+    assert (await gcos("ledger", "--csv", "-o", "json")).code == 2
+
+
+async def test_yaml_is_the_record_too(gcos: Gcos) -> None:
+    ran = await gcos("sites", "ls", "-o", "yaml")
+    as_json = json.loads((await gcos("sites", "ls", "-o", "json")).out)
+    assert YAML(typ="safe", pure=True).load(ran.out) == as_json
+
+
+async def test_names_are_ids_and_nothing_else(gcos: Gcos, agent: FakeAgent, job: str) -> None:
+    await agent.put(task := samples.ended(samples.task_named("1")))
+    for words, names in [
+        (("queue", "--all"), task.task_id),
+        (("status", task.task_id), task.task_id),
+        (("wait", task.task_id), task.task_id),
+        (("sites", "ls"), "de"),
+        (("cache", "ls"), samples.MODEL_ID),
+        (("carbon", "now"), "de"),
+        (("plan", job), "de"),
+    ]:
+        assert (await gcos(*words, "-o", "name")).out == f"{names}\n"
+
+
+async def test_a_wait_ends_at_its_time_limit_and_the_task_goes_on(
+    gcos: Gcos, agent: FakeAgent
+) -> None:
+    await agent.put(going_on := samples.running(samples.task_named("1")))
+    await agent.put(done := samples.ended(samples.task_named("2")))
+    ran = await gcos("wait", going_on.task_id, done.task_id, "--timeout", "0.01s")
+    assert ran.code == 124
+    assert [columns(line)[1] for line in ran.out.splitlines()] == ["STATE", "RUNNING", "SUCCEEDED"]
+    assert "error: 1 of 2 tasks not ended within" in ran.err
+    assert ran.err.endswith("[NOT_ENDED]\nhint: they go on: see gcos queue, or wait again\n")
+    ran = await gcos("wait", done.task_id, "--timeout", "10 minutes")
+    assert (ran.code, ran.out) == (2, "")
+
+
+async def test_top_prints_once_off_a_terminal(gcos: Gcos, agent: FakeAgent) -> None:
+    await agent.put(running := samples.running(samples.task_named("1")))
+    await agent.put(samples.ended(samples.task_named("2")))
+    ran = await gcos("top")
+    head, *rest = ran.out.splitlines()
+    assert head == "11-23 14:05Z   1 site   3 runs   1 task under way"
+    assert columns(rest[2])[:3] == ["de", "DE", "5/8 H100"]
+    assert "75 of 2 GB" in rest[2]
+    assert columns(rest[5])[:4] == [running.task_id, "job 1", "RUNNING", "de"]
+    assert columns(rest[8])[2:5] == ["SUCCEEDED", "de", "50 s"]
+    assert await gcos("top", "--once") == ran
+    assert (await gcos("top", "-q")).out == f"{running.task_id}\n"
+    snapshot = json.loads((await gcos("top", "-o", "json")).out)
+    assert list(snapshot) == list(Snapshot.__dataclass_fields__)
+
+
+async def test_an_error_is_an_object_where_json_is_asked_for(
+    gcos: Gcos, agent: FakeAgent, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(DOCUMENT + "rum: x\n")
+    ran = await gcos("submit", str(path), "-o", "json")
+    assert (ran.code, ran.out) == (2, "")
+    assert json.loads(ran.err) == {
+        "error": {
+            "code": "INVALID_ARGUMENT",
+            "reason": "INVALID_TASK",
+            "message": "line 6, rum: unknown key",
+            "hint": "did you mean run?",
+            "field": "rum",
+        }
+    }
+    ran = await gcos("cancel", "de-x", "de-y", "--output", "json")
+    reasons = [json.loads(line)["error"]["reason"] for line in ran.err.splitlines()]
+    assert reasons == ["UNKNOWN_TASK", "UNKNOWN_TASK"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [(["plan", "-o", "json"], "file"), (["queue", "--fast", "-ojson"], "--fast")],
+)
+def test_wrong_usage_is_an_object_too(
+    arguments: list[str], field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments, environ={}) == 2
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert (error["reason"], error["field"]) == ("USAGE", field)
+    assert error["hint"].startswith("see: gcos ")
+
+
+def test_the_schema_needs_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"], environ={}) == 0
+    assert json.loads(capsys.readouterr().out) == task_schema()
+    assert main(["-o", "yaml", "schema"], environ={}) == 0
+    assert YAML(typ="safe", pure=True).load(capsys.readouterr().out) == task_schema()
+    assert main(["schema", "-o", "name"], environ={}) == 2
 
 
 @pytest.mark.parametrize(
@@ -372,14 +501,16 @@ async def test_an_error_is_a_line_a_hint_and_an_exit_code(
     gcos: Gcos, agent: FakeAgent, job: str, error: GcosError, code: int
 ) -> None:
     agent.refusal = error
-    assert await gcos("plan", job) == Ran(code, "", "error: bad\nhint: mend it\n")
+    told = f"error: bad [{error.reason}]\nhint: mend it\n"
+    assert await gcos("plan", job) == Ran(code, "", told)
 
 
 async def test_a_wrong_document_is_told_with_line_and_field(gcos: Gcos, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(DOCUMENT + "rum: x\n")
     ran = await gcos("submit", str(path))
-    assert ran == Ran(2, "", "error: line 6, rum: unknown key\nhint: did you mean run?\n")
+    told = "error: line 6, rum: unknown key [INVALID_TASK]\nhint: did you mean run?\n"
+    assert ran == Ran(2, "", told)
 
 
 async def test_a_file_that_cannot_be_sent_is_refused_before_anything_is_sent(
@@ -407,7 +538,7 @@ async def test_a_cluster_that_is_away_exits_with_3(
     environ["GCOS_AGENT"] = "127.0.0.1:1"
     ran = await gcos("submit", job)
     assert (ran.code, ran.out) == (3, "")
-    assert ran.err.startswith("error: no agent answers at 127.0.0.1:1\nhint: ")
+    assert ran.err.startswith("error: no agent answers at 127.0.0.1:1 [PEER_UNREACHABLE]\nhint: ")
 
 
 async def test_a_wrong_token_exits_with_3(
@@ -426,7 +557,8 @@ async def test_a_fault_of_ours_is_a_line_too(
 ) -> None:
     agent.plan = None  # the fake asserts that there is one, so the agent answers INTERNAL
     ran = await gcos("plan", job)
-    assert ran == Ran(4, "", "error: internal error\nhint: see the log of the peer\n")
+    told = "error: internal error [INTERNAL]\nhint: see the log of the peer\n"
+    assert ran == Ran(4, "", told)
 
 
 async def test_a_reader_that_has_left_is_no_error(
@@ -459,17 +591,24 @@ def test_wrong_usage_is_one_line_and_a_hint(
     assert captured.err.splitlines()[-1].startswith("hint: see: gcos ")
 
 
-CLIENT_COMMANDS = ["plan", "submit", "queue", "status", "logs", "wait", "cancel", "ledger"]
+CLIENT_COMMANDS = [
+    *("plan", "submit", "queue", "status", "logs", "wait", "cancel", "top", "ledger"),
+]
 
 
 @pytest.mark.parametrize(
-    "name", [*CLIENT_COMMANDS, "sites ls", "cache ls", "cache add", "carbon now"]
+    "name",
+    [
+        *(*CLIENT_COMMANDS, "sites ls", "cache ls", "cache add", "carbon now", "schema"),
+        *("up", "down", "broker run", "predictor run"),
+    ],
 )
 def test_every_command_has_an_example_in_its_help(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*name.split(), "--help"], environ={}) == 0
-    assert f"\n gcos {name}" in capsys.readouterr().out.partition("Example:")[2]
+    lines = capsys.readouterr().out.partition("Example:")[2].splitlines()
+    assert any(line.strip().startswith(f"gcos {name}") for line in lines)
 
 
 def test_the_help_names_all_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,10 @@ import json
 import sys
 
 import pytest
+from ruamel.yaml import YAML
 
 from gcos.cli.invocation import Format
-from gcos.cli.output import Output, Table, has_color
+from gcos.cli.output import Output, Table, has_color, layout
 from testbed import samples
 
 TABLE = Table(("NAME", ">SIZE"), (("a" * 60, "1"), ("[bold]b\x1b[31m", "100")))
@@ -68,33 +69,99 @@ def test_color_is_welcome_unless_no_color_says_otherwise(
 
 def test_progress_is_in_place_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
-    with Output().progress("asking") as progress:
-        progress.tell("still asking")
+    with Output().progress("asking"):
+        pass
     assert "\x1b[?25l" in terminal.getvalue()  # the cursor is hidden ...
     assert "\x1b[?25h" in terminal.getvalue()  # ... and comes back
 
 
-def test_progress_is_a_line_each_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with Output().progress("asking") as progress:
-        progress.tell("still\nasking")
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "still asking\n")
+def test_progress_is_silent_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output().progress("asking"):
+        pass
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_quiet_command_warns_and_says_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output(is_quiet=True)
-    with out.progress("asking") as progress:
-        progress.tell("still asking")
+    with out.progress("asking"):
+        pass
     out.say("hello")
     out.warn("look out")
     assert capsys.readouterr().err == "warning: look out\n"
+
+
+def test_yaml_is_the_same_record(capsys: pytest.CaptureFixture[str]) -> None:
+    task = samples.ended(samples.task_named("1"))
+    Output(format=Format.JSON).record(task)
+    as_json = json.loads(capsys.readouterr().out)
+    Output(format=Format.YAML).record(task)
+    assert YAML(typ="safe", pure=True).load(capsys.readouterr().out) == as_json
+
+
+@pytest.mark.parametrize(
+    ("out", "is_record", "is_names"),
+    [
+        (Output(), False, False),
+        (Output(is_quiet=True), False, True),
+        (Output(format=Format.NAME), False, True),
+        (Output(format=Format.YAML), True, False),
+        (Output(format=Format.JSON, is_quiet=True), True, False),
+    ],
+)
+def test_a_record_a_table_or_names_are_asked_for(
+    out: Output, is_record: bool, is_names: bool
+) -> None:
+    assert (out.is_record, out.is_names) == (is_record, is_names)
+
+
+WIDE = Table(
+    ("ID", "WORDS", ">COUNT", "EXTRA", "MORE"),
+    (("id-1", "one two three", "1000", "extra words", "more"), ("id-2", "four", "1", "", "")),
+    optional=("MORE", "EXTRA"),
+)
+
+
+def test_a_terminal_that_is_wide_enough_shows_everything() -> None:
+    placed = layout(WIDE, 46)
+    assert (placed.table, placed.widths, placed.left_out) == (WIDE, (4, 13, 5, 11, 4), ())
+
+
+def test_optional_columns_go_first_and_only_as_many_as_must() -> None:
+    assert layout(WIDE, 44).left_out == ("MORE",)
+    placed = layout(WIDE, 26)
+    assert placed.table.columns == ("ID", "WORDS", ">COUNT")
+    assert placed.table.rows[0] == ("id-1", "one two three", "1000")
+    assert placed.left_out == ("MORE", "EXTRA")
+
+
+def test_then_prose_is_folded_between_words_and_numbers_and_ids_stay_whole() -> None:
+    assert layout(WIDE, 22).widths == (4, 9, 5)
+    assert layout(WIDE, 18).widths == (4, 5, 5)
+    assert layout(WIDE, 17).widths is None
+
+
+def test_what_was_left_out_is_told_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    Output().table(WIDE)
+    assert terminal.getvalue().endswith("(a wider terminal also shows MORE)\n")
+
+
+def test_prose_is_folded_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "a sentence that is longer than a narrow terminal is wide"
+    Output().prose([text])
+    assert capsys.readouterr().out == f"{text}\n"
+    terminal = on_terminal(monkeypatch)
+    Output().prose([text])
+    assert terminal.getvalue() == "a sentence that is longer than a narrow\n  terminal is wide\n"
 
 
 def test_json_has_the_fields_of_the_record_in_their_order(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     task = samples.ended(samples.task_named("1"))
-    Output(format=Format.JSON).json(task)
+    Output(format=Format.JSON).record(task)
     document = json.loads(capsys.readouterr().out)
     assert list(document) == list(type(task).__dataclass_fields__)
     assert document["state"] == "SUCCEEDED"

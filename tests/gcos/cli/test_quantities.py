@@ -5,9 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcos.cli.quantities import (
+    bar,
     duration,
     gigabytes,
     instant,
+    interval,
     percentage,
     printable,
     significant,
@@ -82,3 +84,24 @@ def test_only_certainty_is_shown_as_0_or_100_percent(ratio: float, text: str) ->
 @given(st.text())
 def test_nothing_that_is_shown_can_drive_a_terminal(text: str) -> None:
     assert printable(text + "\x1b[31m\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("low_s", "high_s", "text"),
+    [
+        (1800, 9000, "0.5-2.5 h"),
+        (3600, 5300, "60-88 min"),
+        (1, 800, "0-13 min"),
+        (5, 5, "5 s"),
+        (40, 80, "40-80 s"),
+    ],
+)
+def test_an_interval_is_told_in_the_unit_of_its_end(low_s: float, high_s: float, text: str) -> None:
+    assert interval(low_s, high_s) == text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(0, "░░░░"), (0.5, "██░░"), (0.99, "███░"), (1, "████"), (7, "████")]
+)
+def test_a_bar_is_full_at_one_and_not_before(ratio: float, text: str) -> None:
+    assert bar(ratio, 4) == text

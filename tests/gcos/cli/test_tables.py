@@ -1,13 +1,18 @@
 """Tables of records, without a cluster."""
 
+import csv
+import io
 from dataclasses import replace
 
 from gcos.accounting import CostScope
 from gcos.artifacts import ArtifactKind, CacheUsage
 from gcos.cli import ledger_table, plan_table, site_tables, task_tables
+from gcos.cli.ledger_csv import entries_csv, groups_csv
+from gcos.cli.output import Table
 from gcos.client_records import Scales, SiteCache, SiteListing
 from gcos.ids import TaskId
 from gcos.known_sites import KnownSite
+from gcos.ledger_totals import SAVINGS_DEFINITION, LedgerKey, groups
 from gcos.task_record import Task
 from gcos.tasks import RunState
 from testbed import samples
@@ -119,13 +124,6 @@ def test_details_of_an_ended_task_show_what_it_cost() -> None:
     assert task_tables.log_tail(samples.task_named("1")) == []
 
 
-def test_a_change_tells_where_a_task_is_and_how_much_was_fetched() -> None:
-    running = replace(samples.running(samples.task_named("1")), fetched_bytes=500, fetch_bytes=1000)
-    assert task_tables.change(running) == (
-        "de-0000000000001  RUNNING  EXECUTING  at de  500 B of 1 kB"
-    )
-
-
 def test_sites_show_free_gpus_and_signals() -> None:
     agent = FakeAgent(address="127.0.0.1:7")
     closed = replace(agent.digest, is_draining=True, carbon_gco2_per_kwh=None)
@@ -160,7 +158,7 @@ def test_caches_show_entries_and_how_full_they_are() -> None:
     )
 
 
-def test_the_ledger_tells_what_was_saved() -> None:
+def test_the_ledger_has_a_row_for_each_attempt() -> None:
     entry = samples.ledger_entry(TaskId("de-1"))
     assert ledger_table.entries([entry], now_s=NOW_S).rows == (
         (
@@ -168,24 +166,77 @@ def test_the_ledger_tells_what_was_saved() -> None:
             *("60 min", "1.20", "2460", "-"),
         ),
     )
-    assert ledger_table.totals([entry]) == [
-        "cost (operator): 1.20 $, 2.40 $ at the origin at once, 50 % less",
-        "carbon: 2460 g, 4920 g at the origin at once, 50 % less",
-        "attempts: 1; failed ones count as spent",
-    ]
+
+
+def cell(table: Table, heading: str, row: int = 0) -> str:
+    return table.rows[row][table.columns.index(heading)]
+
+
+def test_sums_of_the_ledger_show_cost_and_carbon_by_item() -> None:
+    sums = groups([samples.ledger_entry(TaskId("de-1"))], LedgerKey.PROJECT)
+    costs = ledger_table.costs(sums, LedgerKey.PROJECT)
+    assert costs.columns[0] == "PROJECT ($)"
+    assert costs.rows == (("default", "0.960", "0.240", "0", "0", "1.20", "2.40", "50 %", "16.0"),)
+    carbon = ledger_table.carbon(sums, LedgerKey.PROJECT)
+    assert carbon.rows == (
+        ("default", "2400", "60.0", "2460", "4920", "50 %", "-", "1", "2.00", "12.0"),
+    )
 
 
 def test_a_failed_attempt_counts_as_spent() -> None:
     failed = samples.ledger_entry(TaskId("de-2"), state=RunState.FAILED)
-    assert ledger_table.totals([failed])[0] == "cost (operator): 1.20 $, 0 $ at the origin at once"
-    both = [samples.ledger_entry(TaskId("de-1")), failed, failed]
-    assert "50 % more" in ledger_table.totals(both)[0]
+    assert cell(ledger_table.costs(groups([failed], None), None), ">SAVED") == "-"
+    both = groups([samples.ledger_entry(TaskId("de-1")), failed, failed], None)
+    assert cell(ledger_table.costs(both, None), ">SAVED") == "-50 %"
+    assert cell(ledger_table.carbon(both, None), ">SAVED") == "-50 %"
+
+
+def test_the_notes_define_savings_scope_and_carbon_price_and_count_what_is_not_known() -> None:
+    entry = samples.ledger_entry(TaskId("de-1"))
+    notes = ledger_table.notes(groups([entry, replace(entry, is_carbon_known=False)], None))
+    assert notes == [
+        f"ORIGIN, SAVED: {SAVINGS_DEFINITION}",
+        "cost (operator): electricity, egress, penalty and storage; GPUs are owned",
+        (
+            "carbon price: 0.200 $/kg; cost + carbon price x carbon: 2.89 $, 5.78 $ at the origin, "
+            "saved 50 %"
+        ),
+        (
+            "carbon is unknown for 1 of 2 attempts (a signal was missing or stale); they are left "
+            "out of CO2, spent and at the origin"
+        ),
+        "energy is modelled from the power of the pool for 2 of 2 attempts",
+    ]
 
 
 def test_costs_of_different_scopes_are_not_added_up() -> None:
     entry = samples.ledger_entry(TaskId("de-1"))
-    lines = ledger_table.totals([entry, replace(entry, scope=CostScope.WITH_GPU_HOURS)])
-    assert [line.partition(":")[0] for line in lines[:2]] == [
+    sums = groups([entry, replace(entry, scope=CostScope.WITH_GPU_HOURS)], None)
+    assert [row[5] for row in ledger_table.costs(sums, None).rows] == ["1.20", "17.2"]
+    assert [note.partition(":")[0] for note in ledger_table.notes(sums)[1:3]] == [
         "cost (operator)",
         "cost (with-gpu-hours)",
     ]
+
+
+def test_csv_has_units_in_the_names_of_its_columns() -> None:
+    entry = samples.ledger_entry(TaskId("de-1"))
+    (row,) = csv.DictReader(io.StringIO(entries_csv([replace(entry, name='a "b", c')])))
+    assert row["name"] == 'a "b", c'
+    assert row["site"] == "cal"
+    assert row["ended"] == "2026-11-23T13:35:00Z"
+    assert row["deadline"] == ""
+    assert float(row["energy_kwh"]) == 12.0
+    assert float(row["gpu_h"]) == 2.0
+    assert float(row["cost_usd"]) == 1.2
+    assert float(row["at_origin_compute_gco2"]) == 4800.0
+    assert row["fetched_model_bytes"] == "3000000000"
+    assert (row["is_energy_measured"], row["is_carbon_known"]) == ("false", "true")
+
+
+def test_csv_of_sums_is_named_after_the_key() -> None:
+    sums = groups([samples.ledger_entry(TaskId("de-1"))], LedgerKey.SITE)
+    (row,) = csv.DictReader(io.StringIO(groups_csv(sums, LedgerKey.SITE)))
+    assert (row["site"], row["attempt_count"], row["cost_scope"]) == ("cal", "1", "operator")
+    assert float(row["carbon_gco2"]) == 2460.0
+    assert float(row["transfer_usd"]) == 0.24

@@ -1,0 +1,96 @@
+"""How errors are told: a sentence with its reason and the next step, or JSON for programs."""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from gcos.errors import GcosError, InvalidRequestError
+
+TRACEBACK_VARIABLE: Final = "GCOS_TRACEBACK"
+
+#: Reason of a command line that cannot be understood.
+USAGE: Final = "USAGE"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as it is told.
+
+    Attributes:
+        code: Name of the gRPC status.
+        reason: Closed word that programs may branch on.
+        message: One sentence.
+        hint: The next step.
+        field: Option or dotted field at fault; empty where there is none.
+    """
+
+    code: str
+    reason: str
+    message: str
+    hint: str
+    field: str = ""
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return how `error` is told; what is no `GcosError` is a fault of ours."""
+    if isinstance(error, GcosError):
+        hint = error.hint or _HINTS.get(error.reason) or _HINTS.get(error.code, _HINT_OTHERWISE)
+        field = error.field if isinstance(error, InvalidRequestError) else ""
+        return Problem(error.code, error.reason, message=error.message, hint=hint, field=field)
+    return Problem(
+        GcosError.code,
+        GcosError.reason,
+        message=f"{type(error).__name__}: {error}",
+        hint=f"this is a fault of gcos; set {TRACEBACK_VARIABLE}=1 to see where it comes from",
+    )
+
+
+def leaves(error: BaseException) -> Iterator[Exception]:
+    """Yield the errors of a group, which a `TaskGroup` makes even of a single one."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    elif isinstance(error, Exception):
+        yield error
+
+
+def tell(problem: Problem, *, as_json: bool) -> None:
+    """Write a problem to stderr: two lines for people, or an object on one line."""
+    if as_json:
+        sys.stderr.write(f"{json.dumps({'error': asdict(problem)})}\n")
+        return
+    # Text of peers must not drive the terminal.
+    sys.stderr.write(f"error: {_printable(problem.message)} [{problem.reason}]\n")
+    sys.stderr.write(f"hint: {_printable(problem.hint)}\n")
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Tell whether a command line asks for JSON, even one that cannot be parsed."""
+    return any(
+        word in {"-ojson", "--output=json"} or (word in {"-o", "--output"} and value == "json")
+        for word, value in itertools.pairwise([*words, ""])
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(ch if ch.isprintable() else " " for ch in text)
+
+
+#: The next step where an error names none, by reason, else by code.
+_HINTS: Final = {
+    "INVALID_TASK": "correct the document; its format: gcos schema",
+    "INVALID_ARGUMENT": "correct it and try again",
+    "UNAUTHENTICATED": "give the token file of this cluster: --token-file or GCOS_TOKEN_FILE",
+    "NOT_FOUND": "see what there is: gcos queue --all, gcos sites ls, gcos cache ls",
+    "NO_CANDIDATE": "see who refuses it and why: gcos plan FILE",
+    "FAILED_PRECONDITION": "look at its state first: gcos queue --all",
+    "ABORTED": "try again",
+    "RESOURCE_EXHAUSTED": "try again later, or call another agent with --agent",
+    "DATA_LOSS": "try again: the damaged copy is not used any more",
+    "DEADLINE_EXCEEDED": "try again",
+    "UNAVAILABLE": "try again; see who answers: gcos sites ls",
+}
+_HINT_OTHERWISE: Final = "look into the log of the agent that was called"

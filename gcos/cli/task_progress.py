@@ -1,0 +1,164 @@
+"""How far tasks have come, for those who watch them. Pure."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gcos.cli.output import Table
+from gcos.cli.quantities import NOTHING, bar, duration, instant, interval, size
+from gcos.durations import RunTime, prediction_for
+from gcos.ids import TaskId
+from gcos.task_record import Task
+from gcos.tasks import TaskState
+
+#: Changes of a task over which its rate of fetching is taken.
+_CHANGES_MAX: Final = 5
+BAR_WIDTH: Final = 6
+_NAME_CHARS: Final = 32
+#: Width of a terminal from which on there is room for names.
+WIDE_COLUMNS: Final = 100
+
+
+@dataclass(slots=True)
+class FetchRates:
+    """How fast tasks fetch, from the byte counts that were seen.
+
+    Per second of the wall: bytes travel on a real network, however the world's time is scaled.
+    """
+
+    _seen: dict[TaskId, deque[tuple[float, int]]] = field(default_factory=dict)
+
+    def observe(self, task: Task, *, protocol_s: float) -> None:
+        """Note how much `task` has fetched at the instant `protocol_s`."""
+        if task.state is not TaskState.STAGING:
+            self._seen.pop(task.task_id, None)
+            return
+        seen = self._seen.setdefault(task.task_id, deque(maxlen=_CHANGES_MAX))
+        if seen and seen[-1][1] > task.fetched_bytes:  # another attempt began from nothing
+            seen.clear()
+        if not seen or seen[-1][1] != task.fetched_bytes:
+            seen.append((protocol_s, task.fetched_bytes))
+
+    def bytes_per_s(self, task_id: TaskId) -> float | None:
+        """Return bytes per second over the last few changes; None before the second one."""
+        seen = self._seen.get(task_id)
+        if not seen or seen[-1][0] <= seen[0][0]:
+            return None
+        (first_s, first_bytes), (last_s, last_bytes) = seen[0], seen[-1]
+        return (last_bytes - first_bytes) / (last_s - first_s)
+
+
+@dataclass(frozen=True, slots=True)
+class RunForecast:
+    """A run against its prediction, world seconds.
+
+    Attributes:
+        elapsed_s: How long it has run.
+        predicted: How long it was predicted to run.
+        remaining: How long it will still run, given that it has run so long.
+    """
+
+    elapsed_s: float
+    predicted: RunTime
+    remaining: RunTime
+
+    @property
+    def done_ratio(self) -> float:
+        """Share of the run that has passed, if what remains takes its median."""
+        return self.elapsed_s / (self.elapsed_s + self.remaining.p50_s)
+
+
+def run_time_of(task: Task) -> RunTime | None:
+    """Return the predicted run time on the pool that the task was awarded to; None before."""
+    if task.bid is None:
+        return None
+    prediction = prediction_for(task.predictions, task.bid.pool_type)
+    return None if prediction is None else prediction.run_time
+
+
+def forecast(task: Task, *, now_s: float) -> RunForecast | None:
+    """Return how the run of a running task stands; None where it does not run."""
+    predicted = run_time_of(task)
+    if predicted is None or task.started_s is None or task.state is not TaskState.RUNNING:
+        return None
+    elapsed_s = max(0.0, now_s - task.started_s)
+    return RunForecast(elapsed_s, predicted, remaining=predicted.remaining_after(elapsed_s))
+
+
+def watched(
+    tasks: Sequence[Task],
+    *,
+    now_s: float,
+    width: int,
+    rates_bytes_per_s: Mapping[TaskId, float | None],
+) -> Table:
+    """Return a row for each task with its stage and how far it has come.
+
+    Args:
+        tasks: The tasks.
+        now_s: World instant.
+        width: Columns of the terminal; on a narrow one names are left out.
+        rates_bytes_per_s: How fast each fetches, by its id.
+    """
+    has_names = width >= WIDE_COLUMNS
+    rows = []
+    for task in tasks:
+        rate = rates_bytes_per_s.get(task.task_id)
+        rows.append(
+            (
+                task.task_id,
+                *([shortened(task.spec.name)] if has_names else []),
+                task.state.value,
+                task.site_id or NOTHING,
+                progress(task, now_s=now_s, rate_bytes_per_s=rate),
+            )
+        )
+    names = ("NAME",) if has_names else ()
+    return Table(("ID", *names, "STATE", "SITE", "PROGRESS"), tuple(rows))
+
+
+def shortened(name: str) -> str:
+    """Return a name that leaves room for what stands beside it."""
+    return name if len(name) <= _NAME_CHARS else f"{name[: _NAME_CHARS - 1]}…"
+
+
+def progress(task: Task, *, now_s: float, rate_bytes_per_s: float | None = None) -> str:
+    """Return how far a task has come in its stage: a bar where that is a share, and words."""
+    if task.state is TaskState.STAGING and task.fetch_bytes:
+        ratio = task.fetched_bytes / task.fetch_bytes
+        return f"{bar(ratio, BAR_WIDTH)} {_fetching(task, rate_bytes_per_s)}"
+    if (run := forecast(task, now_s=now_s)) is not None:
+        return f"{bar(run.done_ratio, BAR_WIDTH)} {_running(run)}"
+    if task.state is TaskState.RUNNING and task.started_s is not None:
+        return f"for {duration(max(0.0, now_s - task.started_s))}"
+    if task.state is TaskState.WAITING and task.bid is not None:
+        return f"starts {instant(task.bid.start_s, now_s)} ({task.reason.value})"
+    if task.state.is_terminal:
+        return task.message
+    return f"{task.reason.value}, for {duration(max(0.0, now_s - task.submitted_s))}"
+
+
+def change(task: Task) -> str:
+    """Return in one line where a task stands, for a reader without a terminal."""
+    words = f"{task.task_id}  {task.state.value}  {task.reason.value}"
+    if task.site_id is not None:
+        words += f"  at {task.site_id}"
+    if task.state is TaskState.STAGING and task.fetch_bytes:
+        words += f"  {size(task.fetched_bytes)} of {size(task.fetch_bytes)}"
+    predicted = run_time_of(task)
+    if task.state is TaskState.RUNNING and predicted is not None:
+        words += f"  predicted {interval(predicted.p50_s, predicted.p90_s)} (p50-p90)"
+    return words
+
+
+def _fetching(task: Task, rate_bytes_per_s: float | None) -> str:
+    words = f"{size(task.fetched_bytes)} of {size(task.fetch_bytes)}"
+    return words if not rate_bytes_per_s else f"{words}, {size(rate_bytes_per_s)}/s"
+
+
+def _running(run: RunForecast) -> str:
+    of = interval(run.predicted.p50_s, run.predicted.p90_s)
+    left = interval(run.remaining.p50_s, run.remaining.p90_s)
+    is_over = run.elapsed_s > run.predicted.p90_s
+    return f"{duration(run.elapsed_s)} of {of}{' (over)' if is_over else ''}, {left} left"
