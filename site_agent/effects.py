@@ -4,12 +4,13 @@ Every method of a core returns a `Ready`. The shell makes `writes` durable in on
 only then performs `effects`, in order (the pattern of etcd/raft's `Ready`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gcos.contract_net import Award, Rejection, Report
 from gcos.durations import Observation
 from gcos.ids import RunId, SiteId, TaskId
 from gcos.ledger import LedgerEntry
+from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from site_agent.held_run import HeldRun
 
@@ -52,19 +53,10 @@ class AddEntry:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Append to the audit log of a task.
-
-    Attributes:
-        task_id: The task.
-        at_s: World instant.
-        kind: Stable name of the event, such as `task_awarded`.
-        facts: What belongs to it.
-    """
+    """Append to the audit log of a task."""
 
     task_id: TaskId
-    at_s: float
-    kind: str
-    facts: dict[str, str | float | int | bool | None] = field(default_factory=dict)
+    event: TaskEvent
 
 
 Write = SaveTask | SaveRun | ForgetRun | AddEntry | Note

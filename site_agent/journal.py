@@ -1,6 +1,6 @@
 """What the cores write, as rows of the store; and back when the agent starts.
 
-table `tasks`    task id    Task          log `notes`   task id    Note
+table `tasks`    task id    Task          log `events`  task id    TaskEvent
 table `runs`     run id     HeldRun
 table `ledger`   run id     LedgerEntry
 """
@@ -8,10 +8,11 @@ table `ledger`   run id     LedgerEntry
 from collections.abc import Iterable, Mapping
 
 from gcos import codec
-from gcos.ids import RunId
+from gcos.ids import RunId, TaskId
 from gcos.ledger import LedgerEntry
 from gcos.store import Append, Delete, Put, Store
 from gcos.store import Write as Row
+from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from site_agent.effects import AddEntry, ForgetRun, SaveRun, SaveTask, Write
 from site_agent.held_run import HeldRun
@@ -19,7 +20,7 @@ from site_agent.held_run import HeldRun
 TASKS = "tasks"
 RUNS = "runs"
 LEDGER = "ledger"
-NOTES = "notes"
+EVENTS = "events"
 
 
 def row_of(write: Write) -> Row:
@@ -32,7 +33,7 @@ def row_of(write: Write) -> Row:
         return Delete(RUNS, write.run_id)
     if isinstance(write, AddEntry):
         return Put(LEDGER, write.entry.run_id, codec.encode(write.entry))
-    return Append(NOTES, write.task_id, codec.encode(write))
+    return Append(EVENTS, write.task_id, codec.encode(write.event))
 
 
 def rows_of(writes: Iterable[Write]) -> list[Row]:
@@ -55,3 +56,9 @@ async def load_ledger(store: Store) -> list[LedgerEntry]:
     """Return every ledger entry, by the end of the run."""
     entries = [codec.decode(LedgerEntry, data) for data in (await store.load(LEDGER)).values()]
     return sorted(entries, key=lambda entry: (entry.ended_s, entry.run_id))
+
+
+async def load_events(store: Store, task_id: TaskId) -> tuple[TaskEvent, ...]:
+    """Return what happened to a task, oldest first."""
+    entries = await store.read_log(EVENTS, task_id)
+    return tuple(codec.decode(TaskEvent, entry.value) for entry in entries)

@@ -38,6 +38,7 @@ from gcos.durations import Observation, Outcome, Prediction, WorkFeatures
 from gcos.errors import QueueFullError, UnknownTaskError
 from gcos.ids import Fence, RunId, SiteId, TaskId, run_id
 from gcos.ledger import LedgerEntry
+from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import (
     Reason,
@@ -297,7 +298,7 @@ class Origin:
         self._keep(task)
         if spec.request_id is not None:
             self.requests[spec.request_id] = task_id
-        note = Note(task_id, now.world_s, "task_submitted", {"name": spec.name})
+        note = Note(task_id, TaskEvent(now.world_s, "task_submitted", f"taken by {task.origin}"))
         return task, Ready((SaveTask(task), note)) + self._negotiate(task)
 
     def cancel(self, task_id: TaskId, *, now: Now) -> tuple[Task, bool, Ready]:
@@ -315,7 +316,8 @@ class Origin:
         if holder is not None:
             effects = (SendRevoke(holder, task.active_run_id),)
         ended = self._end(task, TaskState.CANCELLED, Reason.CANCELLED_BY_USER, "cancelled", now=now)
-        note = Note(task_id, now.world_s, "task_cancelled", {"site": holder})
+        event = TaskEvent(now.world_s, "task_cancelled", "cancelled", site_id=holder)
+        note = Note(task_id, event)
         return ended, True, Ready((SaveTask(ended), note), effects)
 
     def task(self, task_id: TaskId) -> Task:
@@ -385,15 +387,16 @@ class Origin:
             predictions=auction.predictions,
             needs=auction.needs or task.needs,
         )
-        note = Note(
-            task_id,
+        chosen = judged.ranked[0].site_id if judged.ranked else None
+        event = TaskEvent(
             now.world_s,
             "auction_closed",
-            {
-                "bids": ", ".join(f"{b.site_id} {b.offer_usd:.6g}" for b in judged.ranked),
-                "refusals": ", ".join(f"{r.site_id} {r.reason.value}" for r in judged.refusals),
-            },
+            f"{len(judged.ranked)} offers; best: {chosen or 'none'}",
+            site_id=chosen,
+            bids=judged.ranked,
+            refusals=judged.refusals,
         )
+        note = Note(task_id, event)
         if not judged.ranked:
             return Ready((note,)) + self._nobody(task, auction, judged, now=now)
         best = judged.ranked[0]
@@ -436,9 +439,14 @@ class Origin:
             Reason.NOT_BEFORE if is_early else Reason.GREENER_START,
             f"{best.site_id} would start it then",
         )
-        note = Note(
-            task.task_id, now.world_s, "task_deferred", {"site": best.site_id, "wake_s": wake_s}
+        event = TaskEvent(
+            now.world_s,
+            "task_deferred",
+            f"held: {kept.message}",
+            reason=kept.reason,
+            site_id=best.site_id,
         )
+        note = Note(task.task_id, event)
         return Ready((SaveTask(kept), note))
 
     def _award(self, task: Task, ranked: tuple[Bid, ...], *, now: Now) -> Ready:
@@ -473,12 +481,14 @@ class Origin:
             )
             for bid in ranked[1:]
         )
-        note = Note(
-            task.task_id,
+        event = TaskEvent(
             now.world_s,
             "task_awarded",
-            {"site": best.site_id, "offer_usd": best.offer_usd, "attempt": kept.fence.attempt},
+            f"awarded to {best.site_id} for {best.offer_usd:.4g} $",
+            site_id=best.site_id,
+            attempt=kept.fence.attempt,
         )
+        note = Note(task.task_id, event)
         effects: tuple[Effect, ...] = (SendAward(best.site_id, self._award_of(kept)),)
         if rejections:
             effects = (*effects, SendRejections(rejections))
@@ -516,7 +526,23 @@ class Origin:
         self._forget_award(task.task_id)
         kept = self._step(task, TaskState.QUEUED, Reason.AWARD_DECLINED, answer.message)
         self.pause_until_s[task.task_id] = now.protocol_s + NO_BID_PAUSE_S
-        return Ready((SaveTask(kept),))
+        note = self._attempt_note(task, "award_declined", answer.message, answer.reason, now=now)
+        return Ready((SaveTask(kept), note))
+
+    @staticmethod
+    def _attempt_note(
+        task: Task, kind: str, message: str, reason: Reason | None, *, now: Now
+    ) -> Note:
+        """Return the note of something that befell the present attempt."""
+        event = TaskEvent(
+            now.world_s,
+            kind,
+            message,
+            reason=reason,
+            site_id=task.site_id,
+            attempt=task.fence.attempt,
+        )
+        return Note(task.task_id, event)
 
     def _lease(self, task: Task, *, now: Now) -> Task:
         self._forget_award(task.task_id)
@@ -604,12 +630,16 @@ class Origin:
 
     def _ended_run(self, task: Task, report: Report, *, now: Now) -> Ready:
         observe = Observe(self._observation(task, report))
-        note = Note(
-            task.task_id,
+        event = TaskEvent(
             now.world_s,
             "run_ended",
-            {"site": report.site_id, "state": report.state.value, "reason": report.reason.value},
+            f"{report.state.value} at {report.site_id}: {report.message}",
+            reason=report.reason,
+            site_id=report.site_id,
+            attempt=report.fence.attempt,
+            report=report,
         )
+        note = Note(task.task_id, event)
         penalty_usd = 0.0
         if report.state is RunState.SUCCEEDED:
             late_s = 0.0
@@ -693,10 +723,10 @@ class Origin:
             # The holder cannot have started: execution needs a renewal that we answered. The next
             # award carries a higher fence, so a late acceptance is revoked.
             self._forget_award(task_id)
-            kept = self._step(
-                task, TaskState.QUEUED, Reason.SITE_LOST, f"{task.bid.site_id} did not answer"
-            )
-            return Ready((SaveTask(kept),))
+            message = f"{task.bid.site_id} did not answer"
+            kept = self._step(task, TaskState.QUEUED, Reason.SITE_LOST, message)
+            note = self._attempt_note(task, "award_unanswered", message, Reason.SITE_LOST, now=now)
+            return Ready((SaveTask(kept), note))
         if now.protocol_s >= self.award_due_s[task_id]:
             self.award_due_s[task_id] = now.protocol_s + AWARD_RETRY_S
             return Ready((), (SendAward(task.bid.site_id, self._award_of(task)),))
@@ -706,7 +736,7 @@ class Origin:
         """The holder's lease and the margin have passed: it has stopped, if it lives at all."""
         del self.lease_until_s[task.task_id]
         message = f"{task.site_id} was not heard for a whole lease"
-        note = Note(task.task_id, now.world_s, "lease_expired", {"site": task.site_id})
+        note = self._attempt_note(task, "lease_expired", message, Reason.SITE_LOST, now=now)
         kept = self._retry(
             task, RetryCause.SITE_LOST, Reason.SITE_LOST, message, now=now, report=None
         )

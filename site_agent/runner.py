@@ -126,7 +126,13 @@ class Runner:
                 if isinstance(write, fx.AddEntry):
                     self.ledger[write.entry.run_id] = write.entry
                 elif isinstance(write, fx.Note):
-                    self.log.info(write.kind, task_id=write.task_id, **write.facts)
+                    self.log.info(
+                        write.event.kind,
+                        task_id=write.task_id,
+                        site_id=write.event.site_id,
+                        attempt=write.event.attempt,
+                        message=write.event.message,
+                    )
             self._tell_watchers()
         elif after is not None and not after.done():
             await asyncio.wait({after})  # nothing is sent before what led to it is written

@@ -16,6 +16,7 @@ from gcos.task_record import Task
 from gcos.tasks import TaskSpec
 from gcos.v1 import common_pb2, site_pb2, site_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 from site_agent.forwarding import Forwarder, origin_address
+from site_agent.journal import load_events
 from site_agent.origin import judge
 from site_agent.runner import Runner
 
@@ -122,6 +123,22 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             return await self._forward.unary(call, request, context, tasks_pb2.CancelTaskResponse)
         task, is_cancelled = await self._runner.cancel(TaskId(request.task_id))
         return tasks_pb2.CancelTaskResponse(task=_task(task), is_cancelled=is_cancelled)
+
+    async def ExplainTask(
+        self, request: tasks_pb2.ExplainTaskRequest, context: Context
+    ) -> tasks_pb2.ExplainTaskResponse:
+        """Read how the task came to be where it is."""
+        address = origin_address(self._runner, request.task_id, context)
+        if address is not None:
+            call = self._forward.stub(address).ExplainTask
+            return await self._forward.unary(call, request, context, tasks_pb2.ExplainTaskResponse)
+        task = self._runner.origin.task(TaskId(request.task_id))
+        events = await load_events(self._runner.store, task.task_id)
+        return tasks_pb2.ExplainTaskResponse(
+            task=_task(task),
+            events=[to_proto(event, tasks_pb2.TaskEvent) for event in events],
+            scales=self._scales(),
+        )
 
     async def ReadLog(
         self, request: tasks_pb2.ReadLogRequest, context: Context

@@ -465,6 +465,135 @@ class CancelTaskResponse(_message.Message):
 Global___CancelTaskResponse: _TypeAlias = CancelTaskResponse  # noqa: Y015
 
 @_typing.final
+class ExplainTaskRequest(_message.Message):
+    """Which task to explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTaskRequest: _TypeAlias = ExplainTaskRequest  # noqa: Y015
+
+@_typing.final
+class TaskEvent(_message.Message):
+    """Something that happened to a task, as it was written down then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_S_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    BIDS_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    at_s: _builtins.float
+    """Instant."""
+    kind: _builtins.str
+    """Stable name of the event, such as `auction_closed`."""
+    message: _builtins.str
+    """One sentence for a person."""
+    reason: _common_pb2.Reason.ValueType
+    """Closed code; absent where the kind says all."""
+    site_id: _builtins.str
+    """The site it is about; absent: none."""
+    attempt: _builtins.int
+    """The attempt it is about; 0: none."""
+    @_builtins.property
+    def bids(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Bid]:
+        """Offers within the limits, best first."""
+
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Refusal]:
+        """Sites that did not offer, or whose offers broke a limit."""
+
+    @_builtins.property
+    def report(self) -> _common_pb2.Report:
+        """The end of a run; absent where the event is none."""
+
+    def __init__(
+        self,
+        *,
+        at_s: _builtins.float = ...,
+        kind: _builtins.str = ...,
+        message: _builtins.str = ...,
+        reason: _common_pb2.Reason.ValueType | None = ...,
+        site_id: _builtins.str | None = ...,
+        attempt: _builtins.int = ...,
+        bids: _abc.Iterable[_common_pb2.Bid] | None = ...,
+        refusals: _abc.Iterable[_common_pb2.Refusal] | None = ...,
+        report: _common_pb2.Report | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_report", b"_report", "_site_id", b"_site_id", "reason", b"reason", "report", b"report", "site_id", b"site_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_report", b"_report", "_site_id", b"_site_id", "at_s", b"at_s", "attempt", b"attempt", "bids", b"bids", "kind", b"kind", "message", b"message", "reason", b"reason", "refusals", b"refusals", "report", b"report", "site_id", b"site_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    _WhichOneofReturnType__report: _TypeAlias = _typing.Literal["report"]  # noqa: Y015
+    _WhichOneofArgType__report: _TypeAlias = _typing.Literal["_report", b"_report"]  # noqa: Y015
+    _WhichOneofReturnType__site_id: _TypeAlias = _typing.Literal["site_id"]  # noqa: Y015
+    _WhichOneofArgType__site_id: _TypeAlias = _typing.Literal["_site_id", b"_site_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__report) -> _WhichOneofReturnType__report | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__site_id) -> _WhichOneofReturnType__site_id | None: ...
+
+Global___TaskEvent: _TypeAlias = TaskEvent  # noqa: Y015
+
+@_typing.final
+class ExplainTaskResponse(_message.Message):
+    """A task and its events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    SCALES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task(self) -> Global___Task:
+        """The task as it is now."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskEvent]:
+        """Events, oldest first."""
+
+    @_builtins.property
+    def scales(self) -> Global___Scales:
+        """How time and bytes are scaled here."""
+
+    def __init__(
+        self,
+        *,
+        task: Global___Task | None = ...,
+        events: _abc.Iterable[Global___TaskEvent] | None = ...,
+        scales: Global___Scales | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scales", b"scales", "task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "scales", b"scales", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTaskResponse: _TypeAlias = ExplainTaskResponse  # noqa: Y015
+
+@_typing.final
 class ReadLogRequest(_message.Message):
     """Whose output."""
 

@@ -66,6 +66,11 @@ class TaskServiceStub:
                 request_serializer=gcos_dot_v1_dot_tasks__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_tasks__pb2.CancelTaskResponse.FromString,
                 _registered_method=True)
+        self.ExplainTask = channel.unary_unary(
+                '/gcos.v1.TaskService/ExplainTask',
+                request_serializer=gcos_dot_v1_dot_tasks__pb2.ExplainTaskRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_tasks__pb2.ExplainTaskResponse.FromString,
+                _registered_method=True)
         self.ReadLog = channel.unary_stream(
                 '/gcos.v1.TaskService/ReadLog',
                 request_serializer=gcos_dot_v1_dot_tasks__pb2.ReadLogRequest.SerializeToString,
@@ -125,6 +130,13 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainTask(self, request, context):
+        """Read how the task came to be where it is: every announcement, bid, refusal, award and end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadLog(self, request, context):
         """Read the output of the latest attempt, wherever it runs.
         """
@@ -171,6 +183,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.CancelTask,
                     request_deserializer=gcos_dot_v1_dot_tasks__pb2.CancelTaskRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_tasks__pb2.CancelTaskResponse.SerializeToString,
+            ),
+            'ExplainTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTask,
+                    request_deserializer=gcos_dot_v1_dot_tasks__pb2.ExplainTaskRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_tasks__pb2.ExplainTaskResponse.SerializeToString,
             ),
             'ReadLog': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadLog,
@@ -347,6 +364,33 @@ class TaskService:
             '/gcos.v1.TaskService/CancelTask',
             gcos_dot_v1_dot_tasks__pb2.CancelTaskRequest.SerializeToString,
             gcos_dot_v1_dot_tasks__pb2.CancelTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.TaskService/ExplainTask',
+            gcos_dot_v1_dot_tasks__pb2.ExplainTaskRequest.SerializeToString,
+            gcos_dot_v1_dot_tasks__pb2.ExplainTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,8 @@ class TaskServiceStub:
     """Read one task now and at each change, until it ends."""
     CancelTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.CancelTaskRequest, _tasks_pb2.CancelTaskResponse]
     """End a task. A task that has ended stays as it is."""
+    ExplainTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ExplainTaskRequest, _tasks_pb2.ExplainTaskResponse]
+    """Read how the task came to be where it is: every announcement, bid, refusal, award and end."""
     ReadLog: _grpc.UnaryStreamMultiCallable[_tasks_pb2.ReadLogRequest, _tasks_pb2.ReadLogResponse]
     """Read the output of the latest attempt, wherever it runs."""
     ListLedger: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListLedgerRequest, _tasks_pb2.ListLedgerResponse]
@@ -71,6 +73,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Read one task now and at each change, until it ends."""
     CancelTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.CancelTaskRequest, _tasks_pb2.CancelTaskResponse]  # type: ignore[assignment]
     """End a task. A task that has ended stays as it is."""
+    ExplainTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ExplainTaskRequest, _tasks_pb2.ExplainTaskResponse]  # type: ignore[assignment]
+    """Read how the task came to be where it is: every announcement, bid, refusal, award and end."""
     ReadLog: _aio.UnaryStreamMultiCallable[_tasks_pb2.ReadLogRequest, _tasks_pb2.ReadLogResponse]  # type: ignore[assignment]
     """Read the output of the latest attempt, wherever it runs."""
     ListLedger: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListLedgerRequest, _tasks_pb2.ListLedgerResponse]  # type: ignore[assignment]
@@ -128,6 +132,14 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.CancelTaskResponse, _abc.Awaitable[_tasks_pb2.CancelTaskResponse]]:
         """End a task. A task that has ended stays as it is."""
+
+    @_abc_1.abstractmethod
+    def ExplainTask(
+        self,
+        request: _tasks_pb2.ExplainTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.ExplainTaskResponse, _abc.Awaitable[_tasks_pb2.ExplainTaskResponse]]:
+        """Read how the task came to be where it is: every announcement, bid, refusal, award and end."""
 
     @_abc_1.abstractmethod
     def ReadLog(
