@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gcos.accounting import Charge, CostScope, LatePenalty
-from gcos.artifacts import ArtifactKind
+from gcos.artifacts import Artifact, ArtifactKind
 from gcos.durations import Prediction
 from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId
-from gcos.tasks import GpuRequest, Reason, RunState, Work
+from gcos.tasks import GpuRequest, Output, Reason, RunState, Work
 
 #: Stated bound on the difference of clock rates between two sites, seconds per second.
 RATE_DRIFT = 1e-3
@@ -96,6 +96,9 @@ class Announcement:
         earliest_start_s: World instant before which a run must not start; None: now.
         deadline_s: World instant of the deadline; None: none.
         may_defer: A later, greener start may be offered.
+        image: Container image; None: a plain command.
+        secrets: Names of secrets that the run needs.
+        priority: Higher goes first.
     """
 
     task_id: TaskId
@@ -109,6 +112,9 @@ class Announcement:
     earliest_start_s: float | None = None
     deadline_s: float | None = None
     may_defer: bool = True
+    image: str | None = None
+    secrets: tuple[str, ...] = ()
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +221,11 @@ class Award:
         earliest_start_s: World instant; None: now.
         lease_s: Duration D of a lease, protocol seconds.
         project: Whom the task is accounted to.
+        workdir_id: Artifact whose files the run starts with; among the needs; None: none.
+        image: Container image; None: a plain command.
+        outputs: What the run must leave behind.
+        secrets: Names of secrets that the run needs.
+        priority: Higher goes first.
     """
 
     run_id: RunId
@@ -233,6 +244,11 @@ class Award:
     project: str
     deadline_s: float | None = None
     earliest_start_s: float | None = None
+    workdir_id: ArtifactId | None = None
+    image: str | None = None
+    outputs: tuple[Output, ...] = ()
+    secrets: tuple[str, ...] = ()
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,15 +316,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RenewalAnswer:
-    """A verdict for each run of the renewal, by run id, and the lease they now have.
+    """A verdict for each run of the renewal, by run id.
 
-    Attributes:
-        verdicts: By run id.
-        lease_s: Duration from the sending of the renewal, protocol seconds.
+    A run that may go on has the lease of its award, counted from the sending of the renewal.
     """
 
     verdicts: dict[str, Verdict]
-    lease_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +347,8 @@ class Report:
         evictions: What was evicted for it.
         is_energy_measured: False: energy is modelled from the pool's power.
         log_tail: Last lines of its output.
+        outputs: Artifacts that it made, in this site's cache and custody.
+        output_bytes: Size of all files that it left behind.
     """
 
     run_id: RunId
@@ -354,6 +369,8 @@ class Report:
     evictions: tuple[ArtifactId, ...]
     is_energy_measured: bool
     log_tail: str
+    outputs: tuple[Artifact, ...] = ()
+    output_bytes: int = 0
 
     @property
     def run_s(self) -> float:

@@ -15,10 +15,22 @@ from datetime import datetime
 from enum import Enum
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from gcos.artifacts import parse_reference
+from gcos.artifacts import checked_path, parse_reference
 from gcos.document import Mapping, Node, Scalar, Sequence, clipped, parse_tree
 from gcos.errors import InvalidRequestError, InvalidTaskError
-from gcos.tasks import GpuRequest, Placement, Retry, RetryCause, TaskSpec, Work, WorkKind
+from gcos.tasks import (
+    Disconnect,
+    GpuRequest,
+    Output,
+    OutputKind,
+    Placement,
+    Reconcile,
+    Retry,
+    RetryCause,
+    TaskSpec,
+    Work,
+    WorkKind,
+)
 
 API_VERSION = "gcos/v1"
 DOCUMENT_KIND = "Task"
@@ -29,12 +41,15 @@ ENV_COUNT_MAX = 256
 ENV_VALUE_BYTES_MAX = 32 * 1024
 LIST_COUNT_MAX = 64
 DURATION_DAYS_MAX = 3650.0
+LOST_AFTER_MIN_S = 3.0
+LOST_AFTER_MAX_S = 7 * 86400.0
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DURATION = re.compile(r"(?P<count>[0-9]{1,12}(\.[0-9]{1,9})?)(?P<unit>[smhd])")
 _DURATION_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]{0,254}")
 _TIMESTAMP = re.compile(  # RFC 3339, section 5.6; the offset is asked for in a message of its own
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
     r"(?P<offset>[Zz]|[+-][0-9]{2}:[0-9]{2})?"
@@ -297,6 +312,52 @@ class Instant:
 
 
 @dataclass(frozen=True, slots=True)
+class Seconds:
+    """A duration such as `5m`, within limits."""
+
+    least_s: float
+    most_s: float
+
+    def parse(self, node: Node, at: Place) -> float:
+        """Return the duration, seconds."""
+        text = _text(node, at, wanted="a duration such as 5m")
+        duration = _DURATION.fullmatch(text)
+        if duration is None:
+            raise _mismatch("a duration such as 5m", node, at)
+        length_s = float(duration["count"]) * _DURATION_UNIT_S[duration["unit"]]
+        if not self.least_s <= length_s <= self.most_s:
+            raise _error(
+                f"{clipped(text)} is not between {self.least_s:g} s and {self.most_s:g} s", node, at
+            )
+        return length_s
+
+
+@dataclass(frozen=True, slots=True)
+class RelativePath:
+    """A path that stays inside the directory it is relative to."""
+
+    def parse(self, node: Node, at: Place) -> str:
+        """Return the path."""
+        text = _text(node, at, wanted="a relative path").rstrip("/")
+        try:
+            return checked_path(text, field=at.path)
+        except InvalidRequestError as exc:
+            raise _error(exc.message, node, at, hint=exc.hint) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingDirectory:
+    """A directory of the submitter's machine (`./here`, `/there`), or an artifact's reference."""
+
+    def parse(self, node: Node, at: Place) -> str:
+        """Return the text as written."""
+        text = _text(node, at, wanted="a directory or the name of an artifact")
+        if is_local_directory(text):
+            return text
+        return ArtifactReference().parse(node, at)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A key of a section.
 
@@ -375,7 +436,25 @@ def parse_document(data: bytes, *, submitted_s: float) -> TaskSpec:
             hint="add model: NAME, or use kind: custom",
         )
     _check_deadline(spec, root, submitted_s)
+    _check_outputs(spec, root)
     return spec
+
+
+def is_local_directory(workdir: str) -> bool:
+    """Tell whether `workdir` is a directory of the submitter's machine, not an artifact."""
+    return workdir.startswith(("/", "./", "../", "~")) or workdir in {".", ".."}
+
+
+def _check_outputs(spec: TaskSpec, root: Mapping) -> None:
+    for index, output in enumerate(spec.outputs):
+        is_artifact = output.kind is not OutputKind.FILES
+        if is_artifact is not bool(output.name):
+            raise InvalidTaskError(
+                "a model or data set needs a name" if is_artifact else "files have no name",
+                field=f"outputs[{index}].name",
+                line=root.key_lines["outputs"],
+                hint="add name: NAME" if is_artifact else "remove it, or add as: model or as: data",
+            )
 
 
 def checked_request_id(text: str) -> str:
@@ -497,6 +576,8 @@ def _task(name: str | None = None, work: Work | None = None, **values: object) -
 _REQUEST_ID_WORDS = "1 to 128 letters, digits, '.', '_', ':' or '-'"
 _KINDS = Choice(_words_of(WorkKind))
 _CAUSES = Many(Choice(_words_of(RetryCause)))
+_OUTPUT_KINDS = Choice(_words_of(OutputKind))
+_RECONCILE = Choice(_words_of(Reconcile))
 _SITES = Many(Text(pattern=_WORD, wanted="a site or an electricity zone such as DE"))
 
 TASK: Section[TaskSpec] = Section(
@@ -576,6 +657,40 @@ TASK: Section[TaskSpec] = Section(
                     Row("on", "on", _CAUSES),
                 ),
                 Retry,
+            ),
+        ),
+        Row("workdir", "workdir", WorkingDirectory()),
+        Row("image", "image", Text(pattern=_IMAGE, wanted="a container image")),
+        Row(
+            "outputs",
+            "outputs",
+            Many(
+                Section(
+                    (
+                        Row("path", "path", RelativePath(), is_required=True),
+                        Row("as", "kind", _OUTPUT_KINDS),
+                        Row("name", "name", ArtifactReference()),
+                    ),
+                    Output,
+                )
+            ),
+        ),
+        Row(
+            "secrets",
+            "secrets",
+            Many(Text(pattern=_VARIABLE, wanted="the name of an environment variable")),
+        ),
+        Row("priority", "priority", Whole(-100, 100)),
+        Row(
+            "disconnect",
+            "disconnect",
+            Section(
+                (
+                    Row("lost_after", "lost_after_s", Seconds(LOST_AFTER_MIN_S, LOST_AFTER_MAX_S)),
+                    Row("replace", "is_replaced", Flag()),
+                    Row("reconcile", "reconcile", _RECONCILE),
+                ),
+                Disconnect,
             ),
         ),
         Row("idempotent", "is_idempotent", Flag()),

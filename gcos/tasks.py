@@ -97,6 +97,10 @@ class Reason(Enum):
     CACHE_FULL = "CACHE_FULL"
     QUEUE_FULL = "QUEUE_FULL"
     STALE_SIGNAL = "STALE_SIGNAL"
+    IMAGE_UNSUPPORTED = "IMAGE_UNSUPPORTED"
+    SECRET_MISSING = "SECRET_MISSING"
+    OUTPUT_MISSING = "OUTPUT_MISSING"
+    PREEMPTED = "PREEMPTED"
 
 
 class WorkKind(Enum):
@@ -182,6 +186,53 @@ class Retry:
     on: tuple[RetryCause, ...] = (RetryCause.SITE_LOST, RetryCause.STAGING, RetryCause.EXECUTOR)
 
 
+class OutputKind(Enum):
+    """What becomes of an output: kept as files, or made an artifact of the executing site."""
+
+    FILES = "FILES"
+    MODEL = "MODEL"
+    DATA = "DATA"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Something that the run must leave behind.
+
+    Attributes:
+        path: Relative to the output directory of the run; must exist when it ends.
+        kind: Kept as files, or made a model or data set that later tasks can name.
+        name: Name of the artifact; empty for files.
+    """
+
+    path: str
+    kind: OutputKind = OutputKind.FILES
+    name: str = ""
+
+
+class Reconcile(Enum):
+    """Which of two attempts counts, where a lost one turns out to have succeeded."""
+
+    KEEP_ORIGINAL = "KEEP_ORIGINAL"
+    KEEP_NEW = "KEEP_NEW"
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """What a partition means for the task.
+
+    Attributes:
+        lost_after_s: Protocol seconds without word after which the holder stops the run and the
+            origin counts it as lost; None: the lease of the origin.
+        is_replaced: Run it again elsewhere then; False: it fails.
+        reconcile: KEEP_ORIGINAL: a success of the lost attempt counts while no newer attempt was
+            awarded; KEEP_NEW: it never does.
+    """
+
+    lost_after_s: float | None = None
+    is_replaced: bool = True
+    reconcile: Reconcile = Reconcile.KEEP_ORIGINAL
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     """What the user asked for, checked and with durations turned into instants.
@@ -204,6 +255,13 @@ class TaskSpec:
         retry: When to try again.
         is_idempotent: False: never replaced automatically where I3 is not guaranteed.
         request_id: Same id, same answer.
+        workdir: Reference of an artifact whose files the run starts with.
+        image: Container image; only executors that run images take the task.
+        outputs: What the run must leave behind.
+        secrets: Names of secrets, which the executing site looks up in its own store and puts into
+            the environment; values never travel and are never written down.
+        priority: Higher goes first in a site's queue, and may preempt lower where the site allows.
+        disconnect: What a partition means for the task.
     """
 
     name: str
@@ -223,6 +281,12 @@ class TaskSpec:
     retry: Retry = field(default_factory=Retry)
     is_idempotent: bool = True
     request_id: str | None = None
+    workdir: str | None = None
+    image: str | None = None
+    outputs: tuple[Output, ...] = ()
+    secrets: tuple[str, ...] = ()
+    priority: int = 0
+    disconnect: Disconnect = field(default_factory=Disconnect)
 
 
 _TERMINAL = frozenset(

@@ -63,7 +63,9 @@ class AgentConfig:
         drain_s: How long running jobs may go on after SIGTERM, protocol seconds.
         run_grace_s: Between SIGTERM and SIGKILL of a job, protocol seconds.
         log_max_bytes: Output kept of one run.
-        log_count_max: Outputs of ended runs kept.
+        log_count_max: Logs of ended runs kept.
+        output_count_max: Tasks whose outputs are kept.
+        may_preempt: A run may be stopped for one of higher priority; its task is queued again.
         run_path: `PATH` of jobs.
         log_level: debug, info, warning or error.
         world: How world time and bytes are scaled.
@@ -92,6 +94,8 @@ class AgentConfig:
     run_grace_s: float = 5.0
     log_max_bytes: int = 16 << 20
     log_count_max: int = 1_000
+    output_count_max: int = 1_000
+    may_preempt: bool = False
     run_path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
     world: WorldConfig = field(default_factory=WorldConfig)

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gcos.artifacts import parse_reference
+from gcos.artifacts import ArtifactKind, parse_reference
 from gcos.contract_net import Announcement, ArtifactNeed, Bid, Holder, Refusal
 from gcos.durations import Prediction
 from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, UnavailableError
@@ -257,7 +257,7 @@ def _checked(field: str, resolution: Resolution) -> ArtifactNeed:
             f"{field}: no site holds {resolution.reference!r}",
             hint=f"did you mean {near}?" if near else "see what is there with: gcos cache ls",
         )
-    is_model = resolution.need.kind.value == "MODEL"
+    is_model = resolution.need.kind is ArtifactKind.MODEL
     if is_model is not (field == "model"):
         kind = "a model" if is_model else "a data set"
         raise InvalidRequestError(

@@ -1,15 +1,19 @@
 """The operator's face of an agent: the site, its caches, its signals."""
 
+import asyncio
 import math
+import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc.aio
 
-from gcos.artifacts import ArtifactKind
-from gcos.errors import InvalidRequestError
+from gcos.artifacts import ArtifactKind, checked_path
+from gcos.errors import InvalidRequestError, TooLargeError
 from gcos.rpc.wire import to_proto
 from gcos.signals import HOUR_S, Signal
+from gcos.system import unique_text
 from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc
 from site_agent.runner import Runner
 from site_agent.transfer import ArtifactPlane
@@ -27,9 +31,12 @@ _KINDS = {
 class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
     """One site as its operator sees it."""
 
-    def __init__(self, runner: Runner, plane: ArtifactPlane) -> None:
+    def __init__(self, runner: Runner, plane: ArtifactPlane, uploads: Path) -> None:
         self._runner = runner
         self._plane = plane
+        self._uploads = uploads
+        shutil.rmtree(uploads, ignore_errors=True)  # of an earlier process, never complete
+        uploads.mkdir(mode=0o700, parents=True)
 
     async def DescribeSite(
         self, request: operator_pb2.DescribeSiteRequest, context: Context
@@ -87,6 +94,25 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             artifact=to_proto(artifact, common_pb2.Artifact), is_new=is_new
         )
 
+    async def PutArtifact(
+        self, request_iterator: AsyncIterator[operator_pb2.PutArtifactRequest], context: Context
+    ) -> operator_pb2.PutArtifactResponse:
+        """Take a directory of the caller's as an artifact of this site."""
+        place = self._uploads / unique_text()
+        try:
+            name, kind = await receive(
+                request_iterator,
+                place,
+                size_bytes_max=self._runner.participant.site.data_cache_bytes,
+            )
+            artifact, is_new = await self._plane.add(place.resolve(), name, kind)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+        await self._runner.beat_now()
+        return operator_pb2.PutArtifactResponse(
+            artifact=to_proto(artifact, common_pb2.Artifact), is_new=is_new
+        )
+
     async def ReadSignals(
         self, request: operator_pb2.ReadSignalsRequest, context: Context
     ) -> operator_pb2.ReadSignalsResponse:
@@ -116,3 +142,41 @@ def _hourly(signal: Signal, now_s: float, hours: int) -> operator_pb2.HourlySign
         unit=signal.unit,
         provenance=to_proto(signal.provenance, operator_pb2.Provenance),
     )
+
+
+async def receive(
+    pieces: AsyncIterator[operator_pb2.PutArtifactRequest], place: Path, *, size_bytes_max: int
+) -> tuple[str, ArtifactKind]:
+    """Write an upload below `place` and return its name and kind.
+
+    Raises:
+        InvalidRequestError: A piece names no file, or a path that leaves the directory.
+        TooLargeError: It is larger than `size_bytes_max`.
+    """
+    name, kind, received_bytes = "", None, 0
+    file: BinaryIO | None = None
+    try:
+        async for piece in pieces:
+            name = name or piece.name
+            kind = kind or _KINDS.get(piece.kind)
+            received_bytes += len(piece.data)
+            if received_bytes > size_bytes_max:
+                raise TooLargeError(f"the upload has more than {size_bytes_max} bytes")
+            if piece.path:
+                if file is not None:
+                    file.close()
+                target = place / checked_path(piece.path)
+                await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+                file = await asyncio.to_thread(target.open, "xb")
+            if piece.data:
+                if file is None:
+                    raise InvalidRequestError("the first piece of a file names it", field="path")
+                await asyncio.to_thread(file.write, piece.data)
+    except FileExistsError as exc:
+        raise InvalidRequestError("a file is sent twice", field="path") from exc
+    finally:
+        if file is not None:
+            file.close()
+    if kind is None:
+        raise InvalidRequestError("say model or data", field="kind")
+    return name, kind

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gcos.accounting import S_PER_H, Charge, CostScope, LatePenalty
-from gcos.artifacts import ArtifactKind
+from gcos.artifacts import ArtifactKind, parse_reference
 from gcos.contract_net import (
     Announcement,
     ArtifactNeed,
@@ -36,12 +36,13 @@ from gcos.contract_net import (
 )
 from gcos.durations import Observation, Outcome, Prediction, WorkFeatures
 from gcos.errors import QueueFullError, UnknownTaskError
-from gcos.ids import Fence, RunId, SiteId, TaskId, run_id
+from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId, run_id
 from gcos.ledger import LedgerEntry
 from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import (
     Reason,
+    Reconcile,
     RetryCause,
     RunState,
     TaskSpec,
@@ -81,6 +82,8 @@ _PERMANENT = frozenset(
         Reason.GPU_COUNT_TOO_HIGH,
         Reason.ARTIFACT_TOO_LARGE,
         Reason.PLACEMENT_EXCLUDES,
+        Reason.IMAGE_UNSUPPORTED,
+        Reason.SECRET_MISSING,
     }
 )
 
@@ -94,6 +97,7 @@ _ORDER = [TaskState.LEASED, TaskState.STAGING, TaskState.RUNNING, TaskState.COMM
 
 _CAUSE_OF_REASON = {
     Reason.EXIT_CODE: RetryCause.EXIT_CODE,
+    Reason.OUTPUT_MISSING: RetryCause.EXIT_CODE,
     Reason.STAGING_FAILED: RetryCause.STAGING,
     Reason.START_FAILED: RetryCause.EXECUTOR,
     Reason.EXECUTOR_FAILED: RetryCause.EXECUTOR,
@@ -372,6 +376,9 @@ class Origin:
             terms=self.terms_of(spec, predictions),
             earliest_start_s=spec.earliest_start_s,
             deadline_s=spec.deadline_s,
+            image=spec.image,
+            secrets=spec.secrets,
+            priority=spec.priority,
         )
 
     def close_auction(self, task_id: TaskId, auction: Auction, *, now: Now) -> Ready:
@@ -466,7 +473,7 @@ class Origin:
             Reason.AWARD_SENT,
             "",
         )
-        lease = self.settings.lease
+        lease = self._lease_of(task.spec)
         self.award_due_s[task.task_id] = now.protocol_s + AWARD_RETRY_S
         self.award_until_s[task.task_id] = lease.origin_until_s(now.protocol_s)
         rejections = tuple(
@@ -510,11 +517,28 @@ class Origin:
             needs=task.needs,
             predictions=task.predictions,
             terms=self.terms_of(spec, task.predictions),
-            lease_s=self.settings.lease.lease_s,
+            lease_s=self._lease_of(spec).lease_s,
             project=spec.project,
             deadline_s=spec.deadline_s,
             earliest_start_s=spec.earliest_start_s,
+            workdir_id=self._workdir_id(task),
+            image=spec.image,
+            outputs=spec.outputs,
+            secrets=spec.secrets,
+            priority=spec.priority,
         )
+
+    @staticmethod
+    def _workdir_id(task: Task) -> ArtifactId | None:
+        if task.spec.workdir is None:
+            return None
+        wanted = parse_reference(task.spec.workdir, field="workdir")
+        return next(need.artifact_id for need in task.needs if need.name == wanted.name)
+
+    def _lease_of(self, spec: TaskSpec) -> LeaseTerms:
+        """Return the lease of a task's runs: its own patience, or this origin's."""
+        lost_after_s = spec.disconnect.lost_after_s
+        return self.settings.lease if lost_after_s is None else LeaseTerms(lost_after_s)
 
     def award_answered(self, run: str, answer: AwardAnswer, *, now: Now) -> Ready:
         """The winner accepted or declined."""
@@ -546,7 +570,7 @@ class Origin:
 
     def _lease(self, task: Task, *, now: Now) -> Task:
         self._forget_award(task.task_id)
-        self.lease_until_s[task.task_id] = self.settings.lease.origin_until_s(now.protocol_s)
+        self.lease_until_s[task.task_id] = self._lease_of(task.spec).origin_until_s(now.protocol_s)
         return self._step(task, TaskState.LEASED, Reason.FETCHING, "")
 
     # ---------------------------------------------------------------- holders
@@ -569,11 +593,13 @@ class Origin:
             before = task
             if task.state is TaskState.AWARDING:
                 task = self._lease(task, now=now)  # its answer was lost: a renewal says as much
-            self.lease_until_s[task.task_id] = self.settings.lease.origin_until_s(now.protocol_s)
+            self.lease_until_s[task.task_id] = self._lease_of(task.spec).origin_until_s(
+                now.protocol_s
+            )
             task = self._progressed(task, progress)
             if task.state is not before.state:
                 writes.append(SaveTask(task))
-        answer = RenewalAnswer(verdicts=verdicts, lease_s=self.settings.lease.lease_s)
+        answer = RenewalAnswer(verdicts)
         return answer, Ready(tuple(writes))
 
     def _progressed(self, task: Task, progress: RunProgress) -> Task:
@@ -619,14 +645,16 @@ class Origin:
     def _counts(task: Task, report: Report) -> bool:
         """Tell whether a report may change its task.
 
-        A success may come after its lease was given up: it counts while no newer attempt exists.
+        A success may come after its lease was given up: it counts while no newer attempt exists,
+        unless the task asks for the new one in any case.
         """
         is_present = report.fence == task.fence and report.run_id == task.active_run_id
         if not is_present or task.state.is_terminal:
             return False
         if task.state.is_leased or task.state is TaskState.AWARDING:
             return report.site_id == task.site_id
-        return report.state is RunState.SUCCEEDED
+        keeps_original = task.spec.disconnect.reconcile is Reconcile.KEEP_ORIGINAL
+        return report.state is RunState.SUCCEEDED and keeps_original
 
     def _ended_run(self, task: Task, report: Report, *, now: Now) -> Ready:
         observe = Observe(self._observation(task, report))
@@ -678,6 +706,8 @@ class Origin:
         retry = task.spec.retry
         failed = replace(task, failure_count=task.failure_count + 1)
         may_retry = cause in retry.on and failed.failure_count <= retry.limit_count
+        if cause is RetryCause.SITE_LOST and not task.spec.disconnect.is_replaced:
+            may_retry = False
         if may_retry:
             return self._step(failed, TaskState.QUEUED, reason, message)
         is_spent = cause in retry.on and reason is not Reason.EXIT_CODE
@@ -755,7 +785,7 @@ class Origin:
             self._keep(task)
             if task.spec.request_id is not None:
                 self.requests[task.spec.request_id] = task.task_id
-            until_s = self.settings.lease.origin_until_s(now.protocol_s)
+            until_s = self._lease_of(task.spec).origin_until_s(now.protocol_s)
             if task.state.is_leased:
                 self._keep(replace(task, reason=Reason.AWAITING_HOLDER))
                 self.lease_until_s[task.task_id] = until_s

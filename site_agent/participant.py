@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gcos.accounting import Charge, RunTerms, run_charge
-from gcos.artifacts import ArtifactKind
+from gcos.artifacts import Artifact, ArtifactKind
 from gcos.contract_net import (
     Announcement,
     ArtifactNeed,
@@ -73,6 +73,7 @@ _STOP_REASONS = {
     RunState.REVOKED: Reason.STALE_FENCE,
     RunState.CANCELLED: Reason.CANCELLED_BY_USER,
     RunState.LEASE_EXPIRED: Reason.SITE_LOST,
+    RunState.PREEMPTED: Reason.PREEMPTED,
 }
 
 
@@ -88,6 +89,8 @@ class Exit:
             out) or CANCELLED_BY_USER (this site stopped it).
         message: One sentence for a person.
         log_tail: Last lines of the output.
+        outputs: Artifacts that were made of its outputs.
+        output_bytes: Size of all files that it left behind.
     """
 
     started_s: float | None
@@ -96,6 +99,8 @@ class Exit:
     reason: Reason
     message: str
     log_tail: str
+    outputs: tuple[Artifact, ...] = ()
+    output_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -108,6 +113,12 @@ class Participant:
     links: Links
     signals: SiteSignals
     byte_ratio: float = 1.0
+    #: Its executor takes container images.
+    runs_images: bool = False
+    #: A run may be stopped for one of higher priority.
+    may_preempt: bool = False
+    #: Secrets that its store has, by name.
+    secret_names: frozenset[str] = frozenset()
     is_draining: bool = False
     #: Accepted runs whose report has not been answered.
     runs: dict[RunId, HeldRun] = field(default_factory=dict)
@@ -198,6 +209,13 @@ class Participant:
             largest = max(p.gpu_count for p in self.site.pools if gpu.type in (ANY_GPU, p.type))
             return self._refuse(
                 Reason.GPU_COUNT_TOO_HIGH, f"largest pool has {largest}, not {gpu.gpu_count}"
+            )
+        if announcement.image is not None and not self.runs_images:
+            return self._refuse(Reason.IMAGE_UNSUPPORTED, "its executor runs no container images")
+        lacking = [name for name in announcement.secrets if name not in self.secret_names]
+        if lacking:
+            return self._refuse(
+                Reason.SECRET_MISSING, f"its store has no secret {', '.join(lacking)}"
             )
         return None
 
@@ -354,6 +372,7 @@ class Participant:
                 run_time=prediction.run_time,
                 latest_start_s=deadline_s - prediction.run_time.p90_s,
                 accepted_s=run.accepted_s,
+                priority=award.priority,
                 ready_s=max(self._staged_by_s(award, now.world_s), award.earliest_start_s or 0.0),
                 started_s=run.started_s,
                 devices=run.devices if run.state is RunState.RUNNING else (),
@@ -409,17 +428,15 @@ class Participant:
             for address, progress in sorted(by_origin.items())
         }
 
-    def renewed(
-        self, run_ids: tuple[RunId, ...], *, sent_s: float, lease_s: float, now: Now
-    ) -> Ready:
-        """Count the lease from the sending of the renewal that confirmed these runs."""
-        until_s = LeaseTerms(lease_s).holder_until_s(sent_s)
+    def renewed(self, run_ids: tuple[RunId, ...], *, sent_s: float, now: Now) -> Ready:
+        """Count leases from the sending of the renewal that confirmed these runs."""
         effects: list[Effect] = []
         for run_id in run_ids:
             run = self.runs.get(run_id)
             if run is None:
                 continue
             self.heard_s[run_id] = now.protocol_s
+            until_s = LeaseTerms(run.award.lease_s).holder_until_s(sent_s)
             if until_s <= self.lease_until_s.get(run_id, 0.0):
                 continue
             self.lease_until_s[run_id] = until_s
@@ -575,7 +592,16 @@ class Participant:
                 writes.append(SaveRun(run))
                 effects.append(StartRun(run_id, devices, self.lease_until_s[run_id]))
                 effects.append(RenewSoon(run.award.origin_address))
+            if self.may_preempt:
+                effects += self._preempt(schedule, may_start)
         return Ready(tuple(writes), tuple(effects))
+
+    def _preempt(self, schedule: PoolSchedule, may_start: frozenset[RunId]) -> list[Effect]:
+        """Stop runs of lower priority where the most urgent waiting one needs their GPUs."""
+        victims = schedule.victims(may_start=may_start, stopping=frozenset(self.stopping))
+        for run_id in victims:
+            self.stopping[run_id] = RunState.PREEMPTED
+        return [StopRun(run_id) for run_id in victims]
 
     def exited(self, run_id: RunId, exit_: Exit, *, now: Now) -> Ready:
         """The executor saw the run end."""
@@ -609,7 +635,7 @@ class Participant:
             return NOTHING
         del now
         if exit_.reason is not Reason.EXITED_ZERO:
-            # The executor has lost what it left: its outputs cannot have been published.
+            # What it left is lost, or not what the task declares.
             return self._finish(
                 run,
                 RunState.FAILED,
@@ -745,6 +771,8 @@ class Participant:
             evictions=run.evictions,
             is_energy_measured=False,
             log_tail="" if exit_ is None else exit_.log_tail,
+            outputs=() if exit_ is None else exit_.outputs,
+            output_bytes=0 if exit_ is None else exit_.output_bytes,
         )
         kept = replace(
             run,

@@ -10,25 +10,30 @@ import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from gcos.accounting import Charge
-from gcos.artifacts import ArtifactKind
+from gcos.artifacts import Artifact, ArtifactKind
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Award, Fetch
-from gcos.errors import ArtifactNotFoundError, GcosError, NotFoundError
+from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, NotFoundError
 from gcos.ids import ArtifactId, RunId
-from gcos.tasks import Reason
+from gcos.tasks import OutputKind, Reason
 from site_agent.config import AgentConfig
 from site_agent.executors.interface import Executor, ExitReason, RunCommand, RunPhase, RunStatus
 from site_agent.held_run import HeldRun
+from site_agent.outputs import Outputs, as_directory, lacking
 from site_agent.participant import Exit, Participant
 from site_agent.sourcing import Links, charge_of_fetch, cheapest_fetch
 from site_agent.transfer import ArtifactPlane
 
+OUTPUTS_NAME = "outputs"
+SECRETS_NAME = "secrets"
 LOG_TAIL_BYTES = 4_096
 LOG_CHUNK_BYTES = 65_536
 
+_ARTIFACT_KINDS = {OutputKind.MODEL: ArtifactKind.MODEL, OutputKind.DATA: ArtifactKind.DATA}
 _REASONS = {
     ExitReason.LEASE_EXPIRED: Reason.SITE_LOST,
     ExitReason.CANCELLED: Reason.CANCELLED_BY_USER,
@@ -62,9 +67,12 @@ class RunShell:
         self._participant = participant
         self._links = links
         self._work = config.data_dir / "work"
-        self._outputs = config.data_dir / "outputs"
+        self.outputs = Outputs(
+            config.data_dir / OUTPUTS_NAME, task_count_max=config.output_count_max
+        )
+        self._secrets = config.data_dir / SECRETS_NAME
         self._logs = config.data_dir / "logs"
-        for directory in (self._work, self._outputs, self._logs):
+        for directory in (self._work, self._logs):
             directory.mkdir(parents=True, exist_ok=True)
 
     # ---------------------------------------------------------------- artifacts
@@ -147,12 +155,12 @@ class RunShell:
     async def start(self, run: HeldRun, devices: tuple[int, ...], lease_until_s: float) -> None:
         """Hand a run to the executor."""
         work = self._work / run.run_id
-        await asyncio.to_thread((work / "output").mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(self._prepare, run, work)
         command = RunCommand(
             run_id=run.run_id,
             fence=run.award.fence,
             argv=run.award.command,
-            env=self._environment(run, work),
+            env=await asyncio.to_thread(self._environment, run, work),
             working_dir=str(work.resolve()),
             devices=devices,
             log_max_bytes=self._config.log_max_bytes,
@@ -160,13 +168,40 @@ class RunShell:
         )
         await self._executor.ensure(command, lease_until_s=lease_until_s)
 
+    def _prepare(self, run: HeldRun, work: Path) -> None:
+        """Make the run's directory, with the files of its workdir in it."""
+        work.mkdir(parents=True, exist_ok=True)
+        if run.award.workdir_id is not None:
+            source = self._plane.path_of(run.award.workdir_id)
+            shutil.copytree(source, work, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            for directory, _, _ in os.walk(work):
+                Path(directory).chmod(0o700)
+        (work / "output").mkdir(exist_ok=True)
+
+    def secret_names(self) -> frozenset[str]:
+        """Return the names of the secrets in this site's store."""
+        if not self._secrets.is_dir():
+            return frozenset()
+        return frozenset(path.name for path in self._secrets.iterdir() if path.is_file())
+
+    def _secret_values(self, names: tuple[str, ...]) -> dict[str, str]:
+        values = {}
+        for name in names:
+            path = self._secrets / name
+            if path.stat().st_mode & 0o077:
+                raise InvalidRequestError(
+                    f"secret {name} may be read by others", field="secrets", hint="chmod 600 it"
+                )
+            values[name] = path.read_text(encoding="utf-8").rstrip("\n")
+        return values
+
     def _environment(self, run: HeldRun, work: Path) -> dict[str, str]:
         """Return what the command finds: the artifacts' places and the task's own variables."""
         award = run.award
         data = [
             str(self._plane.path_of(need.artifact_id))
             for need in award.needs
-            if need.kind is ArtifactKind.DATA
+            if need.kind is ArtifactKind.DATA and need.artifact_id != award.workdir_id
         ]
         models = [
             str(self._plane.path_of(need.artifact_id))
@@ -185,7 +220,8 @@ class RunShell:
         if data:
             ours["GCOS_DATA_DIR"] = data[0]
         # A task may set its own PATH, but not what tells it where its artifacts are.
-        return {"PATH": self._config.run_path, **award.env, **ours}
+        secrets = self._secret_values(award.secrets)
+        return {"PATH": self._config.run_path, **award.env, **secrets, **ours}
 
     async def extend(self, run_id: RunId, until_s: float) -> None:
         """Tell the supervisor how long the lease lasts."""
@@ -237,10 +273,26 @@ class RunShell:
         status = await self._executor.poll(run.run_id)
         if status.phase is not RunPhase.EXITED:
             return await self.wait(run.run_id)
-        fence = run.award.fence
-        place = self._outputs / run.award.task_id / f"{fence.origin_epoch}.{fence.attempt}"
-        await asyncio.to_thread(_publish, self._work / run.run_id / "output", place)
-        return await self._exit_of(run.run_id, status)
+        exit_ = await self._exit_of(run.run_id, status)
+        source = self._work / run.run_id / "output"
+        place = await asyncio.to_thread(self.outputs.publish, source, run.run_id)
+        missing = lacking(place, run.award.outputs)
+        if missing:
+            message = f"the run left no {', '.join(missing)} in its output directory"
+            return replace(exit_, reason=Reason.OUTPUT_MISSING, message=message)
+        artifacts: list[Artifact] = []
+        for output in run.award.outputs:
+            kind = _ARTIFACT_KINDS.get(output.kind)
+            if kind is not None:
+                directory = await asyncio.to_thread(as_directory, place, output)
+                try:
+                    artifact, _ = await self._plane.add(directory.resolve(), output.name, kind)
+                except GcosError as exc:
+                    message = f"output {output.path} cannot become {output.name}: {exc}"
+                    return replace(exit_, reason=Reason.OUTPUT_MISSING, message=message)
+                artifacts.append(artifact)
+        files = await asyncio.to_thread(self.outputs.files, run.run_id)
+        return replace(exit_, outputs=tuple(artifacts), output_bytes=sum(size for _, size in files))
 
     async def reap(self, run_id: RunId) -> None:
         """Keep the output of an ended run and remove the rest."""
@@ -319,16 +371,3 @@ class RunShell:
         kept = sorted(self._logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
         for path in kept[: max(0, len(kept) - self._config.log_count_max)]:
             path.unlink(missing_ok=True)
-
-
-def _publish(source: Path, place: Path) -> None:
-    """Move a directory to its place, once: a second publication changes nothing."""
-    if place.exists() or not source.exists():
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(place)
-    directory = os.open(place.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -26,6 +26,7 @@ from site_agent import effects as fx
 from site_agent.config import AgentConfig
 from site_agent.effects import Now, Ready
 from site_agent.journal import rows_of
+from site_agent.lease import LeaseTerms
 from site_agent.negotiation import Negotiation
 from site_agent.origin import Auction, Origin
 from site_agent.participant import Participant
@@ -260,6 +261,8 @@ class Runner:
         fields = ([("model", spec.model)] if spec.model is not None else []) + [
             (f"data[{i}]", reference) for i, reference in enumerate(spec.data)
         ]
+        if spec.workdir is not None:
+            fields.append(("workdir", spec.workdir))
         return await self._negotiation.resolve(fields)
 
     def check_gpu(self, spec: TaskSpec) -> None:
@@ -458,7 +461,7 @@ class Runner:
         """Renew the leases of held runs, at a third of a lease and when something changed."""
         while True:
             try:
-                async with asyncio.timeout(self.config.lease_s / 3):
+                async with asyncio.timeout(self._renewal_pause_s()):
                     await self._renew_now.wait()
             except TimeoutError:
                 pass
@@ -467,6 +470,11 @@ class Runner:
                 for address in self.participant.renewals():
                     group.create_task(self._guarded("Renew", self._renew(address)))
             await asyncio.sleep(TICK_S / 5)  # several changes make one renewal
+
+    def _renewal_pause_s(self) -> float:
+        """Return a third of the shortest lease held here."""
+        leases = [run.award.lease_s for run in self.participant.runs.values()]
+        return LeaseTerms(min([self.config.lease_s, *leases])).renewal_s
 
     async def _renew(self, address: str) -> None:
         renewal = self.participant.renewals().get(address)
@@ -485,9 +493,7 @@ class Runner:
             for run_id, verdict in answer.verdicts.items()
             if verdict is Verdict.CONTINUE
         )
-        ready = self.participant.renewed(
-            kept, sent_s=sent_s, lease_s=answer.lease_s, now=self.now()
-        )
+        ready = self.participant.renewed(kept, sent_s=sent_s, now=self.now())
         for run_id, verdict in answer.verdicts.items():
             if verdict is Verdict.REVOKED:
                 ready += self.participant.revoked(RunId(run_id), now=self.now())
@@ -507,6 +513,7 @@ class Runner:
             await self._register(address)
 
     async def _register(self, address: str) -> None:
+        self.participant.secret_names = self.runs.secret_names()
         try:
             digest = self.participant.digest(now=self.now())
             await self.peers.register(address, self.participant.site, digest)

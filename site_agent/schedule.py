@@ -1,6 +1,7 @@
 """The plan of one GPU pool: what runs, what waits, what may start now. Pure.
 
-Order: earliest latest-start first (deadline minus p90 of the run time), then first come. Back-fill:
+Order: highest priority, then earliest latest-start (deadline minus p90 of the run time), then first
+come. Back-fill:
 a later run may start now only if, counted at 1.3 times its predicted median, it does not push back
 the start of the head of the queue. Naive back-fill starves large tasks (DESIGN section 5). The head
 is the first run that could start now or is expected to be ready later: one whose artifacts or lease
@@ -66,6 +67,7 @@ class Planned:
             unknown way.
         started_s: World instant of the start; None while it waits.
         devices: Indices of its GPUs while it runs.
+        priority: Higher goes first.
     """
 
     run_id: RunId
@@ -76,6 +78,7 @@ class Planned:
     ready_s: float
     started_s: float | None = None
     devices: tuple[int, ...] = ()
+    priority: int = 0
 
     def expected_end_s(self, now_s: float) -> float:
         """Return the predicted end of a running one, world seconds."""
@@ -84,9 +87,9 @@ class Planned:
         return now_s + self.run_time.remaining_after(elapsed).p50_s
 
     @property
-    def urgency(self) -> tuple[float, float, str]:
+    def urgency(self) -> tuple[int, float, float, str]:
         """Sort key of the queue."""
-        return self.latest_start_s, self.accepted_s, self.run_id
+        return -self.priority, self.latest_start_s, self.accepted_s, self.run_id
 
 
 @dataclass(slots=True)
@@ -164,6 +167,37 @@ class PoolSchedule:
             return head.run_id
         base = self._running_profile(now_s)
         return next((r.run_id for r in fitting if not self._delays(head, r, base, now_s)), None)
+
+    def victims(
+        self, *, may_start: frozenset[RunId], stopping: frozenset[RunId]
+    ) -> tuple[RunId, ...]:
+        """Return running runs to stop for the most urgent waiting one that could start.
+
+        Only runs of lower priority, the lowest and youngest first, and none while those that are
+        being stopped already make enough room.
+
+        Args:
+            may_start: Runs whose lease is confirmed and whose artifacts are here.
+            stopping: Runs that were told to stop.
+        """
+        waiting = [run for run in self._queue() if run.run_id in may_start]
+        if not waiting:
+            return ()
+        head = waiting[0]
+        running = [run for run in self.planned.values() if run.started_s is not None]
+        room = len(self.free_devices())
+        room += sum(run.gpu_count for run in running if run.run_id in stopping)
+        lower = sorted(
+            (r for r in running if r.priority < head.priority and r.run_id not in stopping),
+            key=lambda run: (run.priority, -(run.started_s or 0.0), run.run_id),
+        )
+        chosen: list[RunId] = []
+        for run in lower:
+            if room >= head.gpu_count:
+                break
+            chosen.append(run.run_id)
+            room += run.gpu_count
+        return tuple(chosen) if room >= head.gpu_count else ()
 
     def check_invariants(self) -> None:
         """Assert that devices are distinct and never more than the pool has."""

@@ -12,7 +12,7 @@ from gcos.rpc.wire import from_proto, to_proto
 from gcos.v1 import site_pb2, site_pb2_grpc
 from site_agent.peers import AnnounceAnswer
 from site_agent.runner import Runner
-from site_agent.task_servicer import run_log
+from site_agent.task_servicer import run_files, run_log
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -111,3 +111,10 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
         del context
         async for data in run_log(self._runner, RunId(request.run_id), follow=request.follow):
             yield site_pb2.ReadRunLogResponse(data=data)
+
+    async def ReadRunFiles(
+        self, request: site_pb2.ReadRunFilesRequest, context: Context
+    ) -> AsyncIterator[site_pb2.ReadRunFilesResponse]:
+        """Read the files that a run at this site left behind."""
+        async for path, size_bytes, data in run_files(self._runner, RunId(request.run_id)):
+            yield site_pb2.ReadRunFilesResponse(path=path, size_bytes=size_bytes, data=data)

@@ -7,13 +7,14 @@ from typing import Any
 
 import grpc.aio
 
-from gcos.errors import GcosError, InvalidRequestError
+from gcos.artifacts import parse_reference
+from gcos.errors import GcosError, InvalidRequestError, InvalidTaskError, WrongStateError
 from gcos.ids import RunId, SiteId, TaskId
 from gcos.rpc.channels import Channels
 from gcos.rpc.status import translated
 from gcos.rpc.wire import to_proto
 from gcos.task_record import Task
-from gcos.tasks import TaskSpec
+from gcos.tasks import TaskSpec, TaskState
 from gcos.v1 import common_pb2, site_pb2, site_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 from site_agent.forwarding import Forwarder, origin_address
 from site_agent.journal import load_events
@@ -40,7 +41,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     ) -> tasks_pb2.SubmitResponse:
         """Take a task durably."""
         del context
-        spec = await self._parsed(request.document)
+        spec = await self._parsed(request.document, request.workdir)
         if request.request_id:
             from gcos.spec import checked_request_id  # noqa: PLC0415
 
@@ -53,7 +54,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     ) -> tasks_pb2.PlanResponse:
         """Show candidates and change nothing."""
         del context
-        spec = await self._parsed(request.document)
+        spec = await self._parsed(request.document, request.workdir, is_plan=True)
         auction = await self._runner.plan(spec)
         judged = judge(spec, auction)
         return tasks_pb2.PlanResponse(
@@ -176,12 +177,45 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             async for data in run_log(self._runner, run_id, follow=follow):
                 yield data
             return
-        channel = self._channels.get(self._runner.address_of(site_id))
-        stub: site_pb2_grpc.SiteServiceAsyncStub = site_pb2_grpc.SiteServiceStub(channel)
+        stub = self._site(site_id)
         request = site_pb2.ReadRunLogRequest(run_id=run_id, follow=follow)
         with translated(f"site {site_id}"):
             async for response in stub.ReadRunLog(request, timeout=None if follow else 30.0):
                 yield response.data
+
+    async def ReadResults(
+        self, request: tasks_pb2.ReadResultsRequest, context: Context
+    ) -> AsyncIterator[tasks_pb2.ReadResultsResponse]:
+        """Read the files that the run which ended the task left behind."""
+        address = origin_address(self._runner, request.task_id, context)
+        if address is not None:
+            call = self._forward.stub(address).ReadResults
+            async for response in self._forward.stream(call, request, context):
+                yield response
+            return
+        task = self._runner.origin.task(TaskId(request.task_id))
+        report = task.report
+        if report is None or task.state is not TaskState.SUCCEEDED:
+            raise WrongStateError(
+                f"task {task.task_id} is {task.state.value}: only a success leaves results",
+                hint="wait for it with: gcos wait, or see why with: gcos explain",
+            )
+        if report.site_id == self._runner.participant.site.site_id:
+            async for path, size_bytes, data in run_files(self._runner, report.run_id):
+                yield tasks_pb2.ReadResultsResponse(path=path, size_bytes=size_bytes, data=data)
+            return
+        stub = self._site(report.site_id)
+        with translated(f"site {report.site_id}"):
+            async for piece in stub.ReadRunFiles(
+                site_pb2.ReadRunFilesRequest(run_id=report.run_id),
+                timeout=context.time_remaining(),
+            ):
+                yield tasks_pb2.ReadResultsResponse(
+                    path=piece.path, size_bytes=piece.size_bytes, data=piece.data
+                )
+
+    def _site(self, site_id: SiteId) -> "site_pb2_grpc.SiteServiceAsyncStub":
+        return site_pb2_grpc.SiteServiceStub(self._channels.get(self._runner.address_of(site_id)))
 
     async def ListLedger(
         self, request: tasks_pb2.ListLedgerRequest, context: Context
@@ -197,14 +231,32 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             scales=self._scales(),
         )
 
-    async def _parsed(self, document: bytes) -> TaskSpec:
-        """Return the spec; a hostile document takes most of a second, and leases must not wait."""
-        # Reading YAML takes as long to import as gRPC; an agent serves before it needs it.
-        from gcos.spec import parse_document  # noqa: PLC0415
+    async def _parsed(self, document: bytes, workdir: str, *, is_plan: bool = False) -> TaskSpec:
+        """Return the spec; a hostile document takes most of a second, and leases must not wait.
 
-        return await asyncio.to_thread(
+        Args:
+            document: As in the request.
+            workdir: Reference that stands in for a local directory; empty: none.
+            is_plan: A local directory counts as nothing rather than being refused.
+        """
+        # Reading YAML takes as long to import as gRPC; an agent serves before it needs it.
+        from gcos.spec import is_local_directory, parse_document  # noqa: PLC0415
+
+        spec = await asyncio.to_thread(
             parse_document, document, submitted_s=self._runner.now().world_s
         )
+        if spec.workdir is None or not is_local_directory(spec.workdir):
+            return spec
+        if not workdir and is_plan:
+            return replace(spec, workdir=None)  # a plan need not wait for an upload
+        if not workdir:
+            raise InvalidTaskError(
+                f"{spec.workdir[:80]!r} is a directory of the submitter's machine",
+                field="workdir",
+                hint="gcos submit sends it; else upload it with PutArtifact and name the artifact",
+            )
+        parse_reference(workdir, field="workdir")
+        return replace(spec, workdir=workdir)
 
     def _scales(self) -> tasks_pb2.Scales:
         world = self._runner.config.world
@@ -227,6 +279,23 @@ async def run_log(runner: Runner, run_id: RunId, *, follow: bool) -> AsyncIterat
             return
         else:
             await runner.changed(timeout_s=LOG_PAUSE_S)
+
+
+async def run_files(runner: Runner, run_id: RunId) -> AsyncIterator[tuple[str, int, bytes]]:
+    """Yield path, size and bytes of the files that a run left here.
+
+    The first piece of each file carries its path and size, the others an empty path.
+
+    Raises:
+        NotFoundError: Nothing of the run is kept here.
+    """
+    outputs = runner.runs.outputs
+    for path, size_bytes in await asyncio.to_thread(outputs.files, run_id):
+        chunks = outputs.chunks(run_id, path)
+        name, size = path, size_bytes
+        while (data := await asyncio.to_thread(next, chunks, b"")) or name:
+            yield name, size, data
+            name, size = "", 0
 
 
 def _task(task: Task) -> tasks_pb2.Task:

@@ -31,13 +31,15 @@ from site_agent.operator_servicer import OperatorServicer
 from site_agent.origin import Origin, OriginSettings
 from site_agent.participant import Participant
 from site_agent.peers import Peers
-from site_agent.run_shell import RunShell
+from site_agent.run_shell import OUTPUTS_NAME, RunShell
 from site_agent.runner import SIGNALS_AHEAD_H, SIGNALS_BEHIND_H, Runner
 from site_agent.signals import ProfileSource, SignalSource, TraceSource
 from site_agent.site_servicer import SiteServicer
 from site_agent.task_servicer import TaskServicer
 from site_agent.transfer import ArtifactPlane, ArtifactServicer
 from site_agent.yardstick import charge_at_origin
+
+UPLOADS_NAME = "uploads"
 
 SERVICES = (
     "gcos.v1.TaskService",
@@ -93,11 +95,16 @@ class _Agent:
         config = self._config
         artifacts = await asyncio.to_thread(
             ArtifactStore.open,
-            config.data_dir,
+            config.data_dir / "cache",
             site_id=self._site.site_id,
             model_capacity_bytes=config.model_cache_bytes,
             data_capacity_bytes=config.data_cache_bytes,
-            allowed_roots=config.artifact_roots,
+            # Outputs become artifacts, and uploads lie in a directory of their own until then.
+            allowed_roots=(
+                *config.artifact_roots,
+                (config.data_dir / OUTPUTS_NAME).resolve(),
+                (config.data_dir / UPLOADS_NAME).resolve(),
+            ),
         )
         async with (
             ArtifactPlane(artifacts, self._channels, self._clock, self._log) as plane,
@@ -127,6 +134,7 @@ class _Agent:
             links=_link,
             signals=signals,
             byte_ratio=config.world.byte_ratio,
+            may_preempt=config.may_preempt,
         )
         origin = Origin(
             settings=OriginSettings(
@@ -205,7 +213,7 @@ class _Agent:
                 SiteServicer(runner), server
             ),
             lambda server: operator_pb2_grpc.add_OperatorServiceServicer_to_server(
-                OperatorServicer(runner, plane), server
+                OperatorServicer(runner, plane, self._config.data_dir / UPLOADS_NAME), server
             ),
             lambda server: artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(
                 ArtifactServicer(plane.store), server

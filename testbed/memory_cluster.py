@@ -424,7 +424,7 @@ class MemoryCluster:
         now = self._now(agent)
         verdicts = answer.verdicts.items()
         kept = tuple(RunId(run) for run, verdict in verdicts if verdict is Verdict.CONTINUE)
-        ready = agent.participant.renewed(kept, sent_s=sent_s, lease_s=answer.lease_s, now=now)
+        ready = agent.participant.renewed(kept, sent_s=sent_s, now=now)
         for run, verdict in verdicts:
             if verdict is Verdict.REVOKED:
                 ready += agent.participant.revoked(RunId(run), now=now)

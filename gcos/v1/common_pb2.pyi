@@ -53,6 +53,34 @@ WORK_KIND_CUSTOM: WorkKind.ValueType  # 4
 """Anything else."""
 Global___WorkKind: _TypeAlias = WorkKind  # noqa: Y015
 
+class _OutputKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutputKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutputKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTPUT_KIND_UNSPECIFIED: _OutputKind.ValueType  # 0
+    """Not stated."""
+    OUTPUT_KIND_FILES: _OutputKind.ValueType  # 1
+    """Kept as files of the run."""
+    OUTPUT_KIND_MODEL: _OutputKind.ValueType  # 2
+    """Made a model that later tasks can name."""
+    OUTPUT_KIND_DATA: _OutputKind.ValueType  # 3
+    """Made a data set that later tasks can name."""
+
+class OutputKind(_OutputKind, metaclass=_OutputKindEnumTypeWrapper):
+    """What becomes of an output."""
+
+OUTPUT_KIND_UNSPECIFIED: OutputKind.ValueType  # 0
+"""Not stated."""
+OUTPUT_KIND_FILES: OutputKind.ValueType  # 1
+"""Kept as files of the run."""
+OUTPUT_KIND_MODEL: OutputKind.ValueType  # 2
+"""Made a model that later tasks can name."""
+OUTPUT_KIND_DATA: OutputKind.ValueType  # 3
+"""Made a data set that later tasks can name."""
+Global___OutputKind: _TypeAlias = OutputKind  # noqa: Y015
+
 class _ArtifactKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -205,6 +233,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The site has accepted as many runs as it may."""
     REASON_STALE_SIGNAL: _Reason.ValueType  # 39
     """A carbon signal is missing or stale, so a carbon limit cannot be kept."""
+    REASON_IMAGE_UNSUPPORTED: _Reason.ValueType  # 35
+    """The site's executor runs no container images."""
+    REASON_SECRET_MISSING: _Reason.ValueType  # 36
+    """The site's store lacks a secret."""
+    REASON_OUTPUT_MISSING: _Reason.ValueType  # 37
+    """The run did not leave behind what the task declares."""
+    REASON_PREEMPTED: _Reason.ValueType  # 38
+    """A more important run needed its GPUs."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a task or a run is where it is."""
@@ -279,6 +315,14 @@ REASON_QUEUE_FULL: Reason.ValueType  # 34
 """The site has accepted as many runs as it may."""
 REASON_STALE_SIGNAL: Reason.ValueType  # 39
 """A carbon signal is missing or stale, so a carbon limit cannot be kept."""
+REASON_IMAGE_UNSUPPORTED: Reason.ValueType  # 35
+"""The site's executor runs no container images."""
+REASON_SECRET_MISSING: Reason.ValueType  # 36
+"""The site's store lacks a secret."""
+REASON_OUTPUT_MISSING: Reason.ValueType  # 37
+"""The run did not leave behind what the task declares."""
+REASON_PREEMPTED: Reason.ValueType  # 38
+"""A more important run needed its GPUs."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _RunState:
@@ -430,6 +474,36 @@ class GpuRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GpuRequest: _TypeAlias = GpuRequest  # noqa: Y015
+
+@_typing.final
+class Output(_message.Message):
+    """Something that a run must leave behind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Relative to the output directory of the run."""
+    kind: Global___OutputKind.ValueType
+    """Files, model or data set."""
+    name: _builtins.str
+    """Name of the artifact; empty for files."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        kind: Global___OutputKind.ValueType = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Output: _TypeAlias = Output  # noqa: Y015
 
 @_typing.final
 class Artifact(_message.Message):
@@ -943,6 +1017,8 @@ class Report(_message.Message):
     EVICTIONS_FIELD_NUMBER: _builtins.int
     IS_ENERGY_MEASURED_FIELD_NUMBER: _builtins.int
     LOG_TAIL_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The attempt."""
     task_id: _builtins.str
@@ -971,6 +1047,8 @@ class Report(_message.Message):
     """False: energy is modelled from the pool's power."""
     log_tail: _builtins.str
     """Last lines of the output."""
+    output_bytes: _builtins.int
+    """Size of all files that it left behind."""
     @_builtins.property
     def fence(self) -> Global___Fence:
         """The attempt's fence."""
@@ -986,6 +1064,10 @@ class Report(_message.Message):
     @_builtins.property
     def evictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of artifacts evicted for it."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
+        """Artifacts that it made, in the site's cache and custody."""
 
     def __init__(
         self,
@@ -1008,10 +1090,12 @@ class Report(_message.Message):
         evictions: _abc.Iterable[_builtins.str] | None = ...,
         is_energy_measured: _builtins.bool = ...,
         log_tail: _builtins.str = ...,
+        outputs: _abc.Iterable[Global___Artifact] | None = ...,
+        output_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_staged_s", b"_staged_s", "_started_s", b"_started_s", "charge", b"charge", "exit_code", b"exit_code", "fence", b"fence", "staged_s", b"staged_s", "started_s", b"started_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_staged_s", b"_staged_s", "_started_s", b"_started_s", "accepted_s", b"accepted_s", "charge", b"charge", "ended_s", b"ended_s", "evictions", b"evictions", "exit_code", b"exit_code", "fence", b"fence", "fetches", b"fetches", "is_energy_measured", b"is_energy_measured", "log_tail", b"log_tail", "message", b"message", "pool_type", b"pool_type", "reason", b"reason", "run_id", b"run_id", "site_id", b"site_id", "staged_s", b"staged_s", "started_s", b"started_s", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_staged_s", b"_staged_s", "_started_s", b"_started_s", "accepted_s", b"accepted_s", "charge", b"charge", "ended_s", b"ended_s", "evictions", b"evictions", "exit_code", b"exit_code", "fence", b"fence", "fetches", b"fetches", "is_energy_measured", b"is_energy_measured", "log_tail", b"log_tail", "message", b"message", "output_bytes", b"output_bytes", "outputs", b"outputs", "pool_type", b"pool_type", "reason", b"reason", "run_id", b"run_id", "site_id", b"site_id", "staged_s", b"staged_s", "started_s", b"started_s", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

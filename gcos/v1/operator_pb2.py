@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from gcos.v1 import common_pb2 as gcos_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gcos/v1/operator.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\"\x15\n\x13\x44\x65scribeSiteRequest\"X\n\x14\x44\x65scribeSiteResponse\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\"\x12\n\x10ListSitesRequest\"\\\n\tKnownSite\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\x12\r\n\x05\x61ge_s\x18\x03 \x01(\x01\"H\n\x11ListSitesResponse\x12!\n\x05sites\x18\x01 \x03(\x0b\x32\x12.gcos.v1.KnownSite\x12\x10\n\x08is_fresh\x18\x02 \x01(\x08\"\x12\n\x10ListCacheRequest\"l\n\nCacheEntry\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x11\n\tpin_count\x18\x02 \x01(\x03\x12\x13\n\x0blast_used_s\x18\x03 \x01(\x01\x12\x11\n\thit_count\x18\x04 \x01(\x03\"y\n\nCacheUsage\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x02 \x01(\x03\x12\x16\n\x0eoccupied_bytes\x18\x03 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\x04 \x01(\x03\"o\n\x11ListCacheResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12#\n\x06usages\x18\x02 \x03(\x0b\x32\x13.gcos.v1.CacheUsage\x12$\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x13.gcos.v1.CacheEntry\"U\n\x12\x41\x64\x64\x41rtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x0c\n\x04path\x18\x03 \x01(\t\"J\n\x13\x41\x64\x64\x41rtifactResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x0e\n\x06is_new\x18\x02 \x01(\x08\"\'\n\x12ReadSignalsRequest\x12\x11\n\thorizon_h\x18\x01 \x01(\x03\"\x9e\x01\n\nProvenance\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.gcos.v1.SignalKind\x12\'\n\x06\x66\x61\x63tor\x18\x04 \x01(\x0e\x32\x17.gcos.v1.EmissionFactor\x12\x10\n\x08issued_s\x18\x05 \x01(\x01\x12\x14\n\x0cis_estimated\x18\x06 \x01(\x08\"f\n\x0cHourlySignal\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\'\n\nprovenance\x18\x04 \x01(\x0b\x32\x13.gcos.v1.Provenance\"\xa0\x01\n\x13ReadSignalsResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\r\n\x05now_s\x18\x03 \x01(\x01\x12*\n\x06\x63\x61rbon\x18\x04 \x01(\x0b\x32\x15.gcos.v1.HourlySignalH\x00\x88\x01\x01\x12$\n\x05price\x18\x05 \x01(\x0b\x32\x15.gcos.v1.HourlySignalB\t\n\x07_carbon*\\\n\nSignalKind\x12\x1b\n\x17SIGNAL_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGNAL_KIND_AVERAGE\x10\x01\x12\x18\n\x14SIGNAL_KIND_MARGINAL\x10\x02*l\n\x0e\x45missionFactor\x12\x1f\n\x1b\x45MISSION_FACTOR_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45MISSION_FACTOR_LIFECYCLE\x10\x01\x12\x1a\n\x16\x45MISSION_FACTOR_DIRECT\x10\x02\x32\xfa\x02\n\x0fOperatorService\x12K\n\x0c\x44\x65scribeSite\x12\x1c.gcos.v1.DescribeSiteRequest\x1a\x1d.gcos.v1.DescribeSiteResponse\x12\x42\n\tListSites\x12\x19.gcos.v1.ListSitesRequest\x1a\x1a.gcos.v1.ListSitesResponse\x12\x42\n\tListCache\x12\x19.gcos.v1.ListCacheRequest\x1a\x1a.gcos.v1.ListCacheResponse\x12H\n\x0b\x41\x64\x64\x41rtifact\x12\x1b.gcos.v1.AddArtifactRequest\x1a\x1c.gcos.v1.AddArtifactResponse\x12H\n\x0bReadSignals\x12\x1b.gcos.v1.ReadSignalsRequest\x1a\x1c.gcos.v1.ReadSignalsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gcos/v1/operator.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\"\x15\n\x13\x44\x65scribeSiteRequest\"X\n\x14\x44\x65scribeSiteResponse\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\"\x12\n\x10ListSitesRequest\"\\\n\tKnownSite\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\x12\r\n\x05\x61ge_s\x18\x03 \x01(\x01\"H\n\x11ListSitesResponse\x12!\n\x05sites\x18\x01 \x03(\x0b\x32\x12.gcos.v1.KnownSite\x12\x10\n\x08is_fresh\x18\x02 \x01(\x08\"\x12\n\x10ListCacheRequest\"l\n\nCacheEntry\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x11\n\tpin_count\x18\x02 \x01(\x03\x12\x13\n\x0blast_used_s\x18\x03 \x01(\x01\x12\x11\n\thit_count\x18\x04 \x01(\x03\"y\n\nCacheUsage\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x02 \x01(\x03\x12\x16\n\x0eoccupied_bytes\x18\x03 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\x04 \x01(\x03\"o\n\x11ListCacheResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12#\n\x06usages\x18\x02 \x03(\x0b\x32\x13.gcos.v1.CacheUsage\x12$\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x13.gcos.v1.CacheEntry\"U\n\x12\x41\x64\x64\x41rtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x0c\n\x04path\x18\x03 \x01(\t\"J\n\x13\x41\x64\x64\x41rtifactResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x0e\n\x06is_new\x18\x02 \x01(\x08\"c\n\x12PutArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"J\n\x13PutArtifactResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x0e\n\x06is_new\x18\x02 \x01(\x08\"\'\n\x12ReadSignalsRequest\x12\x11\n\thorizon_h\x18\x01 \x01(\x03\"\x9e\x01\n\nProvenance\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.gcos.v1.SignalKind\x12\'\n\x06\x66\x61\x63tor\x18\x04 \x01(\x0e\x32\x17.gcos.v1.EmissionFactor\x12\x10\n\x08issued_s\x18\x05 \x01(\x01\x12\x14\n\x0cis_estimated\x18\x06 \x01(\x08\"f\n\x0cHourlySignal\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\'\n\nprovenance\x18\x04 \x01(\x0b\x32\x13.gcos.v1.Provenance\"\xa0\x01\n\x13ReadSignalsResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\r\n\x05now_s\x18\x03 \x01(\x01\x12*\n\x06\x63\x61rbon\x18\x04 \x01(\x0b\x32\x15.gcos.v1.HourlySignalH\x00\x88\x01\x01\x12$\n\x05price\x18\x05 \x01(\x0b\x32\x15.gcos.v1.HourlySignalB\t\n\x07_carbon*\\\n\nSignalKind\x12\x1b\n\x17SIGNAL_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGNAL_KIND_AVERAGE\x10\x01\x12\x18\n\x14SIGNAL_KIND_MARGINAL\x10\x02*l\n\x0e\x45missionFactor\x12\x1f\n\x1b\x45MISSION_FACTOR_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45MISSION_FACTOR_LIFECYCLE\x10\x01\x12\x1a\n\x16\x45MISSION_FACTOR_DIRECT\x10\x02\x32\xc6\x03\n\x0fOperatorService\x12K\n\x0c\x44\x65scribeSite\x12\x1c.gcos.v1.DescribeSiteRequest\x1a\x1d.gcos.v1.DescribeSiteResponse\x12\x42\n\tListSites\x12\x19.gcos.v1.ListSitesRequest\x1a\x1a.gcos.v1.ListSitesResponse\x12\x42\n\tListCache\x12\x19.gcos.v1.ListCacheRequest\x1a\x1a.gcos.v1.ListCacheResponse\x12H\n\x0b\x41\x64\x64\x41rtifact\x12\x1b.gcos.v1.AddArtifactRequest\x1a\x1c.gcos.v1.AddArtifactResponse\x12J\n\x0bPutArtifact\x12\x1b.gcos.v1.PutArtifactRequest\x1a\x1c.gcos.v1.PutArtifactResponse(\x01\x12H\n\x0bReadSignals\x12\x1b.gcos.v1.ReadSignalsRequest\x1a\x1c.gcos.v1.ReadSignalsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gcos.v1.operator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SIGNALKIND']._serialized_start=1356
-  _globals['_SIGNALKIND']._serialized_end=1448
-  _globals['_EMISSIONFACTOR']._serialized_start=1450
-  _globals['_EMISSIONFACTOR']._serialized_end=1558
+  _globals['_SIGNALKIND']._serialized_start=1533
+  _globals['_SIGNALKIND']._serialized_end=1625
+  _globals['_EMISSIONFACTOR']._serialized_start=1627
+  _globals['_EMISSIONFACTOR']._serialized_end=1735
   _globals['_DESCRIBESITEREQUEST']._serialized_start=57
   _globals['_DESCRIBESITEREQUEST']._serialized_end=78
   _globals['_DESCRIBESITERESPONSE']._serialized_start=80
@@ -58,14 +58,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDARTIFACTREQUEST']._serialized_end=809
   _globals['_ADDARTIFACTRESPONSE']._serialized_start=811
   _globals['_ADDARTIFACTRESPONSE']._serialized_end=885
-  _globals['_READSIGNALSREQUEST']._serialized_start=887
-  _globals['_READSIGNALSREQUEST']._serialized_end=926
-  _globals['_PROVENANCE']._serialized_start=929
-  _globals['_PROVENANCE']._serialized_end=1087
-  _globals['_HOURLYSIGNAL']._serialized_start=1089
-  _globals['_HOURLYSIGNAL']._serialized_end=1191
-  _globals['_READSIGNALSRESPONSE']._serialized_start=1194
-  _globals['_READSIGNALSRESPONSE']._serialized_end=1354
-  _globals['_OPERATORSERVICE']._serialized_start=1561
-  _globals['_OPERATORSERVICE']._serialized_end=1939
+  _globals['_PUTARTIFACTREQUEST']._serialized_start=887
+  _globals['_PUTARTIFACTREQUEST']._serialized_end=986
+  _globals['_PUTARTIFACTRESPONSE']._serialized_start=988
+  _globals['_PUTARTIFACTRESPONSE']._serialized_end=1062
+  _globals['_READSIGNALSREQUEST']._serialized_start=1064
+  _globals['_READSIGNALSREQUEST']._serialized_end=1103
+  _globals['_PROVENANCE']._serialized_start=1106
+  _globals['_PROVENANCE']._serialized_end=1264
+  _globals['_HOURLYSIGNAL']._serialized_start=1266
+  _globals['_HOURLYSIGNAL']._serialized_end=1368
+  _globals['_READSIGNALSRESPONSE']._serialized_start=1371
+  _globals['_READSIGNALSRESPONSE']._serialized_end=1531
+  _globals['_OPERATORSERVICE']._serialized_start=1738
+  _globals['_OPERATORSERVICE']._serialized_end=2192
 # @@protoc_insertion_point(module_scope)

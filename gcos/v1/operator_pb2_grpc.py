@@ -55,6 +55,11 @@ class OperatorServiceStub:
                 request_serializer=gcos_dot_v1_dot_operator__pb2.AddArtifactRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_operator__pb2.AddArtifactResponse.FromString,
                 _registered_method=True)
+        self.PutArtifact = channel.stream_unary(
+                '/gcos.v1.OperatorService/PutArtifact',
+                request_serializer=gcos_dot_v1_dot_operator__pb2.PutArtifactRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_operator__pb2.PutArtifactResponse.FromString,
+                _registered_method=True)
         self.ReadSignals = channel.unary_unary(
                 '/gcos.v1.OperatorService/ReadSignals',
                 request_serializer=gcos_dot_v1_dot_operator__pb2.ReadSignalsRequest.SerializeToString,
@@ -94,6 +99,13 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutArtifact(self, request_iterator, context):
+        """Send a directory of the caller's as an artifact; this site becomes its custodian.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadSignals(self, request, context):
         """Read carbon and price of the site's zone, now and for the coming hours.
         """
@@ -123,6 +135,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.AddArtifact,
                     request_deserializer=gcos_dot_v1_dot_operator__pb2.AddArtifactRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_operator__pb2.AddArtifactResponse.SerializeToString,
+            ),
+            'PutArtifact': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutArtifact,
+                    request_deserializer=gcos_dot_v1_dot_operator__pb2.PutArtifactRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_operator__pb2.PutArtifactResponse.SerializeToString,
             ),
             'ReadSignals': grpc.unary_unary_rpc_method_handler(
                     servicer.ReadSignals,
@@ -239,6 +256,33 @@ class OperatorService:
             '/gcos.v1.OperatorService/AddArtifact',
             gcos_dot_v1_dot_operator__pb2.AddArtifactRequest.SerializeToString,
             gcos_dot_v1_dot_operator__pb2.AddArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutArtifact(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/gcos.v1.OperatorService/PutArtifact',
+            gcos_dot_v1_dot_operator__pb2.PutArtifactRequest.SerializeToString,
+            gcos_dot_v1_dot_operator__pb2.PutArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

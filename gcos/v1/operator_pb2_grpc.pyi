@@ -41,6 +41,8 @@ class OperatorServiceStub:
     """Read what the two caches hold."""
     AddArtifact: _grpc.UnaryUnaryMultiCallable[_operator_pb2.AddArtifactRequest, _operator_pb2.AddArtifactResponse]
     """Add a directory of this machine as an artifact; this site becomes its custodian."""
+    PutArtifact: _grpc.StreamUnaryMultiCallable[_operator_pb2.PutArtifactRequest, _operator_pb2.PutArtifactResponse]
+    """Send a directory of the caller's as an artifact; this site becomes its custodian."""
     ReadSignals: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ReadSignalsRequest, _operator_pb2.ReadSignalsResponse]
     """Read carbon and price of the site's zone, now and for the coming hours."""
 
@@ -57,6 +59,8 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Read what the two caches hold."""
     AddArtifact: _aio.UnaryUnaryMultiCallable[_operator_pb2.AddArtifactRequest, _operator_pb2.AddArtifactResponse]  # type: ignore[assignment]
     """Add a directory of this machine as an artifact; this site becomes its custodian."""
+    PutArtifact: _aio.StreamUnaryMultiCallable[_operator_pb2.PutArtifactRequest, _operator_pb2.PutArtifactResponse]  # type: ignore[assignment]
+    """Send a directory of the caller's as an artifact; this site becomes its custodian."""
     ReadSignals: _aio.UnaryUnaryMultiCallable[_operator_pb2.ReadSignalsRequest, _operator_pb2.ReadSignalsResponse]  # type: ignore[assignment]
     """Read carbon and price of the site's zone, now and for the coming hours."""
 
@@ -94,6 +98,14 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.AddArtifactResponse, _abc.Awaitable[_operator_pb2.AddArtifactResponse]]:
         """Add a directory of this machine as an artifact; this site becomes its custodian."""
+
+    @_abc_1.abstractmethod
+    def PutArtifact(
+        self,
+        request_iterator: _MaybeAsyncIterator[_operator_pb2.PutArtifactRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PutArtifactResponse, _abc.Awaitable[_operator_pb2.PutArtifactResponse]]:
+        """Send a directory of the caller's as an artifact; this site becomes its custodian."""
 
     @_abc_1.abstractmethod
     def ReadSignals(

@@ -61,6 +61,9 @@ class Announcement(_message.Message):
     EARLIEST_START_S_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     MAY_DEFER_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     origin: _builtins.str
@@ -71,6 +74,10 @@ class Announcement(_message.Message):
     """Instant of the deadline; absent: none."""
     may_defer: _builtins.bool
     """A later, greener start may be offered."""
+    image: _builtins.str
+    """Container image; absent: a plain command."""
+    priority: _builtins.int
+    """Higher goes first."""
     @_builtins.property
     def fence(self) -> _common_pb2.Fence:
         """Fence that the award would carry."""
@@ -95,6 +102,10 @@ class Announcement(_message.Message):
     def terms(self) -> _common_pb2.Terms:
         """How offers are compared."""
 
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of secrets that the run needs."""
+
     def __init__(
         self,
         *,
@@ -109,19 +120,26 @@ class Announcement(_message.Message):
         earliest_start_s: _builtins.float | None = ...,
         deadline_s: _builtins.float | None = ...,
         may_defer: _builtins.bool = ...,
+        image: _builtins.str | None = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "terms", b"terms", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "terms", b"terms", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "may_defer", b"may_defer", "needs", b"needs", "origin", b"origin", "predictions", b"predictions", "task_id", b"task_id", "terms", b"terms", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "may_defer", b"may_defer", "needs", b"needs", "origin", b"origin", "predictions", b"predictions", "priority", b"priority", "secrets", b"secrets", "task_id", b"task_id", "terms", b"terms", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
     _WhichOneofReturnType__earliest_start_s: _TypeAlias = _typing.Literal["earliest_start_s"]  # noqa: Y015
     _WhichOneofArgType__earliest_start_s: _TypeAlias = _typing.Literal["_earliest_start_s", b"_earliest_start_s"]  # noqa: Y015
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__earliest_start_s) -> _WhichOneofReturnType__earliest_start_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
 
 Global___Announcement: _TypeAlias = Announcement  # noqa: Y015
 
@@ -252,6 +270,11 @@ class Award(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     EARLIEST_START_S_FIELD_NUMBER: _builtins.int
+    WORKDIR_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The attempt; the idempotency key."""
     task_id: _builtins.str
@@ -270,6 +293,12 @@ class Award(_message.Message):
     """Instant of the deadline; absent: none."""
     earliest_start_s: _builtins.float
     """Instant before which it must not start; absent: now."""
+    workdir_id: _builtins.str
+    """Artifact whose files the run starts with; absent: none."""
+    image: _builtins.str
+    """Container image; absent: a plain command."""
+    priority: _builtins.int
+    """Higher goes first."""
     @_builtins.property
     def fence(self) -> _common_pb2.Fence:
         """The attempt's fence."""
@@ -298,6 +327,14 @@ class Award(_message.Message):
     def terms(self) -> _common_pb2.Terms:
         """For the charge."""
 
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Output]:
+        """What the run must leave behind."""
+
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of secrets that the run needs."""
+
     def __init__(
         self,
         *,
@@ -317,19 +354,32 @@ class Award(_message.Message):
         project: _builtins.str = ...,
         deadline_s: _builtins.float | None = ...,
         earliest_start_s: _builtins.float | None = ...,
+        workdir_id: _builtins.str | None = ...,
+        image: _builtins.str | None = ...,
+        outputs: _abc.Iterable[_common_pb2.Output] | None = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "terms", b"terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_workdir_id", b"_workdir_id", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "terms", b"terms", "workdir_id", b"workdir_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "command", b"command", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "env", b"env", "fence", b"fence", "gpu", b"gpu", "lease_s", b"lease_s", "needs", b"needs", "origin", b"origin", "origin_address", b"origin_address", "pool_type", b"pool_type", "predictions", b"predictions", "project", b"project", "run_id", b"run_id", "task_id", b"task_id", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_workdir_id", b"_workdir_id", "command", b"command", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "env", b"env", "fence", b"fence", "gpu", b"gpu", "image", b"image", "lease_s", b"lease_s", "needs", b"needs", "origin", b"origin", "origin_address", b"origin_address", "outputs", b"outputs", "pool_type", b"pool_type", "predictions", b"predictions", "priority", b"priority", "project", b"project", "run_id", b"run_id", "secrets", b"secrets", "task_id", b"task_id", "terms", b"terms", "workdir_id", b"workdir_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
     _WhichOneofReturnType__earliest_start_s: _TypeAlias = _typing.Literal["earliest_start_s"]  # noqa: Y015
     _WhichOneofArgType__earliest_start_s: _TypeAlias = _typing.Literal["_earliest_start_s", b"_earliest_start_s"]  # noqa: Y015
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__workdir_id: _TypeAlias = _typing.Literal["workdir_id"]  # noqa: Y015
+    _WhichOneofArgType__workdir_id: _TypeAlias = _typing.Literal["_workdir_id", b"_workdir_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__earliest_start_s) -> _WhichOneofReturnType__earliest_start_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__workdir_id) -> _WhichOneofReturnType__workdir_id | None: ...
 
 Global___Award: _TypeAlias = Award  # noqa: Y015
 
@@ -567,22 +617,18 @@ class RenewResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     VERDICTS_FIELD_NUMBER: _builtins.int
-    LEASE_S_FIELD_NUMBER: _builtins.int
-    lease_s: _builtins.float
-    """Duration from the sending of the renewal, protocol seconds."""
     @_builtins.property
     def verdicts(self) -> _containers.ScalarMap[_builtins.str, Global___Verdict.ValueType]:
-        """By run id."""
+        """By run id. The lease of a run that may go on is its award's, from the sending of the renewal."""
 
     def __init__(
         self,
         *,
         verdicts: _abc.Mapping[_builtins.str, Global___Verdict.ValueType] | None = ...,
-        lease_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_s", b"lease_s", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -730,3 +776,55 @@ class ReadRunLogResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadRunLogResponse: _TypeAlias = ReadRunLogResponse  # noqa: Y015
+
+@_typing.final
+class ReadRunFilesRequest(_message.Message):
+    """Whose files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The attempt."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRunFilesRequest: _TypeAlias = ReadRunFilesRequest  # noqa: Y015
+
+@_typing.final
+class ReadRunFilesResponse(_message.Message):
+    """A piece of a file. Files come one after the other, each beginning with its path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Relative path; set on the first piece of each file, empty on the others."""
+    size_bytes: _builtins.int
+    """Size of the whole file, on its first piece."""
+    data: _builtins.bytes
+    """At most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRunFilesResponse: _TypeAlias = ReadRunFilesResponse  # noqa: Y015

@@ -70,6 +70,11 @@ class SiteServiceStub:
                 request_serializer=gcos_dot_v1_dot_site__pb2.ReadRunLogRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_site__pb2.ReadRunLogResponse.FromString,
                 _registered_method=True)
+        self.ReadRunFiles = channel.unary_stream(
+                '/gcos.v1.SiteService/ReadRunFiles',
+                request_serializer=gcos_dot_v1_dot_site__pb2.ReadRunFilesRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_site__pb2.ReadRunFilesResponse.FromString,
+                _registered_method=True)
 
 
 class SiteServiceServicer:
@@ -125,6 +130,13 @@ class SiteServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadRunFiles(self, request, context):
+        """Read the files that a run at this site left behind.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SiteServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +174,11 @@ def add_SiteServiceServicer_to_server(servicer, server):
                     servicer.ReadRunLog,
                     request_deserializer=gcos_dot_v1_dot_site__pb2.ReadRunLogRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_site__pb2.ReadRunLogResponse.SerializeToString,
+            ),
+            'ReadRunFiles': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadRunFiles,
+                    request_deserializer=gcos_dot_v1_dot_site__pb2.ReadRunFilesRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_site__pb2.ReadRunFilesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +371,33 @@ class SiteService:
             '/gcos.v1.SiteService/ReadRunLog',
             gcos_dot_v1_dot_site__pb2.ReadRunLogRequest.SerializeToString,
             gcos_dot_v1_dot_site__pb2.ReadRunLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRunFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gcos.v1.SiteService/ReadRunFiles',
+            gcos_dot_v1_dot_site__pb2.ReadRunFilesRequest.SerializeToString,
+            gcos_dot_v1_dot_site__pb2.ReadRunFilesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,8 @@ class SiteServiceStub:
     """Stop runs at once, rather than at their next renewal."""
     ReadRunLog: _grpc.UnaryStreamMultiCallable[_site_pb2.ReadRunLogRequest, _site_pb2.ReadRunLogResponse]
     """Read the output of a run at this site."""
+    ReadRunFiles: _grpc.UnaryStreamMultiCallable[_site_pb2.ReadRunFilesRequest, _site_pb2.ReadRunFilesResponse]
+    """Read the files that a run at this site left behind."""
 
 @_typing.type_check_only
 class SiteServiceAsyncStub(SiteServiceStub):
@@ -67,6 +69,8 @@ class SiteServiceAsyncStub(SiteServiceStub):
     """Stop runs at once, rather than at their next renewal."""
     ReadRunLog: _aio.UnaryStreamMultiCallable[_site_pb2.ReadRunLogRequest, _site_pb2.ReadRunLogResponse]  # type: ignore[assignment]
     """Read the output of a run at this site."""
+    ReadRunFiles: _aio.UnaryStreamMultiCallable[_site_pb2.ReadRunFilesRequest, _site_pb2.ReadRunFilesResponse]  # type: ignore[assignment]
+    """Read the files that a run at this site left behind."""
 
 class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
     """What one agent says to another. All calls are safe to repeat."""
@@ -126,5 +130,13 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_site_pb2.ReadRunLogResponse], _abc.AsyncIterator[_site_pb2.ReadRunLogResponse]]:
         """Read the output of a run at this site."""
+
+    @_abc_1.abstractmethod
+    def ReadRunFiles(
+        self,
+        request: _site_pb2.ReadRunFilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_site_pb2.ReadRunFilesResponse], _abc.AsyncIterator[_site_pb2.ReadRunFilesResponse]]:
+        """Read the files that a run at this site left behind."""
 
 def add_SiteServiceServicer_to_server(servicer: SiteServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

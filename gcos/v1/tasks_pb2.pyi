@@ -112,6 +112,30 @@ RETRY_CAUSE_EXIT_CODE: RetryCause.ValueType  # 4
 """The command ended with another exit code than 0."""
 Global___RetryCause: _TypeAlias = RetryCause  # noqa: Y015
 
+class _Reconcile:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReconcileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reconcile.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECONCILE_UNSPECIFIED: _Reconcile.ValueType  # 0
+    """Not stated."""
+    RECONCILE_KEEP_ORIGINAL: _Reconcile.ValueType  # 1
+    """The lost one, while no newer attempt was awarded."""
+    RECONCILE_KEEP_NEW: _Reconcile.ValueType  # 2
+    """The newer one."""
+
+class Reconcile(_Reconcile, metaclass=_ReconcileEnumTypeWrapper):
+    """Which of two attempts counts, where a lost one turns out to have succeeded."""
+
+RECONCILE_UNSPECIFIED: Reconcile.ValueType  # 0
+"""Not stated."""
+RECONCILE_KEEP_ORIGINAL: Reconcile.ValueType  # 1
+"""The lost one, while no newer attempt was awarded."""
+RECONCILE_KEEP_NEW: Reconcile.ValueType  # 2
+"""The newer one."""
+Global___Reconcile: _TypeAlias = Reconcile  # noqa: Y015
+
 @_typing.final
 class SubmitRequest(_message.Message):
     """A task to take."""
@@ -120,19 +144,23 @@ class SubmitRequest(_message.Message):
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WORKDIR_FIELD_NUMBER: _builtins.int
     document: _builtins.bytes
     """Task document: YAML 1.2 or JSON in UTF-8, `apiVersion: gcos/v1`, `kind: Task`; <= 256 KiB."""
     request_id: _builtins.str
     """Same id, same answer; beats the document's own. Empty: none."""
+    workdir: _builtins.str
+    """Reference of the artifact that the document's local `workdir` was uploaded as. Empty: none."""
     def __init__(
         self,
         *,
         document: _builtins.bytes = ...,
         request_id: _builtins.str = ...,
+        workdir: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "request_id", b"request_id", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,20 +205,76 @@ class PlanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
+    WORKDIR_FIELD_NUMBER: _builtins.int
     document: _builtins.bytes
     """As in SubmitRequest."""
+    workdir: _builtins.str
+    """As in SubmitRequest; a plan with a local `workdir` may leave it out."""
     def __init__(
         self,
         *,
         document: _builtins.bytes = ...,
+        workdir: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanRequest: _TypeAlias = PlanRequest  # noqa: Y015
+
+@_typing.final
+class ReadResultsRequest(_message.Message):
+    """Whose files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadResultsRequest: _TypeAlias = ReadResultsRequest  # noqa: Y015
+
+@_typing.final
+class ReadResultsResponse(_message.Message):
+    """A piece of a file. Files come one after the other, each beginning with its path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Relative path; set on the first piece of each file, empty on the others."""
+    size_bytes: _builtins.int
+    """Size of the whole file, on its first piece."""
+    data: _builtins.bytes
+    """At most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadResultsResponse: _TypeAlias = ReadResultsResponse  # noqa: Y015
 
 @_typing.final
 class PlanResponse(_message.Message):
@@ -800,6 +884,12 @@ class TaskSpec(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     IS_IDEMPOTENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WORKDIR_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DISCONNECT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What the user calls it."""
     model: _builtins.str
@@ -820,6 +910,12 @@ class TaskSpec(_message.Message):
     """False: never replaced automatically where single execution is not guaranteed."""
     request_id: _builtins.str
     """Same id, same answer; absent: none."""
+    workdir: _builtins.str
+    """Reference of an artifact whose files the run starts with; absent: none."""
+    image: _builtins.str
+    """Container image; absent: a plain command."""
+    priority: _builtins.int
+    """Higher goes first."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Program and arguments."""
@@ -848,6 +944,18 @@ class TaskSpec(_message.Message):
     def retry(self) -> Global___Retry:
         """When to try again."""
 
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Output]:
+        """What the run must leave behind."""
+
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of secrets, looked up by the executing site."""
+
+    @_builtins.property
+    def disconnect(self) -> Global___Disconnect:
+        """What a partition means for the task."""
+
     def __init__(
         self,
         *,
@@ -868,10 +976,16 @@ class TaskSpec(_message.Message):
         retry: Global___Retry | None = ...,
         is_idempotent: _builtins.bool = ...,
         request_id: _builtins.str | None = ...,
+        workdir: _builtins.str | None = ...,
+        image: _builtins.str | None = ...,
+        outputs: _abc.Iterable[_common_pb2.Output] | None = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        priority: _builtins.int = ...,
+        disconnect: Global___Disconnect | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "gpu", b"gpu", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "placement", b"placement", "request_id", b"request_id", "retry", b"retry", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "earliest_start_s", b"earliest_start_s", "gpu", b"gpu", "image", b"image", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "placement", b"placement", "request_id", b"request_id", "retry", b"retry", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "command", b"command", "data", b"data", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "env", b"env", "gpu", b"gpu", "is_idempotent", b"is_idempotent", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "name", b"name", "placement", b"placement", "project", b"project", "request_id", b"request_id", "retry", b"retry", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "command", b"command", "data", b"data", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "earliest_start_s", b"earliest_start_s", "env", b"env", "gpu", b"gpu", "image", b"image", "is_idempotent", b"is_idempotent", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "name", b"name", "outputs", b"outputs", "placement", b"placement", "priority", b"priority", "project", b"project", "request_id", b"request_id", "retry", b"retry", "secrets", b"secrets", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__carbon_price_usd_per_kg: _TypeAlias = _typing.Literal["carbon_price_usd_per_kg"]  # noqa: Y015
     _WhichOneofArgType__carbon_price_usd_per_kg: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg"]  # noqa: Y015
@@ -879,6 +993,8 @@ class TaskSpec(_message.Message):
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
     _WhichOneofReturnType__earliest_start_s: _TypeAlias = _typing.Literal["earliest_start_s"]  # noqa: Y015
     _WhichOneofArgType__earliest_start_s: _TypeAlias = _typing.Literal["_earliest_start_s", b"_earliest_start_s"]  # noqa: Y015
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
     _WhichOneofReturnType__max_carbon_gco2: _TypeAlias = _typing.Literal["max_carbon_gco2"]  # noqa: Y015
     _WhichOneofArgType__max_carbon_gco2: _TypeAlias = _typing.Literal["_max_carbon_gco2", b"_max_carbon_gco2"]  # noqa: Y015
     _WhichOneofReturnType__max_cost_usd: _TypeAlias = _typing.Literal["max_cost_usd"]  # noqa: Y015
@@ -887,12 +1003,16 @@ class TaskSpec(_message.Message):
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    _WhichOneofReturnType__workdir: _TypeAlias = _typing.Literal["workdir"]  # noqa: Y015
+    _WhichOneofArgType__workdir: _TypeAlias = _typing.Literal["_workdir", b"_workdir"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__carbon_price_usd_per_kg) -> _WhichOneofReturnType__carbon_price_usd_per_kg | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__earliest_start_s) -> _WhichOneofReturnType__earliest_start_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_carbon_gco2) -> _WhichOneofReturnType__max_carbon_gco2 | None: ...
     @_typing.overload
@@ -901,8 +1021,42 @@ class TaskSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__workdir) -> _WhichOneofReturnType__workdir | None: ...
 
 Global___TaskSpec: _TypeAlias = TaskSpec  # noqa: Y015
+
+@_typing.final
+class Disconnect(_message.Message):
+    """What a partition means for a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOST_AFTER_S_FIELD_NUMBER: _builtins.int
+    IS_REPLACED_FIELD_NUMBER: _builtins.int
+    RECONCILE_FIELD_NUMBER: _builtins.int
+    lost_after_s: _builtins.float
+    """Protocol seconds without word after which the run counts as lost; absent: the origin's lease."""
+    is_replaced: _builtins.bool
+    """Run it again elsewhere then; false: it fails."""
+    reconcile: Global___Reconcile.ValueType
+    """Which attempt counts."""
+    def __init__(
+        self,
+        *,
+        lost_after_s: _builtins.float | None = ...,
+        is_replaced: _builtins.bool = ...,
+        reconcile: Global___Reconcile.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_after_s", b"_lost_after_s", "lost_after_s", b"lost_after_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_after_s", b"_lost_after_s", "is_replaced", b"is_replaced", "lost_after_s", b"lost_after_s", "reconcile", b"reconcile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lost_after_s: _TypeAlias = _typing.Literal["lost_after_s"]  # noqa: Y015
+    _WhichOneofArgType__lost_after_s: _TypeAlias = _typing.Literal["_lost_after_s", b"_lost_after_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lost_after_s) -> _WhichOneofReturnType__lost_after_s | None: ...
+
+Global___Disconnect: _TypeAlias = Disconnect  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):

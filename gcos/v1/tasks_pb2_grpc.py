@@ -76,6 +76,11 @@ class TaskServiceStub:
                 request_serializer=gcos_dot_v1_dot_tasks__pb2.ReadLogRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_tasks__pb2.ReadLogResponse.FromString,
                 _registered_method=True)
+        self.ReadResults = channel.unary_stream(
+                '/gcos.v1.TaskService/ReadResults',
+                request_serializer=gcos_dot_v1_dot_tasks__pb2.ReadResultsRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_tasks__pb2.ReadResultsResponse.FromString,
+                _registered_method=True)
         self.ListLedger = channel.unary_unary(
                 '/gcos.v1.TaskService/ListLedger',
                 request_serializer=gcos_dot_v1_dot_tasks__pb2.ListLedgerRequest.SerializeToString,
@@ -144,6 +149,13 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadResults(self, request, context):
+        """Read the files that the run which ended the task left behind, wherever they lie.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListLedger(self, request, context):
         """Read ledger entries of tasks that this agent owns, oldest first.
         """
@@ -193,6 +205,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ReadLog,
                     request_deserializer=gcos_dot_v1_dot_tasks__pb2.ReadLogRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_tasks__pb2.ReadLogResponse.SerializeToString,
+            ),
+            'ReadResults': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadResults,
+                    request_deserializer=gcos_dot_v1_dot_tasks__pb2.ReadResultsRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_tasks__pb2.ReadResultsResponse.SerializeToString,
             ),
             'ListLedger': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLedger,
@@ -418,6 +435,33 @@ class TaskService:
             '/gcos.v1.TaskService/ReadLog',
             gcos_dot_v1_dot_tasks__pb2.ReadLogRequest.SerializeToString,
             gcos_dot_v1_dot_tasks__pb2.ReadLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gcos.v1.TaskService/ReadResults',
+            gcos_dot_v1_dot_tasks__pb2.ReadResultsRequest.SerializeToString,
+            gcos_dot_v1_dot_tasks__pb2.ReadResultsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class TaskServiceStub:
     """Read how the task came to be where it is: every announcement, bid, refusal, award and end."""
     ReadLog: _grpc.UnaryStreamMultiCallable[_tasks_pb2.ReadLogRequest, _tasks_pb2.ReadLogResponse]
     """Read the output of the latest attempt, wherever it runs."""
+    ReadResults: _grpc.UnaryStreamMultiCallable[_tasks_pb2.ReadResultsRequest, _tasks_pb2.ReadResultsResponse]
+    """Read the files that the run which ended the task left behind, wherever they lie."""
     ListLedger: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListLedgerRequest, _tasks_pb2.ListLedgerResponse]
     """Read ledger entries of tasks that this agent owns, oldest first."""
 
@@ -77,6 +79,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Read how the task came to be where it is: every announcement, bid, refusal, award and end."""
     ReadLog: _aio.UnaryStreamMultiCallable[_tasks_pb2.ReadLogRequest, _tasks_pb2.ReadLogResponse]  # type: ignore[assignment]
     """Read the output of the latest attempt, wherever it runs."""
+    ReadResults: _aio.UnaryStreamMultiCallable[_tasks_pb2.ReadResultsRequest, _tasks_pb2.ReadResultsResponse]  # type: ignore[assignment]
+    """Read the files that the run which ended the task left behind, wherever they lie."""
     ListLedger: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListLedgerRequest, _tasks_pb2.ListLedgerResponse]  # type: ignore[assignment]
     """Read ledger entries of tasks that this agent owns, oldest first."""
 
@@ -148,6 +152,14 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tasks_pb2.ReadLogResponse], _abc.AsyncIterator[_tasks_pb2.ReadLogResponse]]:
         """Read the output of the latest attempt, wherever it runs."""
+
+    @_abc_1.abstractmethod
+    def ReadResults(
+        self,
+        request: _tasks_pb2.ReadResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tasks_pb2.ReadResultsResponse], _abc.AsyncIterator[_tasks_pb2.ReadResultsResponse]]:
+        """Read the files that the run which ended the task left behind, wherever they lie."""
 
     @_abc_1.abstractmethod
     def ListLedger(

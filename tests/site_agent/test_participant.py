@@ -187,9 +187,7 @@ class Bench:
 
     def renewed(self, *runs: RunId, s: float = 2, sent_s: float | None = None) -> Ready:
         sent = s if sent_s is None else sent_s
-        return self.take(
-            self.participant.renewed(runs, sent_s=sent, lease_s=LEASE.lease_s, now=at(s))
-        )
+        return self.take(self.participant.renewed(runs, sent_s=sent, now=at(s)))
 
     def staged(self, run: RunId, *, s: float = 1) -> Ready:
         return self.take(self.participant.staged(run, now=at(s)))

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from testbed.demo_report import DemoReport, JobResult, headline, json_document
-from testbed.demo_view import DemoView
 
 from gcos.accounting import Charge, CostScope
 from gcos.client_records import HourlySignal, Scales, SiteSignalsReading
@@ -20,6 +18,8 @@ from gcos.spec import parse_document
 from gcos.task_record import Task
 from gcos.tasks import Reason, RunState, TaskSpec, TaskState, Work, WorkKind
 from testbed import demo_jobs
+from testbed.demo_report import DemoReport, JobResult, headline, json_document
+from testbed.demo_view import DemoView
 from testbed.workloads.grammar import GRAMMARS
 from testbed.workloads.weights import SHAPES
 

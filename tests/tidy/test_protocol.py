@@ -32,6 +32,10 @@ UNITS = re.compile(
 DIMENSIONLESS = {
     "Fence.origin_epoch": "an ordinal",
     "Fence.attempt": "an ordinal",
+    "TaskEvent.attempt": "an ordinal",
+    "TaskSpec.priority": "a rank",
+    "Announcement.priority": "a rank",
+    "Award.priority": "a rank",
     "Bid.late_probability": "a probability",
     "Site.pue": "a ratio that everybody calls by this name",
     "Report.exit_code": "a number that is only compared",
@@ -59,7 +63,8 @@ RENAMED = {
 
 RECORD_MODULES = (
     *(f"gcos.{name}" for name in ("accounting", "artifacts", "contract_net", "durations", "ids")),
-    *(f"gcos.{name}" for name in ("known_sites", "ledger", "signals", "sites", "task_record")),
+    *(f"gcos.{name}" for name in ("known_sites", "ledger", "signals", "sites", "task_events")),
+    "gcos.task_record",
     "gcos.tasks",
     cache.__name__,
 )
