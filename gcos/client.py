@@ -21,8 +21,10 @@ from gcos.client_records import (
     AddedArtifact,
     Cancellation,
     ClusterLedger,
+    Explanation,
     Gathered,
     Plan,
+    Results,
     Scales,
     SiteCache,
     SiteLedger,
@@ -48,6 +50,7 @@ from gcos.rpc.wire import from_proto
 from gcos.sites import Site
 from gcos.system import SystemClock
 from gcos.task_record import Task
+from gcos.transfer_files import Arriving, files_of, pieces_of
 from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 
 #: A submission is journalled with fsync at two sites before it is acknowledged.
@@ -143,18 +146,31 @@ class Client:
         """The site whose agent is called."""
         return self._site.site_id
 
-    async def submit(self, document: bytes | str, request_id: str | None = None) -> Submission:
+    async def submit(
+        self,
+        document: bytes | str,
+        request_id: str | None = None,
+        *,
+        directory: Path | None = None,
+    ) -> Submission:
         """Hand a task in. When this returns, the task survives the death of the agent.
+
+        A `workdir` that is a directory of this machine is sent first, as an artifact.
 
         Args:
             document: YAML 1.2 or JSON.
             request_id: Same id, same task: makes a repeat safe. Beats the document's own.
+            directory: What a relative `workdir` is relative to; the current directory by default.
 
         Raises:
             InvalidTaskError: The document is wrong.
             QueueFullError: The agent has too many tasks.
         """
-        request = tasks_pb2.SubmitRequest(document=_utf8(document), request_id=request_id or "")
+        data = _utf8(document)
+        workdir = await self._sent_workdir(data, directory or Path())
+        request = tasks_pb2.SubmitRequest(
+            document=data, request_id=request_id or "", workdir=workdir
+        )
         try:
             with self._translated():
                 answer = await self._tasks().Submit(request, timeout=SUBMIT_TIMEOUT_S)
@@ -289,6 +305,39 @@ class Client:
             finally:
                 call.cancel()
 
+    async def explain(self, task_id: TaskId) -> Explanation:
+        """Return how a task came to be where it is: announcements, bids, refusals, awards, ends.
+
+        Raises:
+            UnknownTaskError: There is none of this id.
+        """
+        request = tasks_pb2.ExplainTaskRequest(task_id=task_id)
+        with self._translated():
+            answer = await self._tasks().ExplainTask(request, timeout=CALL_TIMEOUT_S)
+        return from_proto(answer, Explanation)
+
+    async def results(self, task_id: TaskId, to: Path) -> Results:
+        """Fetch what a task left behind into `to`, which appears whole or not at all.
+
+        Raises:
+            UnknownTaskError: There is no task of this id.
+            WrongStateError: It has not succeeded, or `to` exists already.
+            NotFoundError: Its site keeps the outputs no longer.
+        """
+        arriving = await asyncio.to_thread(Arriving, to)
+        try:
+            with self._translated():
+                request = tasks_pb2.ReadResultsRequest(task_id=task_id)
+                async for piece in self._tasks().ReadResults(request, timeout=ADD_TIMEOUT_S):
+                    await asyncio.to_thread(
+                        arriving.add, (piece.path, piece.size_bytes, piece.data)
+                    )
+            await asyncio.to_thread(arriving.finish)
+        except BaseException:
+            arriving.give_up()
+            raise
+        return Results(str(to), arriving.sizes)
+
     async def ledger(self, since_s: float = 0.0, *, everywhere: bool = True) -> ClusterLedger:
         """Return ledger entries that ended at or after `since_s` (world instant), oldest first.
 
@@ -371,6 +420,55 @@ class Client:
         with translated(f"the agent at {address}"):
             answer = await self._operator(address).AddArtifact(request, timeout=ADD_TIMEOUT_S)
         return from_proto(answer, AddedArtifact)
+
+    async def put_artifact(
+        self, name: str, kind: ArtifactKind, path: Path, site: SiteId | None = None
+    ) -> AddedArtifact:
+        """Send a directory of this machine to a site as an artifact.
+
+        Args:
+            name: What people will call it.
+            kind: Model or data set.
+            path: A directory here.
+            site: Becomes its custodian; the site whose agent is called by default.
+
+        Raises:
+            InvalidRequestError: The name or a file is refused.
+            CacheFullError: The site has no room for it.
+        """
+        address = await self._address_of(site) if site is not None else self._agents[0]
+
+        # Before the call: an error inside the stream would reach us as a cancellation.
+        files = await asyncio.to_thread(files_of, path)
+
+        async def pieces() -> AsyncIterator[operator_pb2.PutArtifactRequest]:
+            yield operator_pb2.PutArtifactRequest(name=name, kind=_KINDS[kind])
+            sending = pieces_of(path, files)
+            while (piece := await asyncio.to_thread(next, sending, None)) is not None:
+                yield operator_pb2.PutArtifactRequest(path=piece[0], data=piece[2])
+
+        with translated(f"the agent at {address}"):
+            answer = await self._operator(address).PutArtifact(pieces(), timeout=ADD_TIMEOUT_S)
+        return from_proto(answer, AddedArtifact)
+
+    async def _sent_workdir(self, document: bytes, directory: Path) -> str:
+        """Send the document's local `workdir`; return its reference, empty where it has none."""
+        # Only a submission needs the reader of YAML, which takes long to import.
+        from gcos.document import Mapping as Keys  # noqa: PLC0415
+        from gcos.document import Scalar, parse_tree  # noqa: PLC0415
+        from gcos.spec import is_local_directory  # noqa: PLC0415
+
+        try:
+            root = parse_tree(document)
+        except GcosError:
+            return ""  # the agent says what is wrong with it
+        node = root.values.get("workdir") if isinstance(root, Keys) else None
+        text = node.value if isinstance(node, Scalar) else None
+        if not isinstance(text, str) or not is_local_directory(text):
+            return ""
+        path = await asyncio.to_thread(lambda: directory / Path(text).expanduser())
+        added = await self.put_artifact("workdir", ArtifactKind.DATA, path)
+        return f"workdir@{added.artifact.artifact_id}"
 
     async def _watch_once(
         self, address: str, task_id: TaskId, timeout_s: float

@@ -13,6 +13,7 @@ from gcos.ids import SiteId
 from gcos.known_sites import KnownSite
 from gcos.ledger import LedgerEntry
 from gcos.signals import Provenance
+from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 
 ItemT = TypeVar("ItemT")
@@ -185,3 +186,31 @@ class ClusterLedger:
     entries: tuple[LedgerEntry, ...]
     scales: Scales
     unreachable: tuple[Unreachable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A task as it is and how it came to be so.
+
+    Attributes:
+        task: The task now.
+        events: What happened, oldest first.
+        scales: How time and bytes are scaled there.
+    """
+
+    task: Task
+    events: tuple[TaskEvent, ...]
+    scales: Scales
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a run left behind and where it lies now.
+
+    Attributes:
+        directory: Where the files are.
+        sizes: Size in bytes by relative path.
+    """
+
+    directory: str
+    sizes: dict[str, int]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from gcos.contract_net import Bid, Refusal, Report
 from gcos.ids import SiteId
-from gcos.task_record import Task
 from gcos.tasks import Reason
 
 
@@ -34,11 +33,3 @@ class TaskEvent:
     bids: tuple[Bid, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     report: Report | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A task as it is and how it came to be so; events oldest first."""
-
-    task: Task
-    events: tuple[TaskEvent, ...]

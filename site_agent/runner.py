@@ -416,6 +416,8 @@ class Runner:
         if run is None:
             return
         exit_ = await self.runs.publish(run)
+        if exit_.outputs:
+            await self.beat_now()  # who waits for the task may name them in the next one
         await self.apply(self.participant.published(run_id, exit_, now=self.now()))
 
     async def _send_report(self, address: str, report: Report) -> None:

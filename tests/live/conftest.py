@@ -1,5 +1,6 @@
 """A cluster of real processes for the tests of this folder, and a hand that kills them."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from gcos.client import Client
+from gcos.client_records import SiteListing
 from gcos.home import LocalCluster
 from testbed.local_cluster import ClusterOptions, down, read_state, up
 from testbed.local_processes import LocalProcess, start
@@ -52,6 +54,16 @@ class LiveCluster:
         )
         self._pids[site] = process.pid
 
+    @contextlib.asynccontextmanager
+    async def until_beat(self, client: Client, site: str) -> AsyncIterator[None]:
+        """Wait until a site has told the broker what is new there."""
+        before = time_of(await client.sites(), site)
+        async with asyncio.timeout(30):
+            while time_of(await client.sites(), site) >= before:
+                before = time_of(await client.sites(), site)
+                await asyncio.sleep(0.1)
+        yield
+
     def __post_init__(self) -> None:
         self._pids: dict[str, int] = {}
 
@@ -60,6 +72,10 @@ class LiveCluster:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
+
+
+def time_of(listing: SiteListing, site: str) -> float:
+    return next(known.age_s for known in listing.sites if known.site.site_id == site)
 
 
 @pytest.fixture(scope="module")
