@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from gcos.artifacts import Artifact, CacheEntry, CacheUsage
-from gcos.contract_net import Bid, Refusal, Terms
+from gcos.contract_net import Bid, Change, Refusal, Terms
 from gcos.durations import Prediction
 from gcos.ids import SiteId
 from gcos.known_sites import KnownSite
@@ -58,6 +58,7 @@ class Plan:
         predictions: Run time by pool type.
         terms: How offers were compared.
         scales: How the world is scaled there.
+        changes: What would change the answer.
     """
 
     bids: tuple[Bid, ...]
@@ -66,6 +67,7 @@ class Plan:
     predictions: tuple[Prediction, ...]
     terms: Terms
     scales: Scales
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,35 @@ class Refusal:
     message: str
 
 
+class ChangeKind(Enum):
+    """What of a task or cluster would have to change."""
+
+    LIMIT = "LIMIT"
+    COPY = "COPY"
+    DEADLINE = "DEADLINE"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that would change the answer to a plan.
+
+    Attributes:
+        kind: Limit, copy or deadline.
+        message: One sentence for a person, with the value it would take.
+        site_id: Who would run the task then.
+        start_s: World instant at which.
+        offer_usd: J of that offer.
+        saving_usd: What it saves against the best offer now; 0 where there is none now.
+    """
+
+    kind: ChangeKind
+    message: str
+    site_id: SiteId
+    start_s: float
+    offer_usd: float
+    saving_usd: float
+
+
 @dataclass(frozen=True, slots=True)
 class Award:
     """The task is yours. Sent again with the same `run_id` until answered.

@@ -705,12 +705,13 @@ class Origin:
     ) -> Task:
         retry = task.spec.retry
         failed = replace(task, failure_count=task.failure_count + 1)
-        may_retry = cause in retry.on and failed.failure_count <= retry.limit_count
-        if cause is RetryCause.SITE_LOST and not task.spec.disconnect.is_replaced:
-            may_retry = False
+        is_wanted = cause in retry.on
+        if cause is RetryCause.SITE_LOST:
+            is_wanted = is_wanted and task.spec.disconnect.is_replaced
+        may_retry = is_wanted and failed.failure_count <= retry.limit_count
         if may_retry:
             return self._step(failed, TaskState.QUEUED, reason, message)
-        is_spent = cause in retry.on and reason is not Reason.EXIT_CODE
+        is_spent = is_wanted and reason is not Reason.EXIT_CODE
         return self._end(
             failed,
             TaskState.FAILED,

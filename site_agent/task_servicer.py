@@ -20,6 +20,7 @@ from site_agent.forwarding import Forwarder, origin_address
 from site_agent.journal import load_events
 from site_agent.origin import judge
 from site_agent.runner import Runner
+from site_agent.what_if import LATER_S, changes
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -57,15 +58,25 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         spec = await self._parsed(request.document, request.workdir, is_plan=True)
         auction = await self._runner.plan(spec)
         judged = judge(spec, auction)
+        terms = self._runner.origin.terms_of(spec, auction.predictions)
+        now_s = self._runner.now().world_s
+        # Once more with more time: a bid changes nothing, so asking costs only the asking.
+        relaxed = replace(spec, deadline_s=(spec.deadline_s or now_s) + LATER_S)
+        found = changes(
+            spec,
+            judged,
+            auction.bids,
+            terms,
+            later=judge(relaxed, await self._runner.plan(relaxed)),
+        )
         return tasks_pb2.PlanResponse(
             bids=[to_proto(bid, common_pb2.Bid) for bid in judged.ranked],
             refusals=[to_proto(refusal, common_pb2.Refusal) for refusal in judged.refusals],
             chosen_site_id=judged.ranked[0].site_id if judged.ranked else None,
             predictions=[to_proto(p, common_pb2.Prediction) for p in auction.predictions],
-            terms=to_proto(
-                self._runner.origin.terms_of(spec, auction.predictions), common_pb2.Terms
-            ),
+            terms=to_proto(terms, common_pb2.Terms),
             scales=self._scales(),
+            changes=[to_proto(change, tasks_pb2.Change) for change in found],
         )
 
     async def GetTask(

@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_KIND_UNSPECIFIED: _ChangeKind.ValueType  # 0
+    """Not stated."""
+    CHANGE_KIND_LIMIT: _ChangeKind.ValueType  # 1
+    """A hard limit."""
+    CHANGE_KIND_COPY: _ChangeKind.ValueType  # 2
+    """Where artifacts lie."""
+    CHANGE_KIND_DEADLINE: _ChangeKind.ValueType  # 3
+    """The deadline."""
+
+class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
+    """What of a task or cluster would have to change."""
+
+CHANGE_KIND_UNSPECIFIED: ChangeKind.ValueType  # 0
+"""Not stated."""
+CHANGE_KIND_LIMIT: ChangeKind.ValueType  # 1
+"""A hard limit."""
+CHANGE_KIND_COPY: ChangeKind.ValueType  # 2
+"""Where artifacts lie."""
+CHANGE_KIND_DEADLINE: ChangeKind.ValueType  # 3
+"""The deadline."""
+Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
+
 class _TaskState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -288,6 +316,7 @@ class PlanResponse(_message.Message):
     PREDICTIONS_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
     SCALES_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     chosen_site_id: _builtins.str
     """Site that would win; absent where none would."""
     @_builtins.property
@@ -310,6 +339,10 @@ class PlanResponse(_message.Message):
     def scales(self) -> Global___Scales:
         """How time and bytes are scaled here."""
 
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """What would change the answer."""
+
     def __init__(
         self,
         *,
@@ -319,16 +352,59 @@ class PlanResponse(_message.Message):
         predictions: _abc.Iterable[_common_pb2.Prediction] | None = ...,
         terms: _common_pb2.Terms | None = ...,
         scales: Global___Scales | None = ...,
+        changes: _abc.Iterable[Global___Change] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_chosen_site_id", b"_chosen_site_id", "chosen_site_id", b"chosen_site_id", "scales", b"scales", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chosen_site_id", b"_chosen_site_id", "bids", b"bids", "chosen_site_id", b"chosen_site_id", "predictions", b"predictions", "refusals", b"refusals", "scales", b"scales", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chosen_site_id", b"_chosen_site_id", "bids", b"bids", "changes", b"changes", "chosen_site_id", b"chosen_site_id", "predictions", b"predictions", "refusals", b"refusals", "scales", b"scales", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__chosen_site_id: _TypeAlias = _typing.Literal["chosen_site_id"]  # noqa: Y015
     _WhichOneofArgType__chosen_site_id: _TypeAlias = _typing.Literal["_chosen_site_id", b"_chosen_site_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__chosen_site_id) -> _WhichOneofReturnType__chosen_site_id | None: ...
 
 Global___PlanResponse: _TypeAlias = PlanResponse  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    """Something that would change the answer to a plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    START_S_FIELD_NUMBER: _builtins.int
+    OFFER_USD_FIELD_NUMBER: _builtins.int
+    SAVING_USD_FIELD_NUMBER: _builtins.int
+    kind: Global___ChangeKind.ValueType
+    """Limit, copy or deadline."""
+    message: _builtins.str
+    """One sentence for a person, with the value it would take."""
+    site_id: _builtins.str
+    """Who would run the task then."""
+    start_s: _builtins.float
+    """Instant at which."""
+    offer_usd: _builtins.float
+    """J of that offer, $."""
+    saving_usd: _builtins.float
+    """What it saves against the best offer now; 0 where there is none now, $."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ChangeKind.ValueType = ...,
+        message: _builtins.str = ...,
+        site_id: _builtins.str = ...,
+        start_s: _builtins.float = ...,
+        offer_usd: _builtins.float = ...,
+        saving_usd: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "offer_usd", b"offer_usd", "saving_usd", b"saving_usd", "site_id", b"site_id", "start_s", b"start_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
 
 @_typing.final
 class Scales(_message.Message):

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from gcos.document import DEPTH_MAX, DOCUMENT_BYTES_MAX, NODE_COUNT_MAX
 from gcos.errors import GcosError, InvalidRequestError, InvalidTaskError, TooLargeError
 from gcos.spec import checked_request_id, parse_document
-from gcos.tasks import GpuRequest, Placement, Retry, RetryCause, TaskSpec, Work, WorkKind
+from gcos.tasks import (
+    Disconnect,
+    GpuRequest,
+    Output,
+    OutputKind,
+    Placement,
+    Reconcile,
+    Retry,
+    RetryCause,
+    TaskSpec,
+    Work,
+    WorkKind,
+)
 
 NOW_S = 1_795_442_700.0  # 2026-11-23T14:05:00Z
 HEAD = "apiVersion: gcos/v1\nkind: Task\n"
@@ -52,6 +64,14 @@ retry:
   on: [site-lost, exit-code]
 idempotent: false
 request_id: night:42
+workdir: ./code
+image: docker.io/library/python:3.12
+outputs:
+  - {{path: tuned/, as: model, name: org/tuned}}
+  - {{path: metrics.json}}
+secrets: [HF_TOKEN]
+priority: -3
+disconnect: {{lost_after: 5m, replace: false, reconcile: keep-new}}
 """.format(digest="a" * 64)
 
 
@@ -91,7 +111,32 @@ def test_a_full_document_sets_every_field() -> None:
         retry=Retry(limit_count=1, on=(RetryCause.SITE_LOST, RetryCause.EXIT_CODE)),
         is_idempotent=False,
         request_id="night:42",
+        workdir="./code",
+        image="docker.io/library/python:3.12",
+        outputs=(Output("tuned", OutputKind.MODEL, "org/tuned"), Output("metrics.json")),
+        secrets=("HF_TOKEN",),
+        priority=-3,
+        disconnect=Disconnect(300.0, is_replaced=False, reconcile=Reconcile.KEEP_NEW),
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("outputs: [{path: ../up}]", "does not stay inside"),
+        ("outputs: [{path: a, as: model}]", "needs a name"),
+        ("outputs: [{path: a, name: b}]", "files have no name"),
+        ("outputs: [{as: model, name: a}]", "missing"),
+        ("disconnect: {lost_after: 1s}", "not between 3 s"),
+        ("disconnect: {reconcile: keep-both}", "keep-original"),
+        ("secrets: [1abc]", "environment variable"),
+        ("priority: high", "wanted"),
+        ("image: 'a b'", "container image"),
+        ("workdir: a b", "no artifact name"),
+    ],
+)
+def test_a_field_that_cannot_be_is_refused_in_words(line: str, words: str) -> None:
+    assert words in str(refused(MINIMAL + line + "\n"))
 
 
 def test_a_minimal_document_takes_the_defaults_of_the_records() -> None:

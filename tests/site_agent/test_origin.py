@@ -23,9 +23,11 @@ from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId, run_id
 from gcos.ledger import LedgerEntry
 from gcos.task_record import Task
 from gcos.tasks import (
+    Disconnect,
     GpuRequest,
     Placement,
     Reason,
+    Reconcile,
     Retry,
     RetryCause,
     RunState,
@@ -824,3 +826,38 @@ def test_what_the_predictor_reads_is_the_task_and_its_artifacts() -> None:
     features = new_origin().features(replace(SPEC, project="p"), (MODEL,))
     assert (features.model, features.model_bytes, features.project) == ("m", 9, "p")
     assert features.data == ()
+
+
+# ------------------------------------------------------------------------ disconnect
+
+
+def test_a_task_that_is_not_to_be_replaced_fails_when_its_holder_is_lost() -> None:
+    bench = running(replace(SPEC, disconnect=Disconnect(is_replaced=False)))
+    bench.tick(3 + LEASE.lease_s * 2)
+    assert (bench.task.state, bench.task.reason) == (TaskState.FAILED, Reason.SITE_LOST)
+
+
+def test_the_task_s_own_patience_is_its_lease() -> None:
+    patient = replace(SPEC, disconnect=Disconnect(lost_after_s=10 * LEASE.lease_s))
+    bench = Bench()
+    bench.submit(patient)
+    (sent,) = [e for e in bench.close(bid_of()).effects if isinstance(e, SendAward)]
+    assert sent.award.lease_s == 10 * LEASE.lease_s
+    bench.answer(AwardAnswer(True))
+    bench.renew()
+    bench.tick(3 + 5 * LEASE.lease_s)
+    assert bench.task.state is TaskState.RUNNING
+    bench.tick(3 + 12 * LEASE.lease_s)
+    assert bench.task.state is TaskState.QUEUED
+
+
+def test_a_late_success_of_a_lost_attempt_counts_unless_the_new_one_is_wanted() -> None:
+    for reconcile, state in (
+        (Reconcile.KEEP_ORIGINAL, TaskState.SUCCEEDED),
+        (Reconcile.KEEP_NEW, TaskState.QUEUED),
+    ):
+        bench = running(replace(SPEC, disconnect=Disconnect(reconcile=reconcile)))
+        lost = bench.run_id
+        bench.tick(3 + LEASE.lease_s * 2)
+        bench.report(report_of(bench, run_id=lost), s=200)
+        assert bench.task.state is state

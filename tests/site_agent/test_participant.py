@@ -793,3 +793,42 @@ def test_a_task_without_deadline_is_the_least_urgent() -> None:
     bench.award(award_of())
     (planned,) = bench.participant.schedules["H100"].planned.values()
     assert planned.latest_start_s == math.inf
+
+
+# ------------------------------------------------------------------------ priority
+
+
+def test_a_higher_priority_stops_a_lower_one_only_where_the_site_allows_it() -> None:
+    for may_preempt in (False, True):
+        count = SITE.pools[1].gpu_count
+        bench, low = running(award_of(gpu_count=count))
+        bench.participant.may_preempt = may_preempt
+        urgent = award_of(task="oslo-2", gpu_count=count, priority=1)
+        bench.award(urgent)
+        bench.staged(urgent.run_id)
+        stopped = effects_of(bench.renewed(low, urgent.run_id), StopRun)
+        assert [effect.run_id for effect in stopped] == ([low] if may_preempt else [])
+        assert not effects_of(bench.tick(3), StopRun), "it is told once"
+        if may_preempt:
+            gone = replace(EXIT_ZERO, exit_code=None, reason=Reason.CANCELLED_BY_USER)
+            report = report_in(bench.exited(low, gone))
+            assert (report.state, report.reason) == (RunState.PREEMPTED, Reason.PREEMPTED)
+
+
+def test_equal_priorities_never_stop_each_other() -> None:
+    count = SITE.pools[1].gpu_count
+    bench, low = running(award_of(gpu_count=count, priority=1))
+    bench.participant.may_preempt = True
+    other = award_of(task="oslo-2", gpu_count=count, priority=1)
+    bench.award(other)
+    bench.staged(other.run_id)
+    assert not effects_of(bench.renewed(low, other.run_id), StopRun)
+
+
+def test_a_site_says_that_it_lacks_a_secret_or_an_executor_of_images() -> None:
+    participant = new_participant()
+    assert refusal(participant, announcement_of(secrets=("A", "B"))).reason is Reason.SECRET_MISSING
+    assert refusal(participant, announcement_of(image="x")).reason is Reason.IMAGE_UNSUPPORTED
+    participant.secret_names = frozenset({"A", "B", "C"})
+    participant.runs_images = True
+    assert bid(participant, announcement_of(secrets=("A", "B"), image="x"))
