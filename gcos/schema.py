@@ -13,18 +13,18 @@ import typing
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from gcos.artifacts import ARTIFACT_NAME
+from gcos.artifacts import ARTIFACT_NAME, PATH_BYTES_MAX
 from gcos.spec import (
-    _DURATION,
-    _TIMESTAMP,
-    _VARIABLE,
     API_VERSION,
     COMMAND_BYTES_MAX,
     DOCUMENT_KIND,
+    DURATION,
     ENV_COUNT_MAX,
     ENV_VALUE_BYTES_MAX,
     LIST_COUNT_MAX,
     TASK,
+    TIMESTAMP,
+    VARIABLE,
     ArtifactReference,
     Choice,
     Command,
@@ -32,12 +32,15 @@ from gcos.spec import (
     Instant,
     Many,
     Number,
+    RelativePath,
     Row,
+    Seconds,
     Section,
     Shape,
     Text,
     Variables,
     Whole,
+    WorkingDirectory,
 )
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -132,17 +135,17 @@ def _command(_shape: Command) -> Schema:
 def _variables(_shape: Variables) -> Schema:
     return {
         "type": "object",
-        "propertyNames": {"pattern": _whole(_VARIABLE)},
+        "propertyNames": {"pattern": _whole(VARIABLE)},
         "additionalProperties": {"type": ["string", "number"], "maxLength": ENV_VALUE_BYTES_MAX},
         "maxProperties": ENV_COUNT_MAX,
     }
 
 
 def _instant(shape: Instant) -> Schema:
-    stamp = {"allOf": [{"pattern": _whole(_TIMESTAMP)}, {"pattern": _OFFSET}]}
+    stamp = {"allOf": [{"pattern": _whole(TIMESTAMP)}, {"pattern": _OFFSET}]}
     return {
         "type": "string",
-        "anyOf": [{"pattern": _whole(_DURATION)}, stamp],
+        "anyOf": [{"pattern": _whole(DURATION)}, stamp],
         "description": f"{shape.wanted}.",
     }
 
@@ -228,6 +231,19 @@ def _capitalised(text: str) -> str:
 _NAMED_GROUP: Final = re.compile(r"\(\?P<[a-z_]+>")
 _ATTRIBUTE: Final = re.compile(r" {4}(?P<name>[a-z_0-9]+): (?P<text>\S.*)")
 
+
+def _seconds(_shape: Seconds) -> Schema:
+    return {"type": "string", "pattern": _whole(DURATION)}
+
+
+def _relative_path(_shape: RelativePath) -> Schema:
+    return {"type": "string", "minLength": 1, "maxLength": PATH_BYTES_MAX}
+
+
+def _working_directory(_shape: WorkingDirectory) -> Schema:
+    return {"type": "string", "minLength": 1}
+
+
 _CONVERTERS: Final[dict[type, Callable[[Any], Schema]]] = {
     Text: _text,
     Number: _number,
@@ -239,5 +255,8 @@ _CONVERTERS: Final[dict[type, Callable[[Any], Schema]]] = {
     Command: _command,
     Variables: _variables,
     Instant: _instant,
+    Seconds: _seconds,
+    RelativePath: _relative_path,
+    WorkingDirectory: _working_directory,
     Section: _section,
 }

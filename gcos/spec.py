@@ -46,11 +46,11 @@ LOST_AFTER_MAX_S = 7 * 86400.0
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_DURATION = re.compile(r"(?P<count>[0-9]{1,12}(\.[0-9]{1,9})?)(?P<unit>[smhd])")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+DURATION = re.compile(r"(?P<count>[0-9]{1,12}(\.[0-9]{1,9})?)(?P<unit>[smhd])")
 _DURATION_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]{0,254}")
-_TIMESTAMP = re.compile(  # RFC 3339, section 5.6; the offset is asked for in a message of its own
+TIMESTAMP = re.compile(  # RFC 3339, section 5.6; the offset is asked for in a message of its own
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
     r"(?P<offset>[Zz]|[+-][0-9]{2}:[0-9]{2})?"
 )
@@ -265,7 +265,7 @@ class Variables:
             raise _error(f"{len(node.values)} variables; at most {ENV_COUNT_MAX}", node, at)
         variables = {}
         for name, item in node.values.items():
-            if _VARIABLE.fullmatch(name) is None:
+            if VARIABLE.fullmatch(name) is None:
                 raise InvalidTaskError(
                     f"{clipped(name)} is no name of a variable",
                     field=at.path,
@@ -290,12 +290,12 @@ class Instant:
     def parse(self, node: Node, at: Place) -> float:
         """Return the instant, world seconds since the epoch."""
         text = _text(node, at, wanted=self.wanted)
-        if (duration := _DURATION.fullmatch(text)) is not None:
+        if (duration := DURATION.fullmatch(text)) is not None:
             length_s = float(duration["count"]) * _DURATION_UNIT_S[duration["unit"]]
             if length_s > DURATION_DAYS_MAX * _DURATION_UNIT_S["d"]:
                 raise _error(f"longer than {DURATION_DAYS_MAX:g} days", node, at)
             return at.submitted_s + length_s
-        stamp = _TIMESTAMP.fullmatch(text)
+        stamp = TIMESTAMP.fullmatch(text)
         if stamp is None:
             raise _mismatch(self.wanted, node, at)
         if stamp["offset"] is None:
@@ -321,7 +321,7 @@ class Seconds:
     def parse(self, node: Node, at: Place) -> float:
         """Return the duration, seconds."""
         text = _text(node, at, wanted="a duration such as 5m")
-        duration = _DURATION.fullmatch(text)
+        duration = DURATION.fullmatch(text)
         if duration is None:
             raise _mismatch("a duration such as 5m", node, at)
         length_s = float(duration["count"]) * _DURATION_UNIT_S[duration["unit"]]
@@ -678,7 +678,7 @@ TASK: Section[TaskSpec] = Section(
         Row(
             "secrets",
             "secrets",
-            Many(Text(pattern=_VARIABLE, wanted="the name of an environment variable")),
+            Many(Text(pattern=VARIABLE, wanted="the name of an environment variable")),
         ),
         Row("priority", "priority", Whole(-100, 100)),
         Row(

@@ -155,6 +155,8 @@ class SyncClient:
     watch = _mirrored_stream(Client.watch)
     wait = _mirrored(Client.wait)
     cancel = _mirrored(Client.cancel)
+    explain = _mirrored(Client.explain)
+    results = _mirrored(Client.results)
     log = _mirrored_stream(Client.log)
     ledger = _mirrored(Client.ledger)
     sites = _mirrored(Client.sites)
@@ -162,6 +164,7 @@ class SyncClient:
     signals = _mirrored(Client.signals)
     world_now_s = _mirrored(Client.world_now_s)
     add_artifact = _mirrored(Client.add_artifact)
+    put_artifact = _mirrored(Client.put_artifact)
 
     def _run(self, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         if self._is_closed:

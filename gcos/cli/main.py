@@ -65,6 +65,8 @@ _OWN: Final[dict[str, _Own]] = {
     "submit": _Own(_TASKS, "Hand a task in."),
     "queue": _Own(_TASKS, "List tasks."),
     "status": _Own(_TASKS, "Show all that is known of a task."),
+    "explain": _Own("gcos.cli.explain:explain_commands", "Tell why a task is where it is."),
+    "results": _Own("gcos.cli.explain:explain_commands", "Fetch what a task left behind."),
     "logs": _Own(_TASKS, "Print the output of a task."),
     "wait": _Own(_TASKS, "Wait until tasks have ended."),
     "cancel": _Own(_TASKS, "End tasks."),

@@ -65,6 +65,24 @@ def refusals(plan: Plan) -> Table:
     )
 
 
+def changes(plan: Plan, *, now_s: float) -> Table:
+    """Return what would change the answer."""
+    return Table(
+        ("WHAT WOULD CHANGE IT", "SITE", "START", ">OFFER $", ">SAVES $"),
+        tuple(
+            (
+                change.message,
+                change.site_id,
+                instant(change.start_s, now_s),
+                significant(change.offer_usd),
+                significant(change.saving_usd),
+            )
+            for change in plan.changes
+        ),
+        optional=("START",),
+    )
+
+
 def footnotes(plan: Plan) -> list[str]:
     """Return what one must know to read the figures."""
     price = significant(plan.terms.carbon_price_usd_per_kg)

@@ -69,6 +69,9 @@ async def plan(session: Session, file: FileArgument) -> int:
         if found.refusals:
             session.out.line("")
             session.out.table(plan_table.refusals(found))
+        if found.changes:
+            session.out.line("")
+            session.out.table(plan_table.changes(found, now_s=now_s))
         session.out.line("")
         session.out.prose(plan_table.footnotes(found))
     return ExitCode.OK
@@ -101,7 +104,8 @@ async def submit(
     document = await asyncio.to_thread(read_document, file)
     code = ExitCode.OK
     async with session.connect() as client:
-        submission = await client.submit(document, request_id)
+        directory = None if file == STDIN else Path(file).parent
+        submission = await client.submit(document, request_id, directory=directory)
         task = submission.task
         if not session.out.is_record:
             session.out.line(task.task_id)
