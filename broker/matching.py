@@ -14,6 +14,7 @@ from broker.directory import Directory, Entry
 from broker.pool_table import Candidate, PoolTable
 from broker.registry import (
     BEAT_S,
+    LEASE_S,
     PROMISE_S,
     Promise,
     RegisteredSite,
@@ -55,6 +56,8 @@ class Matchmaker:
         #: Sites with a promise and when it ends, soonest first, as each lasts as long.
         self._promised: deque[tuple[float, SiteId]] = deque()
         self._events: list[Event] = []
+        #: Instant of the first call; None before.
+        self._began_s: float | None = None
 
     def take_events(self) -> list[Event]:
         """Return what happened since the last call, for the log."""
@@ -63,6 +66,8 @@ class Matchmaker:
 
     def tick(self, now_s: float) -> None:
         """Drop the sites whose lease has ended. Every other method does so first."""
+        if self._began_s is None:
+            self._began_s = now_s
         for lapsed in self._registry.tick(now_s):
             self._directory.drop(lapsed.site_id)
             self._table = None
@@ -127,7 +132,12 @@ class Matchmaker:
                 for site_id in refused[:REFUSAL_COUNT_MAX]
             ),
             needs=tuple(self._need(entry) for entry in entries),
+            is_settled=self.is_settled(now_s=now_s),
         )
+
+    def is_settled(self, *, now_s: float) -> bool:
+        """Tell whether whoever is alive has had the time to register since the first call."""
+        return self._began_s is not None and now_s - self._began_s >= LEASE_S
 
     def resolve(self, references: Sequence[str], *, now_s: float) -> tuple[Resolution, ...]:
         """Return what each reference means, in order.

@@ -3,12 +3,13 @@
 from broker.matching import Matchmaker
 from broker.registry import SiteJoined
 from gcos.clock import Clock
-from gcos.known_sites import NominationQuery
+from gcos.known_sites import NominationQuery, SiteBook
 from gcos.logs import Log
 from gcos.rpc.interception import Context
+from gcos.rpc.security import require_loopback
 from gcos.rpc.wire import from_proto, to_proto
 from gcos.sites import Site, SiteDigest
-from gcos.v1 import broker_pb2, broker_pb2_grpc, operator_pb2
+from gcos.v1 import broker_pb2, broker_pb2_grpc
 
 
 class BrokerServicer(broker_pb2_grpc.BrokerServiceServicer):
@@ -33,6 +34,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServiceServicer):
     ) -> broker_pb2.RegisterResponse:
         """Register a site, or take its beat."""
         site = from_proto(request.site, Site)
+        require_loopback(site.address)
         digest = from_proto(request.digest, SiteDigest)
         beat_s = self._matchmaker.register(site, digest, now_s=self._clock.protocol_s())
         self.tick()
@@ -42,10 +44,12 @@ class BrokerServicer(broker_pb2_grpc.BrokerServiceServicer):
         self, _request: broker_pb2.SitesRequest, _context: Context
     ) -> broker_pb2.SitesResponse:
         """Return the registered sites."""
-        known = self._matchmaker.sites(now_s=self._clock.protocol_s())
-        return broker_pb2.SitesResponse(
-            sites=[to_proto(site, operator_pb2.KnownSite) for site in known]
+        now_s = self._clock.protocol_s()
+        book = SiteBook(
+            sites=self._matchmaker.sites(now_s=now_s),
+            is_settled=self._matchmaker.is_settled(now_s=now_s),
         )
+        return to_proto(book, broker_pb2.SitesResponse)
 
     async def Nominate(
         self, request: broker_pb2.NominateRequest, _context: Context

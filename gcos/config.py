@@ -23,6 +23,7 @@ ConfigT = TypeVar("ConfigT")
 ENVIRONMENT_PREFIX: Final = "GCOS_"
 _NESTING: Final = "__"
 _NEAR: Final = 0.8
+_MISSING: Final = re.compile(r"missing required field `(?P<name>[^`]+)`")
 _PLACE: Final = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 
 
@@ -119,6 +120,15 @@ def _converted(value: object, hint: Any, *, source: str, is_text: bool = False) 
         place = _PLACE.search(str(exc))
         field = place["path"].removeprefix(".") if place else ""
         problem = _PLACE.sub("", str(exc))
+        missing = _MISSING.search(problem)
+        if missing is not None:
+            name = missing["name"]
+            raise InvalidRequestError(
+                f"{source}: {name} is missing",
+                field=name,
+                hint=f"give --{name.replace('_', '-')}, {ENVIRONMENT_PREFIX}{name.upper()}"
+                " or the key in the configuration file",
+            ) from exc
         where = f"{source}: {field}" if field else source
         raise InvalidRequestError(f"{where}: {_lowered(problem)}", field=field) from exc
     except InvalidRequestError as exc:

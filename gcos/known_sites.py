@@ -28,6 +28,20 @@ class KnownSite:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteBook:
+    """All sites of a broker.
+
+    Attributes:
+        sites: Sorted by id.
+        is_settled: The broker has run for a whole lease, so who is alive has registered; False:
+            it has just begun, and a site that is missing may be there all the same.
+    """
+
+    sites: tuple[KnownSite, ...]
+    is_settled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NominationQuery:
     """A task that seeks bidders.
 
@@ -63,11 +77,19 @@ class Nominee:
 
 @dataclass(frozen=True, slots=True)
 class Nomination:
-    """Sites worth asking, best first, why others are not, and who holds the artifacts now."""
+    """Sites worth asking, best first, why others are not, and who holds the artifacts now.
+
+    Attributes:
+        nominees: Best first.
+        refusals: Why other sites are left out.
+        needs: Artifacts with their present holders.
+        is_settled: As in `SiteBook`: only then does a missing site mean anything.
+    """
 
     nominees: tuple[Nominee, ...]
     refusals: tuple[Refusal, ...]
     needs: tuple[ArtifactNeed, ...]
+    is_settled: bool
 
 
 @dataclass(frozen=True, slots=True)

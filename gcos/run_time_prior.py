@@ -79,6 +79,11 @@ def reference_s(features: WorkFeatures) -> float:
     return max(token_count * features.epoch_count * token_s, SECONDS_MIN)
 
 
+def has_known_size(features: WorkFeatures) -> bool:
+    """Tell whether the reference time scales with the work, rather than being a flat guess."""
+    return _token_count(features) > 0
+
+
 def pool_reference_s(features: WorkFeatures, speed_ratio: float) -> float:
     """Return the roofline's seconds on `gpu_count` GPUs of `speed_ratio`, within [1e-3, 1e9]."""
     seconds = reference_s(features) / (speed_ratio * max(features.gpu_count, 1))

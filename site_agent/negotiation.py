@@ -7,6 +7,7 @@ predictor may be away (I10): then the sites last heard of are asked, and the pri
 import asyncio
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gcos.artifacts import ArtifactKind, parse_reference
@@ -53,7 +54,9 @@ class Negotiation:
             needs=nomination.needs,
             bids=tuple(bids),
             refusals=(*nomination.refusals, *refusals, *silent),
-            is_complete=all(known.site.site_id in heard for known in sites),
+            # Without a broker that knows who is alive, a site that is missing means nothing.
+            is_complete=nomination.is_settled
+            and all(known.site.site_id in heard for known in sites),
             zones={known.site.site_id: known.site.zone for known in sites},
         )
 
@@ -82,7 +85,7 @@ class Negotiation:
             return self._last_nomination(spec, needs)
         found = {need.artifact_id: need for need in nomination.needs}
         kept = tuple(self._with_own_copy(found.get(n.artifact_id, n), n) for n in needs)
-        return Nomination(nomination.nominees, nomination.refusals, kept)
+        return replace(nomination, needs=kept)
 
     def _last_nomination(self, spec: TaskSpec, needs: tuple[ArtifactNeed, ...]) -> Nomination:
         """Nominate from what was last heard: the broker is away."""
@@ -97,7 +100,7 @@ class Negotiation:
                     Refusal(site.site_id, Reason.PLACEMENT_EXCLUDES, "excluded by the placement")
                 )
         nominees.sort(key=lambda nominee: nominee.site_id != self._runner.participant.site.site_id)
-        return Nomination(tuple(nominees[:NOMINEE_COUNT]), tuple(refusals), needs)
+        return Nomination(tuple(nominees[:NOMINEE_COUNT]), tuple(refusals), needs, is_settled=False)
 
     async def _gather(
         self, announcement: Announcement, nominees: Sequence[Nominee]
@@ -161,7 +164,9 @@ class Negotiation:
             if resolved.need is None and not resolved.ambiguous_ids:
                 # A copy that was added since the last beat is not in the directory yet.
                 resolved = self._resolve_here(resolution.reference, nearest=resolution.nearest)
-            need = _checked(field, resolved)
+            if resolved.need is None and not self._runner.is_known_fresh:
+                await self._runner.refresh_sites()
+            need = _checked(field, resolved, is_fresh=self._runner.is_known_fresh)
             if need.artifact_id not in [known.artifact_id for known in needs]:
                 needs.append(self._with_own_copy(need, need))
         return tuple(needs)
@@ -238,11 +243,17 @@ def _holder(known: KnownSite) -> Holder:
     )
 
 
-def _checked(field: str, resolution: Resolution) -> ArtifactNeed:
+def _checked(field: str, resolution: Resolution, *, is_fresh: bool) -> ArtifactNeed:
     """Return what the reference means.
+
+    Args:
+        field: Where it stands in the document.
+        resolution: What it was resolved to.
+        is_fresh: Every site that is alive is known.
 
     Raises:
         ArtifactNotFoundError: Nobody holds it.
+        UnavailableError: Nobody who is known holds it, but not everybody may be known yet.
         InvalidRequestError: It is ambiguous or names the wrong kind of artifact.
     """
     if resolution.ambiguous_ids:
@@ -250,6 +261,12 @@ def _checked(field: str, resolution: Resolution) -> ArtifactNeed:
             f"{field}: {resolution.reference!r} has {len(resolution.ambiguous_ids)} contents",
             field=field,
             hint="name one: " + ", ".join(f"{i[:19]}..." for i in resolution.ambiguous_ids),
+        )
+    if resolution.need is None and not is_fresh:
+        raise UnavailableError(
+            f"{field}: no site is known to hold {resolution.reference!r}, but not every site may"
+            " be known yet",
+            hint="try again in a few seconds",
         )
     if resolution.need is None:
         near = ", ".join(resolution.nearest)

@@ -239,6 +239,26 @@ def _over_limit(spec: TaskSpec, bid: Bid) -> Refusal | None:
     return None
 
 
+def _unstarted(task: Task) -> Task:
+    """Return the task without what belonged to its last attempt."""
+    return replace(task, started_s=None, fetched_bytes=0, fetch_bytes=0)
+
+
+def _nearest(auction: Auction, over: Iterable[Reason]) -> str:
+    """Return which offer is nearest to the limits, as the beginning of a sentence."""
+    if not auction.bids or not set(over):
+        return ""
+    by_cost = Reason.OVER_COST_LIMIT in set(over)
+    nearest = min(
+        auction.bids,
+        key=lambda bid: (bid.p90_cost_usd if by_cost else bid.p90_carbon_gco2, bid.site_id),
+    )
+    return (
+        f"nearest offer: {nearest.site_id}, up to {nearest.p90_cost_usd:.4g} $"
+        f" and {nearest.p90_carbon_gco2:.4g} g; "
+    )
+
+
 @dataclass(slots=True)
 class Origin:
     """All tasks that this site owns."""
@@ -418,7 +438,9 @@ class Origin:
         is_hopeless = auction.is_complete and bool(reasons) and (bool(over) or task.bid is None)
         if is_hopeless and reasons <= _PERMANENT | over:
             reason = min(over, key=lambda r: r.value) if over else Reason.NO_CANDIDATE
-            message = "; ".join(f"{r.site_id}: {r.message}" for r in judged.refusals)
+            message = _nearest(auction, over) + "; ".join(
+                f"{r.site_id}: {r.message}" for r in judged.refusals
+            )
             ended = self._end(task, TaskState.REJECTED, reason, message, now=now)
             return Ready((SaveTask(ended),))
         asked = bool(auction.bids or auction.refusals)
@@ -689,7 +711,7 @@ class Origin:
         if report.state in (RunState.LEASE_RETURNED, RunState.PREEMPTED) or (
             report.state is RunState.REVOKED and report.reason is Reason.SITE_DRAINING
         ):
-            return self._step(task, TaskState.QUEUED, report.reason, report.message)
+            return self._step(_unstarted(task), TaskState.QUEUED, report.reason, report.message)
         cause = _CAUSE_OF_REASON.get(report.reason, RetryCause.SITE_LOST)
         return self._retry(task, cause, report.reason, report.message, now=now, report=report)
 
@@ -710,7 +732,7 @@ class Origin:
             is_wanted = is_wanted and task.spec.disconnect.is_replaced
         may_retry = is_wanted and failed.failure_count <= retry.limit_count
         if may_retry:
-            return self._step(failed, TaskState.QUEUED, reason, message)
+            return self._step(_unstarted(failed), TaskState.QUEUED, reason, message)
         is_spent = is_wanted and reason is not Reason.EXIT_CODE
         return self._end(
             failed,

@@ -539,6 +539,12 @@ class Participant:
         self.runs[run_id] = kept
         return Ready((SaveRun(kept),))
 
+    def wasted(self, run_id: RunId, charge: Charge) -> None:
+        """Charge what was moved in vain; kept with the run's next write, which follows at once."""
+        run = self.runs.get(run_id)
+        if run is not None and run.report is None:
+            self.runs[run_id] = replace(run, transfers=run.transfers + charge)
+
     def staged(self, run_id: RunId, *, now: Now) -> Ready:
         """Everything is here: the run waits for GPUs."""
         run = self.runs.get(run_id)

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gcos.artifacts import Artifact
 from gcos.contract_net import (
     Announcement,
     Award,
@@ -24,7 +23,7 @@ from gcos.contract_net import (
 from gcos.durations import Observation, PoolSpeed, Prediction, WorkFeatures
 from gcos.errors import PeerUnreachableError, UnavailableError
 from gcos.ids import RunId, SiteId
-from gcos.known_sites import KnownSite, Nomination, NominationQuery, Resolution
+from gcos.known_sites import Nomination, NominationQuery, Resolution, SiteBook
 from gcos.rpc.channels import CALL_TIMEOUT_S, Channels
 from gcos.rpc.status import translated
 from gcos.rpc.wire import from_proto, to_proto
@@ -104,15 +103,15 @@ class Peers:
             answer = await self._broker(address).Register(request, timeout=CALL_TIMEOUT_S)
         return float(answer.beat_s)
 
-    async def sites(self) -> tuple[KnownSite, ...]:
+    async def sites(self) -> SiteBook:
         """Return the sites that a broker knows."""
 
-        async def ask(address: str) -> tuple[KnownSite, ...]:
+        async def ask(address: str) -> SiteBook:
             with translated("the broker"):
                 answer = await self._broker(address).Sites(
                     broker_pb2.SitesRequest(), timeout=CALL_TIMEOUT_S
                 )
-            return tuple(from_proto(site, KnownSite) for site in answer.sites)
+            return from_proto(answer, SiteBook)
 
         return await self._brokers.call(ask)
 
@@ -227,12 +226,3 @@ class Peers:
 
     def _site(self, address: str) -> "site_pb2_grpc.SiteServiceAsyncStub":
         return site_pb2_grpc.SiteServiceStub(self._channels.get(address))
-
-
-def holdings_by_name(sites: Iterable[KnownSite]) -> dict[str, list[tuple[KnownSite, Artifact]]]:
-    """Return who holds what by name: what an agent resolves by while the broker is away."""
-    found: dict[str, list[tuple[KnownSite, Artifact]]] = {}
-    for known in sites:
-        for artifact in known.digest.holdings:
-            found.setdefault(artifact.name, []).append((known, artifact))
-    return found

@@ -21,6 +21,7 @@ from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, N
 from gcos.ids import ArtifactId, RunId
 from gcos.tasks import OutputKind, Reason
 from site_agent.config import AgentConfig
+from site_agent.download import FetchPart
 from site_agent.executors.interface import Executor, ExitReason, RunCommand, RunPhase, RunStatus
 from site_agent.held_run import HeldRun
 from site_agent.outputs import Outputs, as_directory, lacking
@@ -119,26 +120,33 @@ class RunShell:
         def on_progress(count: int) -> None:
             moved[award.run_id] = before + count
 
+        def charge_of(parts: tuple[FetchPart, ...]) -> Charge:
+            # A source that failed half-way has sent its share all the same.
+            return Charge.sum(
+                charge_of_fetch(
+                    part.bytes_moved,
+                    part.source,
+                    self._links(part.source.zone, site.zone),
+                    terms=award.terms,
+                    carbon_here=carbon_here,
+                    byte_ratio=self._config.world.byte_ratio,
+                    start_s=started_s,
+                    end_s=self._clock.world_s(),
+                )
+                for part in parts
+            )
+
         result = await self._plane.fetch(
-            need, found[0].source, run_id=award.run_id, on_progress=on_progress
+            need,
+            found[0].source,
+            run_id=award.run_id,
+            on_progress=on_progress,
+            on_waste=lambda parts: self._participant.wasted(award.run_id, charge_of(parts)),
         )
         if result.is_shared:
             return None
         ended_s = self._clock.world_s()
-        # A source that failed half-way has sent its share all the same.
-        charge = Charge.sum(
-            charge_of_fetch(
-                part.bytes_moved,
-                part.source,
-                self._links(part.source.zone, site.zone),
-                terms=award.terms,
-                carbon_here=carbon_here,
-                byte_ratio=self._config.world.byte_ratio,
-                start_s=started_s,
-                end_s=ended_s,
-            )
-            for part in result.parts
-        )
+        charge = charge_of(result.parts)
         fetch = Fetch(
             artifact_id=need.artifact_id,
             name=need.name,
@@ -151,6 +159,8 @@ class RunShell:
         return fetch, charge, result.evicted
 
     # ---------------------------------------------------------------- executing
+
+    # An OSError below (a full or broken disk) reaches the runner, which ends the run with it.
 
     async def start(self, run: HeldRun, devices: tuple[int, ...], lease_until_s: float) -> None:
         """Hand a run to the executor."""

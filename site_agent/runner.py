@@ -6,6 +6,7 @@ the agent: what it cannot write it must not promise.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 
 from gcos.clock import Clock
@@ -21,7 +22,7 @@ from gcos.signals import StepSeries
 from gcos.store import Store
 from gcos.system import unique_text
 from gcos.task_record import Task
-from gcos.tasks import ANY_GPU, TaskSpec
+from gcos.tasks import ANY_GPU, RunState, TaskSpec
 from site_agent import effects as fx
 from site_agent.config import AgentConfig
 from site_agent.effects import Now, Ready
@@ -45,6 +46,8 @@ REPORT_RETRY_MAX_S = 10.0
 REPORT_PATIENCE_S = 2.0
 """Protocol seconds that a draining agent waits for its last reports to be answered."""
 SITES_REFRESH_S = 5.0
+FORGET_S = 600.0
+"""Protocol seconds after which a site that no broker lists is forgotten."""
 
 
 class Runner:
@@ -76,9 +79,13 @@ class Runner:
         self.log = log
         self.ledger: dict[RunId, LedgerEntry] = {}
         self.known: dict[SiteId, KnownSite] = {}
+        self._heard_s: dict[SiteId, float] = {}
         self.is_known_fresh = False
-        #: Set when the store has failed: the agent must stop.
+        #: Set when the store has failed or the site is taken: the agent must stop.
         self.failed = asyncio.Event()
+        #: Why a broker would not have this site; None where it does.
+        self.refusal: GcosError | None = None
+        self._is_registered = False
         self._signal_source = signal_source
         self._group = group
         self._changed = asyncio.Event()
@@ -243,7 +250,9 @@ class Runner:
         lacking: tuple[Fetch, ...] = ()
         if spec.request_id is None or spec.request_id not in self.origin.requests:
             needs = await self.resolve(spec)
-            self.check_gpu(spec)
+            if not self.is_known_fresh:
+                await self.refresh_sites()
+            self.check_sites(spec)
             lacking = self.lacking_here(spec, needs)
         # The same request may have come twice at once: the core answers both with one task, and
         # neither before it is durable.
@@ -265,27 +274,42 @@ class Runner:
             fields.append(("workdir", spec.workdir))
         return await self._negotiation.resolve(fields)
 
-    def check_gpu(self, spec: TaskSpec) -> None:
-        """Refuse a task for which no known site has GPUs.
+    def check_sites(self, spec: TaskSpec) -> None:
+        """Refuse a task that no known site may or can run.
 
         Raises:
-            NoCandidateError: The type is unknown, or no pool of it is large enough.
+            NoCandidateError: Its placement admits no site, or no pool is large enough.
+            UnavailableError: The same, but not every site may be known yet.
         """
-        pools = [pool for site in self.sites() for pool in site.site.pools]
+        sites = self.sites()
+        admitted = [s for s in sites if spec.placement.admits(s.site.site_id, s.site.zone)]
+        if not admitted:
+            names = sorted({name for s in sites for name in (s.site.site_id, s.site.zone)})
+            raise self._unfit(
+                "placement: no known site may run the task", f"known: {', '.join(names)}"
+            )
+        pools = [pool for site in sites for pool in site.site.pools]
         types = sorted({pool.type for pool in pools})
         fitting = [pool for pool in pools if spec.gpu.type in (ANY_GPU, pool.type)]
         if not fitting:
-            raise NoCandidateError(
+            raise self._unfit(
                 f"resources.gpu.type: no site has a GPU of type {spec.gpu.type!r}",
-                hint=f"use any, or one of {', '.join(types)}",
+                f"use any, or one of {', '.join(types)}",
             )
         largest = max(pool.gpu_count for pool in fitting)
         if largest < spec.gpu.gpu_count:
-            raise NoCandidateError(
+            raise self._unfit(
                 f"resources.gpu.count: {spec.gpu.gpu_count} GPUs of type {spec.gpu.type}"
                 f" are in no one pool",
-                hint=f"the largest has {largest}",
+                f"the largest has {largest}",
             )
+
+    def _unfit(self, message: str, hint: str) -> GcosError:
+        if self.is_known_fresh:
+            return NoCandidateError(message, hint=hint)
+        return UnavailableError(
+            f"{message}, but not every site may be known yet", hint="try again in a few seconds"
+        )
 
     def lacking_here(self, spec: TaskSpec, needs: tuple[ArtifactNeed, ...]) -> tuple[Fetch, ...]:
         """Return the transfers that running here at once would need: the yardstick of savings."""
@@ -322,7 +346,7 @@ class Runner:
     async def plan(self, spec: TaskSpec) -> Auction:
         """Announce a task that does not exist, and change nothing."""
         needs = await self.resolve(spec)
-        self.check_gpu(spec)
+        self.check_sites(spec)
         unborn = task_id(self.participant.site.site_id, "0" * 13)
         return await self._negotiation.hold(unborn, spec, needs, Fence())
 
@@ -382,7 +406,7 @@ class Runner:
             await self.apply(self.participant.staging(run_id, now=self.now()))
             try:
                 done = await self.runs.bring(run.award, need, self._negotiation.holders_of)
-            except GcosError as exc:
+            except (GcosError, OSError) as exc:
                 message = f"{need.name}: {exc}"
                 await self.apply(self.participant.staging_failed(run_id, message, now=self.now()))
                 return
@@ -400,22 +424,41 @@ class Runner:
         run = self.participant.runs[effect.run_id]
         try:
             await self.runs.start(run, effect.devices, effect.lease_until_s)
-        except GcosError as exc:
-            exit_ = self.runs.failed_start(str(exc), now_s=self.now().world_s)
-            await self.apply(self.participant.exited(effect.run_id, exit_, now=self.now()))
+        except (GcosError, OSError) as exc:
+            await self._broken(effect.run_id, exc)
             return
         await self._watch(effect.run_id)
 
     async def _watch(self, run_id: RunId) -> None:
         """Wait for the end of a run that the executor knows."""
-        exit_ = await self.runs.wait(run_id)
+        try:
+            exit_ = await self.runs.wait(run_id)
+        except (GcosError, OSError) as exc:
+            await self._broken(run_id, exc)
+            return
         await self.apply(self.participant.exited(run_id, exit_, now=self.now()))
+
+    async def _broken(self, run_id: RunId, exc: Exception) -> None:
+        """End a run that cannot be started, watched or published: the disk is full or broken."""
+        self.log.error("run_broken", run_id=run_id, error=str(exc))
+        with contextlib.suppress(GcosError, OSError):
+            await self.runs.cancel(run_id)
+        run = self.participant.runs.get(run_id)
+        exit_ = self.runs.failed_start(str(exc), now_s=self.now().world_s)
+        if run is not None and run.state is RunState.COMMITTING:
+            await self.apply(self.participant.published(run_id, exit_, now=self.now()))
+        else:
+            await self.apply(self.participant.exited(run_id, exit_, now=self.now()))
 
     async def _publish(self, run_id: RunId) -> None:
         run = self.participant.runs.get(run_id)
         if run is None:
             return
-        exit_ = await self.runs.publish(run)
+        try:
+            exit_ = await self.runs.publish(run)
+        except (GcosError, OSError) as exc:
+            await self._broken(run_id, exc)
+            return
         if exit_.outputs:
             await self.beat_now()  # who waits for the task may name them in the next one
         await self.apply(self.participant.published(run_id, exit_, now=self.now()))
@@ -523,6 +566,12 @@ class Runner:
             return  # the next beat comes soon
         except GcosError as exc:
             self.log.error("registration_refused", broker=address, error=str(exc))
+            if not self._is_registered:
+                # Another agent is this site; two would both answer for its tasks.
+                self.refusal = exc
+                self.failed.set()
+            return
+        self._is_registered = True
 
     async def sites_forever(self) -> None:
         """Keep what is known of other sites."""
@@ -534,13 +583,17 @@ class Runner:
     async def refresh_sites(self) -> None:
         """Ask a broker who is there; keep the last answer where none replies."""
         try:
-            sites = await self.peers.sites()
+            listing = await self.peers.sites()
         except UnavailableError:
             self.is_known_fresh = False
             return
-        self.is_known_fresh = True
-        for known in sites:
+        self.is_known_fresh = listing.is_settled
+        now_s = self.clock.protocol_s()
+        for known in listing.sites:
             self.known[known.site.site_id] = known
+            self._heard_s[known.site.site_id] = now_s - known.age_s
+        for site_id in [s for s, heard_s in self._heard_s.items() if now_s - heard_s > FORGET_S]:
+            del self._heard_s[site_id], self.known[site_id]
 
     def sites(self) -> list[KnownSite]:
         """Return every site that is known, this one as it is now, sorted by id."""

@@ -1,6 +1,7 @@
 """The client's face of an agent: decode, ask the runner, encode."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -233,6 +234,8 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     ) -> tasks_pb2.ListLedgerResponse:
         """Read this origin's ledger, oldest first."""
         del context
+        if not math.isfinite(request.since_s):
+            raise InvalidRequestError("must be finite", field="since_s")
         entries = sorted(
             (e for e in self._runner.ledger.values() if e.ended_s >= request.since_s),
             key=lambda entry: (entry.ended_s, entry.run_id),

@@ -232,6 +232,7 @@ class ArtifactPlane:
         *,
         run_id: RunId,
         on_progress: Callable[[int], None],
+        on_waste: Callable[[tuple[FetchPart, ...]], None] = lambda _parts: None,
     ) -> FetchResult:
         """Bring an artifact here and pin it for a run; returns at once where it is here.
 
@@ -242,6 +243,7 @@ class ArtifactPlane:
             source: Whom to ask first; then the other holders of `need`.
             run_id: Pins the artifact from the start, and still where this returns.
             on_progress: Told the bytes that are here so far; falls where a file starts anew.
+            on_waste: Told what was moved in vain, before this raises; one waiter of each transfer.
 
         Raises:
             InvalidRequestError: The need is malformed, or differs from the artifact's manifest.
@@ -269,7 +271,7 @@ class ArtifactPlane:
             transfer = self._begin(need, holders)
         else:
             transfer.download.offer(holders)
-        return await self._wait(transfer, source, run_id, on_progress)
+        return await self._wait(transfer, source, run_id, on_progress, on_waste)
 
     def pin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
         """Keep the artifact for a run.
@@ -388,6 +390,7 @@ class ArtifactPlane:
         source: Holder,
         run_id: RunId,
         on_progress: Callable[[int], None],
+        on_waste: Callable[[tuple[FetchPart, ...]], None],
     ) -> FetchResult:
         artifact_id = transfer.need.artifact_id
         had_pin = self.cache.is_pinned(artifact_id, run_id)
@@ -397,6 +400,10 @@ class ArtifactPlane:
         try:
             last = await asyncio.shield(transfer.outcome)
         except BaseException:
+            is_over = transfer.outcome.done() or len(transfer.waiters) == 1
+            if is_over and not transfer.is_charged and transfer.download.parts:
+                transfer.is_charged = True
+                on_waste(transfer.download.parts)
             self._leave(transfer, waiter)
             raise
         if transfer.is_charged:

@@ -4,6 +4,7 @@ A change is worth telling if it lets the task run at all, or if it lowers J of t
 least `WORTH`.
 """
 
+import math
 from collections.abc import Sequence
 
 from gcos.accounting import G_PER_KG
@@ -62,9 +63,9 @@ def _raised_limit(spec: TaskSpec, over: Sequence[Bid], best: Bid | None) -> Chan
             continue
         raises = []
         if spec.max_cost_usd is not None and bid.p90_cost_usd > spec.max_cost_usd:
-            raises.append(f"max_cost_usd: {bid.p90_cost_usd:.4g}")
+            raises.append(f"max_cost_usd: {_enough(bid.p90_cost_usd)}")
         if spec.max_carbon_gco2 is not None and bid.p90_carbon_gco2 > spec.max_carbon_gco2:
-            raises.append(f"max_carbon_g: {bid.p90_carbon_gco2:.4g}")
+            raises.append(f"max_carbon_g: {_enough(bid.p90_carbon_gco2)}")
         if raises:
             message = f"{' and '.join(raises)} would admit {bid.site_id}"
             options.append((bid.offer_usd, bid, saving, message))
@@ -72,6 +73,12 @@ def _raised_limit(spec: TaskSpec, over: Sequence[Bid], best: Bid | None) -> Chan
         return None
     _, bid, saving, message = min(options, key=lambda option: (option[0], option[1].site_id))
     return Change(ChangeKind.LIMIT, message, bid.site_id, bid.start_s, bid.offer_usd, saving)
+
+
+def _enough(value: float) -> str:
+    """Return `value` rounded up to three digits, so that a limit of that much admits it."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 2) if value > 0 else 1.0
+    return f"{math.ceil(value / step) * step:.3g}"
 
 
 def _copy(ranked: Sequence[Bid], terms: Terms) -> Change | None:

@@ -240,6 +240,8 @@ class _Agent:
             failed.cancel()
             stopped.cancel()
         await running.health.set_not_serving()
+        if runner.refusal is not None:
+            raise runner.refusal
         if not runner.failed.is_set():
             self._log.info("agent_draining")
             await runner.beat_now()

@@ -26,7 +26,7 @@ from gcos.v1 import common_pb2 as gcos_dot_v1_dot_common__pb2
 from gcos.v1 import operator_pb2 as gcos_dot_v1_dot_operator__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14gcos/v1/broker.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\x1a\x16gcos/v1/operator.proto\"S\n\x0fRegisterRequest\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\"\"\n\x10RegisterResponse\x12\x0e\n\x06\x62\x65\x61t_s\x18\x01 \x01(\x01\"\x0e\n\x0cSitesRequest\"2\n\rSitesResponse\x12!\n\x05sites\x18\x01 \x03(\x0b\x32\x12.gcos.v1.KnownSite\"\xce\x01\n\x0fNominateRequest\x12 \n\x03gpu\x18\x01 \x01(\x0b\x32\x13.gcos.v1.GpuRequest\x12\x14\n\x0c\x61rtifact_ids\x18\x02 \x03(\t\x12\r\n\x05run_s\x18\x03 \x01(\x01\x12\x1f\n\x17\x63\x61rbon_price_usd_per_kg\x18\x04 \x01(\x01\x12\r\n\x05\x61llow\x18\x05 \x03(\t\x12\x0c\n\x04\x64\x65ny\x18\x06 \x03(\t\x12\x13\n\x0blimit_count\x18\x07 \x01(\x03\x12!\n\x05scope\x18\x08 \x01(\x0e\x32\x12.gcos.v1.CostScope\"9\n\x07Nominee\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\"\x80\x01\n\x10NominateResponse\x12\"\n\x08nominees\x18\x01 \x03(\x0b\x32\x10.gcos.v1.Nominee\x12\"\n\x08refusals\x18\x02 \x03(\x0b\x32\x10.gcos.v1.Refusal\x12$\n\x05needs\x18\x03 \x03(\x0b\x32\x15.gcos.v1.ArtifactNeed\"$\n\x0eResolveRequest\x12\x12\n\nreferences\x18\x01 \x03(\t\"z\n\nResolution\x12\x11\n\treference\x18\x01 \x01(\t\x12(\n\x04need\x18\x02 \x01(\x0b\x32\x15.gcos.v1.ArtifactNeedH\x00\x88\x01\x01\x12\x15\n\rambiguous_ids\x18\x03 \x03(\t\x12\x0f\n\x07nearest\x18\x04 \x03(\tB\x07\n\x05_need\";\n\x0fResolveResponse\x12(\n\x0bresolutions\x18\x01 \x03(\x0b\x32\x13.gcos.v1.Resolution2\x87\x02\n\rBrokerService\x12?\n\x08Register\x12\x18.gcos.v1.RegisterRequest\x1a\x19.gcos.v1.RegisterResponse\x12\x36\n\x05Sites\x12\x15.gcos.v1.SitesRequest\x1a\x16.gcos.v1.SitesResponse\x12?\n\x08Nominate\x12\x18.gcos.v1.NominateRequest\x1a\x19.gcos.v1.NominateResponse\x12<\n\x07Resolve\x12\x17.gcos.v1.ResolveRequest\x1a\x18.gcos.v1.ResolveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14gcos/v1/broker.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\x1a\x16gcos/v1/operator.proto\"S\n\x0fRegisterRequest\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\"\"\n\x10RegisterResponse\x12\x0e\n\x06\x62\x65\x61t_s\x18\x01 \x01(\x01\"\x0e\n\x0cSitesRequest\"F\n\rSitesResponse\x12!\n\x05sites\x18\x01 \x03(\x0b\x32\x12.gcos.v1.KnownSite\x12\x12\n\nis_settled\x18\x02 \x01(\x08\"\xce\x01\n\x0fNominateRequest\x12 \n\x03gpu\x18\x01 \x01(\x0b\x32\x13.gcos.v1.GpuRequest\x12\x14\n\x0c\x61rtifact_ids\x18\x02 \x03(\t\x12\r\n\x05run_s\x18\x03 \x01(\x01\x12\x1f\n\x17\x63\x61rbon_price_usd_per_kg\x18\x04 \x01(\x01\x12\r\n\x05\x61llow\x18\x05 \x03(\t\x12\x0c\n\x04\x64\x65ny\x18\x06 \x03(\t\x12\x13\n\x0blimit_count\x18\x07 \x01(\x03\x12!\n\x05scope\x18\x08 \x01(\x0e\x32\x12.gcos.v1.CostScope\"9\n\x07Nominee\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\"\x94\x01\n\x10NominateResponse\x12\"\n\x08nominees\x18\x01 \x03(\x0b\x32\x10.gcos.v1.Nominee\x12\"\n\x08refusals\x18\x02 \x03(\x0b\x32\x10.gcos.v1.Refusal\x12$\n\x05needs\x18\x03 \x03(\x0b\x32\x15.gcos.v1.ArtifactNeed\x12\x12\n\nis_settled\x18\x04 \x01(\x08\"$\n\x0eResolveRequest\x12\x12\n\nreferences\x18\x01 \x03(\t\"z\n\nResolution\x12\x11\n\treference\x18\x01 \x01(\t\x12(\n\x04need\x18\x02 \x01(\x0b\x32\x15.gcos.v1.ArtifactNeedH\x00\x88\x01\x01\x12\x15\n\rambiguous_ids\x18\x03 \x03(\t\x12\x0f\n\x07nearest\x18\x04 \x03(\tB\x07\n\x05_need\";\n\x0fResolveResponse\x12(\n\x0bresolutions\x18\x01 \x03(\x0b\x32\x13.gcos.v1.Resolution2\x87\x02\n\rBrokerService\x12?\n\x08Register\x12\x18.gcos.v1.RegisterRequest\x1a\x19.gcos.v1.RegisterResponse\x12\x36\n\x05Sites\x12\x15.gcos.v1.SitesRequest\x1a\x16.gcos.v1.SitesResponse\x12?\n\x08Nominate\x12\x18.gcos.v1.NominateRequest\x1a\x19.gcos.v1.NominateResponse\x12<\n\x07Resolve\x12\x17.gcos.v1.ResolveRequest\x1a\x18.gcos.v1.ResolveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,19 +40,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SITESREQUEST']._serialized_start=200
   _globals['_SITESREQUEST']._serialized_end=214
   _globals['_SITESRESPONSE']._serialized_start=216
-  _globals['_SITESRESPONSE']._serialized_end=266
-  _globals['_NOMINATEREQUEST']._serialized_start=269
-  _globals['_NOMINATEREQUEST']._serialized_end=475
-  _globals['_NOMINEE']._serialized_start=477
-  _globals['_NOMINEE']._serialized_end=534
-  _globals['_NOMINATERESPONSE']._serialized_start=537
-  _globals['_NOMINATERESPONSE']._serialized_end=665
-  _globals['_RESOLVEREQUEST']._serialized_start=667
-  _globals['_RESOLVEREQUEST']._serialized_end=703
-  _globals['_RESOLUTION']._serialized_start=705
-  _globals['_RESOLUTION']._serialized_end=827
-  _globals['_RESOLVERESPONSE']._serialized_start=829
-  _globals['_RESOLVERESPONSE']._serialized_end=888
-  _globals['_BROKERSERVICE']._serialized_start=891
-  _globals['_BROKERSERVICE']._serialized_end=1154
+  _globals['_SITESRESPONSE']._serialized_end=286
+  _globals['_NOMINATEREQUEST']._serialized_start=289
+  _globals['_NOMINATEREQUEST']._serialized_end=495
+  _globals['_NOMINEE']._serialized_start=497
+  _globals['_NOMINEE']._serialized_end=554
+  _globals['_NOMINATERESPONSE']._serialized_start=557
+  _globals['_NOMINATERESPONSE']._serialized_end=705
+  _globals['_RESOLVEREQUEST']._serialized_start=707
+  _globals['_RESOLVEREQUEST']._serialized_end=743
+  _globals['_RESOLUTION']._serialized_start=745
+  _globals['_RESOLUTION']._serialized_end=867
+  _globals['_RESOLVERESPONSE']._serialized_start=869
+  _globals['_RESOLVERESPONSE']._serialized_end=928
+  _globals['_BROKERSERVICE']._serialized_start=931
+  _globals['_BROKERSERVICE']._serialized_end=1194
 # @@protoc_insertion_point(module_scope)

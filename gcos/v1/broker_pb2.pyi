@@ -96,6 +96,9 @@ class SitesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SITES_FIELD_NUMBER: _builtins.int
+    IS_SETTLED_FIELD_NUMBER: _builtins.int
+    is_settled: _builtins.bool
+    """The broker has run for a whole lease; else a site that is missing may be there all the same."""
     @_builtins.property
     def sites(self) -> _containers.RepeatedCompositeFieldContainer[_operator_pb2.KnownSite]:
         """Sorted by id."""
@@ -104,10 +107,11 @@ class SitesResponse(_message.Message):
         self,
         *,
         sites: _abc.Iterable[_operator_pb2.KnownSite] | None = ...,
+        is_settled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sites", b"sites"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_settled", b"is_settled", "sites", b"sites"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -210,6 +214,9 @@ class NominateResponse(_message.Message):
     NOMINEES_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
+    IS_SETTLED_FIELD_NUMBER: _builtins.int
+    is_settled: _builtins.bool
+    """As in SitesResponse."""
     @_builtins.property
     def nominees(self) -> _containers.RepeatedCompositeFieldContainer[Global___Nominee]:
         """Best first."""
@@ -228,10 +235,11 @@ class NominateResponse(_message.Message):
         nominees: _abc.Iterable[Global___Nominee] | None = ...,
         refusals: _abc.Iterable[_common_pb2.Refusal] | None = ...,
         needs: _abc.Iterable[_common_pb2.ArtifactNeed] | None = ...,
+        is_settled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs", "nominees", b"nominees", "refusals", b"refusals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_settled", b"is_settled", "needs", b"needs", "nominees", b"nominees", "refusals", b"refusals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -383,3 +383,9 @@ def test_the_order_of_registration_does_not_show(
     second = matchmaker(*((site(name), digests[name]) for name in order if name in digests))
     assert first.nominate(asked, now_s=1.0) == second.nominate(asked, now_s=1.0)
     first.check_invariants()
+
+
+def test_a_broker_that_has_just_begun_says_that_a_missing_site_means_nothing() -> None:
+    made = matchmaker((site("a"), digest()))
+    assert not made.nominate(query(), now_s=5.9).is_settled
+    assert made.nominate(query(), now_s=6.0).is_settled

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gcos.client import Client
+from gcos.errors import UnavailableError
 from gcos.ids import TaskId
 from gcos.task_record import Task
 from gcos.tasks import Reason, TaskState
@@ -130,3 +131,20 @@ async def test_broker_and_predictor_may_die(live: Any, client: Client, tmp_path:
     ended = await client.wait(task_id, timeout_s=PATIENCE_S)
     assert ended.state is TaskState.SUCCEEDED
     assert ended.predictions[0].source.value == "PRIOR"
+
+
+async def test_an_origin_that_knows_nobody_refuses_for_now_and_rejects_nothing(
+    live: Any, client: Client, tmp_path: Path
+) -> None:
+    """The broker is dead since the test before; a restarted origin knows itself only."""
+    live.kill("cal")
+    live.restart("cal")
+    spec = document(tmp_path / "unknown", 0.1, placement={"allow": ["de"]})
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                await client.submit(spec)
+            except UnavailableError as exc:
+                if "not every site may be known" in exc.message:
+                    break
+            await asyncio.sleep(0.1)

@@ -107,3 +107,19 @@ async def test_explain_tells_offers_award_and_end(client: Client) -> None:
         ("cal", Reason.PLACEMENT_EXCLUDES)
     ]
     assert told.events[3].report.exit_code == 0
+
+
+async def test_a_broken_directory_ends_the_run_and_frees_its_gpus(
+    live: Any, client: Client
+) -> None:
+    data = live.directory / "sites" / "de" / "data"
+    spec = document("true", placement={"allow": ["de"]}, retry={"limit": 1})
+    for name in ("work", "outputs"):
+        (data / name).rename(data / f"{name}.away")
+        (data / name).touch()
+        ended = await client.wait((await client.submit(spec)).task.task_id, timeout_s=60)
+        assert (ended.state, ended.reason) == (TaskState.FAILED, Reason.RETRIES_SPENT)
+        (data / name).unlink()
+        (data / f"{name}.away").rename(data / name)
+    ended = await client.wait((await client.submit(spec)).task.task_id, timeout_s=60)
+    assert ended.state is TaskState.SUCCEEDED
