@@ -12,7 +12,16 @@ so that a context with few runs leans on its parents. All that is told comes fro
 - A context's state is a function of the *set* of its newest runs in the order (ended, run id), not
   of their arrival: late, repeated or shuffled observations give the same answers, bit by bit.
 - The two top contexts hold one run a model, its newest: a thousand runs of one model say no more
-  about another model than one does.
+  about another model than one does. This vote is measured from start-up and roofline together, as
+  the prior is: a model so small that start-up is all its time would otherwise tell every other
+  model that it takes ten thousand times its roofline. It is also cut at three sigmas of the prior:
+  what lies beyond says something of that model, not of the next. So the p95 of a model without
+  runs stays within 50 times the prior's, smoothing included, for votes cast at speed ratio 1.
+- Work of unknown size walks a tree of its own (`features`).
+- Once a model has `TYPICAL_COUNT_MIN` runs on any pool type, what other models say is moved to its
+  median before it is mixed in: it still tells how wide, no longer where. Left in place, three
+  pseudo-counts of a reference that is off by 1,000 would set p90 and mean of every pool type that
+  is new to the model. Fewer runs move nothing, since one odd run would be their median.
 - Residuals are compared at speed ratio 1, by the ratios declared in the latest request that names
   the pool type. The ratio cancels for a pool type that the context has seen.
 - A failed, cancelled or lost run is counted and nothing more: most crashes come early, for reasons
@@ -23,7 +32,7 @@ import hashlib
 import math
 from bisect import insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +52,7 @@ from gcos.ids import RunId
 from gcos.run_time_prior import PRIOR_SIGMA, START_UP_S
 from predictor.features import (
     CONTEXTS,
+    MODEL_DEPTH,
     POOL_DEPTH,
     Context,
     common_contexts,
@@ -50,13 +60,12 @@ from predictor.features import (
     pool_contexts,
 )
 from predictor.residuals import (
-    BIN_COUNT,
-    BINS_PER_UNIT,
     EDGES,
-    RESIDUAL_MAX,
     Floats,
     Key,
     Residuals,
+    median_of,
+    moved,
     smoothed,
 )
 
@@ -76,8 +85,12 @@ INNER_WINDOW_COUNT = 1024
 #: (assumed: LLM work does not scale with one number).
 SPEED_SIGMA = 0.3
 
-#: Least finished runs for which a context's own median is told as typical.
+#: Least finished runs for which a context's own median is told as typical, and trusted over what
+#: other models say: two odd ones among five do not carry it.
 TYPICAL_COUNT_MIN = 5
+
+#: Farthest residual of a run in the contexts that span models.
+VOTE_MAX = 3 * PRIOR_SIGMA
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +154,12 @@ class DiPTree:
         for pool in pools:
             self._speeds.declare(pool.type, math.log(pool.speed_ratio))
         work = ln_work(features)
-        common = _Belief(_prior(work), 0.0, -1, None)
-        for depth, context in enumerate(common_contexts(features)):
+        *spanning, model = common_contexts(features)
+        common = _Belief(_PRIOR, 0.0, -1, None)
+        for depth, context in enumerate(spanning):
             common = self._narrow(common, context, depth)
+        common = common.moved(_start_up(work))  # from here on, from the roofline alone
+        common = self._narrow(self._moved_to_median(common, model), model, MODEL_DEPTH)
         # A pool type's own runs replace this doubt about its declared speed as they come in.
         common.density = smoothed(common.density, SPEED_SIGMA, mass=1.0)
         beliefs = []
@@ -194,13 +210,23 @@ class DiPTree:
             typical=own.median if len(residuals) >= TYPICAL_COUNT_MIN else belief.typical,
         )
 
+    def _moved_to_median(self, belief: "_Belief", model: Context) -> "_Belief":
+        """Return `belief`, held of other models, moved to the median of `model` if it has one."""
+        residuals = self._contexts.get(model)
+        if residuals is None or len(residuals) < TYPICAL_COUNT_MIN:
+            return belief
+        own = residuals.summary(self._speeds.ln_speed_ratios, self._speeds.generation)
+        return belief.moved(own.median - median_of(belief.density))
+
     def _add(self, observation: Observation) -> None:
         self._checksum += _hash(observation.run_id)
         if observation.outcome is not Outcome.SUCCEEDED:
             return
         self._finished_count += 1
         key = (observation.ended_s, observation.run_id)
-        residual = math.log(max(observation.elapsed_s, SECONDS_MIN)) - ln_work(observation.features)
+        work = ln_work(observation.features)
+        residual = math.log(max(observation.elapsed_s, SECONDS_MIN)) - work
+        vote = min(max(residual - _start_up(work), -VOTE_MAX), VOTE_MAX)
         pool_code = self._speeds.hold(observation.pool_type)
         for depth, context, voter in _path(observation):
             residuals = self._contexts.get(context)
@@ -208,7 +234,7 @@ class DiPTree:
                 is_leaf = depth == len(CONTEXTS) - 1
                 residuals = Residuals(_LEAF_WEIGHTS if is_leaf else _INNER_WEIGHTS)
                 self._contexts[context] = residuals
-            residuals.add(key, voter, residual, pool_code)
+            residuals.add(key, voter, vote if depth < MODEL_DEPTH else residual, pool_code)
 
     def _remove(self, observation: Observation) -> None:
         self._checksum -= _hash(observation.run_id)
@@ -223,7 +249,7 @@ class DiPTree:
                 del self._contexts[context]
 
     def _version(self) -> str:
-        return f"trie1-{len(self._keys)}-{self._checksum % 2**32:08x}"
+        return f"trie2-{len(self._keys)}-{self._checksum % 2**32:08x}"
 
 
 @dataclass(slots=True)
@@ -241,6 +267,11 @@ class _Belief:
     effective_count: float
     depth: int
     typical: float | None
+
+    def moved(self, by: float) -> "_Belief":
+        """Return the same belief about a residual that is larger by `by`."""
+        typical = None if self.typical is None else self.typical + by
+        return replace(self, density=moved(self.density, by), typical=typical)
 
 
 class _DeclaredSpeeds:
@@ -329,29 +360,19 @@ def _seconds(ln_seconds: float) -> float:
     return min(max(math.exp(min(ln_seconds, 50.0)), SECONDS_MIN), SECONDS_MAX)
 
 
-def _prior(ln_reference: float) -> Floats:
-    """Return the prior of the residual, (BIN_COUNT,), sum 1, around ln(1 + start-up / reference).
-
-    Two neighbouring slices of one density, made once, are mixed so that the mean is exact.
-    """
-    centre = math.log1p(START_UP_S * math.exp(-ln_reference)) * BINS_PER_UNIT
-    shift = min(int(centre), BIN_COUNT // 2 - 1)
-    above = min(centre - shift, 1.0)
-    first = BIN_COUNT // 2 - shift
-    density: Floats = (1 - above) * _WIDE_PRIOR[first : first + BIN_COUNT]
-    density += above * _WIDE_PRIOR[first - 1 : first - 1 + BIN_COUNT]
-    density /= density.sum()
-    return density
+def _start_up(ln_reference: float) -> float:
+    """Return how far start-up and roofline together lie above the roofline, as a residual."""
+    return math.log1p(START_UP_S * math.exp(-ln_reference))
 
 
 def _lognormal_bins(sigma: float) -> Floats:
-    """Return the mass of N(0, sigma) in each bin of twice the range, (2 BIN_COUNT,)."""
-    edges = np.linspace(-2 * RESIDUAL_MAX, 2 * RESIDUAL_MAX, 2 * BIN_COUNT + 1)
-    below = np.array([0.5 * math.erfc(-edge / (sigma * math.sqrt(2))) for edge in edges])
+    """Return the mass of N(0, sigma) in each bin, (BIN_COUNT,), sum 1."""
+    below = np.array([0.5 * math.erfc(-edge / (sigma * math.sqrt(2))) for edge in EDGES])
     masses: Floats = np.diff(below)
+    masses /= masses.sum()
     return masses
 
 
-_WIDE_PRIOR: Floats = _lognormal_bins(PRIOR_SIGMA)
+_PRIOR: Floats = _lognormal_bins(PRIOR_SIGMA)
 _LEAF_WEIGHTS: Floats = np.power(LEAF_DECAY, np.arange(LEAF_WINDOW_COUNT, dtype=float))[::-1]
 _INNER_WEIGHTS: Floats = np.power(INNER_DECAY, np.arange(INNER_WINDOW_COUNT, dtype=float))[::-1]

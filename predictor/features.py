@@ -4,13 +4,16 @@ The context path names ever smaller groups of tasks, from all of them to those t
 but the number of tokens. Times are compared as *residuals*, ln(run time) minus ln(reference time),
 so that runs of different sizes teach each other: the reference carries the size, the residual what
 the roofline does not know.
+
+Work of unknown size has a tree of its own. Its reference is one flat guess, so that its residuals
+say how long such work takes, not how far the roofline is off; neither informs the other.
 """
 
 import math
 
 from gcos.durations import SECONDS_MAX, Observation, PoolSpeed, WorkFeatures
 from gcos.errors import InvalidRequestError
-from gcos.run_time_prior import reference_s
+from gcos.run_time_prior import has_known_size, reference_s
 
 #: Names of the contexts, from general to specific: what a prediction reports.
 CONTEXTS = (
@@ -21,8 +24,12 @@ CONTEXTS = (
     "kind/model/pool/shape",
     "kind/model/pool/shape/data",
 )
+#: Index of the first context that knows the model; those above it span models.
+MODEL_DEPTH = 2
 #: Index of the first context that knows the pool type.
 POOL_DEPTH = 3
+#: First name in the path of work of unknown size; no kind is called so.
+_UNSIZED = "unsized"
 
 Context = tuple[str, ...]
 
@@ -37,14 +44,16 @@ COUNT_MAX = 9_007_199_254_740_992
 
 
 def common_contexts(features: WorkFeatures) -> tuple[Context, ...]:
-    """Return the contexts above the pool type: all, kind, model."""
-    kind = features.kind.value
-    return (), (kind,), (kind, features.model)
+    """Return the contexts above the pool type: all of known or of unknown size, kind, model."""
+    root: Context = () if has_known_size(features) else (_UNSIZED,)
+    kind = (*root, features.kind.value)
+    return root, kind, (*kind, features.model)
 
 
 def pool_contexts(features: WorkFeatures, pool_type: str) -> tuple[Context, ...]:
     """Return the contexts from the pool type down: pool, shape, and data with project."""
-    pool = (features.kind.value, features.model, pool_type)
+    *_, model = common_contexts(features)
+    pool = (*model, pool_type)
     shape = (*pool, _shape(features))
     return pool, shape, (*shape, features.project, *features.data)
 

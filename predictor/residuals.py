@@ -143,6 +143,24 @@ def smoothed(masses: Floats, sigma: float, *, mass: float) -> Floats:
     return smooth
 
 
+def moved(density: Floats, by: float) -> Floats:
+    """Return `density`, (BIN_COUNT,), moved up by `by`; what leaves the grid stays at its border.
+
+    Mass is spread evenly within a bin, so that the mean moves by exactly `by`.
+    """
+    cumulative = np.concatenate(([0.0], np.cumsum(density)))
+    at_edges = np.interp(EDGES - by, EDGES, cumulative)
+    at_edges[0], at_edges[-1] = 0.0, cumulative[-1]
+    masses: Floats = np.diff(at_edges)
+    return masses
+
+
+def median_of(density: Floats) -> float:
+    """Return the median of `density`, (BIN_COUNT,)."""
+    cumulative = np.cumsum(density)
+    return float(np.interp(0.5 * cumulative[-1], cumulative, EDGES[1:]))
+
+
 def _gaussian_kernel(sigma: float) -> Floats:
     """Return a normalised Gaussian of `sigma`, a residual, on the grid, three sigmas either way."""
     reach = math.ceil(3 * sigma * BINS_PER_UNIT)

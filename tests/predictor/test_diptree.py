@@ -22,6 +22,12 @@ H100 = PoolSpeed("H100", 1.0)
 A100 = PoolSpeed("A100", 0.5)
 L40S = PoolSpeed("L40S", 0.35)
 SIGMA = 0.15
+#: A command whose size nobody states, such as `echo hello`.
+COMMAND = WorkFeatures(WorkKind.CUSTOM)
+#: So small that start-up is all its time: seconds, e^10 times its roofline.
+TINY = WorkFeatures(
+    WorkKind.BATCH_INFERENCE, model="tiny", model_bytes=10_000_000, token_count=1_000
+)
 
 
 def work(model: str = "llama", token_count: int = 10_000_000, data: str = "alpaca") -> WorkFeatures:
@@ -109,7 +115,6 @@ def test_an_unseen_size_of_a_known_model_scales() -> None:
     small, large = (
         tree.predict(work(token_count=count), [H100])[0] for count in (1_000_000, 1_000_000_000)
     )
-    # The prior, which still has a share in ten runs, knows of a start-up that does not scale.
     assert large.run_time.p50_s == pytest.approx(1000 * small.run_time.p50_s, rel=1e-3)
     assert small.run_time.p50_s == pytest.approx(
         5 * pool_reference_s(work(token_count=1_000_000), 1.0), rel=0.1
@@ -153,6 +158,57 @@ def test_many_models_with_the_same_bias_move_the_prior_of_the_next() -> None:
     tree = learned([finished(run, work(f"m{run}"), factor=8.0) for run in range(30)])
     (told,) = tree.predict(work("next"), [H100])
     assert told.run_time.p50_s == pytest.approx(8 * pool_reference_s(work("next"), 1.0), rel=0.2)
+
+
+def tiny_runs_and_commands(command_count: int) -> DiPTree:
+    """Two runs of a tiny model and some commands of one second, all on an H100."""
+    runs = [finished(run, TINY, factor=math.exp(10)) for run in range(2)]
+    commands = range(2, 2 + command_count)
+    runs += [replace(finished(run, COMMAND), elapsed_s=1.0) for run in commands]
+    return learned(runs)
+
+
+def test_five_commands_of_a_second_are_enough_to_know_them_on_a_new_pool() -> None:
+    (told,) = tiny_runs_and_commands(5).predict(COMMAND, [A100])
+    assert told.is_cold
+    assert 0.5 < told.run_time.p50_s < 3
+    assert told.run_time.p90_s < 10
+    assert told.run_time.mean_s < 100
+
+
+@pytest.mark.parametrize("command_count", [0, 1, 2, 3, 4])
+def test_fewer_commands_leave_at_most_the_tail_of_the_prior(command_count: int) -> None:
+    (told,) = tiny_runs_and_commands(command_count).predict(COMMAND, [A100])
+    (prior,) = DiPTree().predict(COMMAND, [A100])
+    assert told.run_time.quantiles_s[-1] <= prior.run_time.quantiles_s[-1]
+    assert told.run_time.mean_s <= prior.run_time.mean_s
+
+
+def test_runs_of_unknown_size_and_runs_that_scale_teach_each_other_nothing() -> None:
+    both = tiny_runs_and_commands(5)
+    only_tiny = tiny_runs_and_commands(0)
+    only_commands = learned([replace(finished(run, COMMAND), elapsed_s=1.0) for run in range(5)])
+    for features, alone in ((work(), only_tiny), (COMMAND, only_commands)):
+        (told,) = both.predict(features, [A100])
+        assert told.run_time == alone.predict(features, [A100])[0].run_time
+
+
+def test_a_model_that_is_all_start_up_does_not_stretch_the_next() -> None:
+    (told,) = tiny_runs_and_commands(0).predict(work(), [A100])
+    (prior,) = DiPTree().predict(work(), [A100])
+    assert prior.run_time.p50_s / 3 < told.run_time.p50_s < 3 * prior.run_time.p50_s
+    assert told.run_time.quantiles_s[-1] < 2 * prior.run_time.quantiles_s[-1]
+
+
+@given(st.lists(st.floats(-14, 14), min_size=1, max_size=12))
+def test_other_models_cannot_push_a_cold_tail_far_beyond_the_prior(residuals: list[float]) -> None:
+    runs = [
+        finished(run, work(f"m{run}"), factor=math.exp(residual))
+        for run, residual in enumerate(residuals)
+    ]
+    (told,) = learned(runs).predict(work("next"), [H100])
+    (prior,) = DiPTree().predict(work("next"), [H100])
+    assert told.run_time.quantiles_s[-1] < 50 * prior.run_time.quantiles_s[-1]
 
 
 def test_one_finish_is_no_certainty() -> None:

@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 from gcos.durations import Observation, Outcome, PoolSpeed, PredictionSource, WorkFeatures
 from gcos.errors import InvalidRequestError
 from gcos.ids import RunId
-from gcos.run_time_prior import PRIOR_SIGMA, pool_reference_s, prior_predictions, reference_s
+from gcos.run_time_prior import (
+    PRIOR_SIGMA,
+    has_known_size,
+    pool_reference_s,
+    prior_predictions,
+    reference_s,
+)
 from gcos.tasks import WorkKind
 from predictor.features import (
+    CONTEXTS,
     COUNT_MAX,
     DATA_COUNT_MAX,
     NAME_LENGTH_MAX,
@@ -46,6 +53,19 @@ def test_contexts_go_from_general_to_specific() -> None:
     for outer, inner in itertools.pairwise(path):
         assert inner[: len(outer)] == outer
         assert len(inner) > len(outer)
+
+
+@pytest.mark.parametrize("kind", list(WorkKind))
+def test_work_of_unknown_size_shares_no_context_with_work_that_scales(kind: WorkKind) -> None:
+    sized = replace(WORK, kind=kind)
+    unsized = replace(sized, token_count=0, data_bytes=0)
+    assert (has_known_size(sized), has_known_size(unsized)) == (True, False)
+    paths = [
+        {*common_contexts(features), *pool_contexts(features, "H100")}
+        for features in (sized, unsized)
+    ]
+    assert len(paths[0]) == len(paths[1]) == len(CONTEXTS)
+    assert not paths[0] & paths[1]
 
 
 def test_a_shape_is_rounded_to_powers_of_two() -> None:
