@@ -163,6 +163,8 @@ class Bid:
         fetches: What would be moved.
         evictions: What would be evicted to make room.
         valid_until_s: World instant until which the soft reservation stands.
+        guarantees_single_execution: The site's executor stops a run with its lease even where the
+            agent is dead (I3); False: a lost run may go on.
     """
 
     site_id: SiteId
@@ -183,6 +185,7 @@ class Bid:
     fetches: tuple[Fetch, ...]
     evictions: tuple[ArtifactId, ...]
     valid_until_s: float
+    guarantees_single_execution: bool = True
 
 
 @dataclass(frozen=True, slots=True)

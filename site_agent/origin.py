@@ -729,6 +729,9 @@ class Origin:
         failed = replace(task, failure_count=task.failure_count + 1)
         is_wanted = cause in retry.on
         if cause is RetryCause.SITE_LOST:
+            # What may still be running somewhere is replaced only where that does no harm.
+            is_safe = task.bid is None or task.bid.guarantees_single_execution
+            is_wanted = is_wanted and (is_safe or task.spec.is_idempotent)
             is_wanted = is_wanted and task.spec.disconnect.is_replaced
         may_retry = is_wanted and failed.failure_count <= retry.limit_count
         if may_retry:

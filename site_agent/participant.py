@@ -113,6 +113,8 @@ class Participant:
     links: Links
     signals: SiteSignals
     byte_ratio: float = 1.0
+    #: Its executor stops a run with its lease, agent or not (I3).
+    guarantees_single_execution: bool = True
     #: Its executor takes container images.
     runs_images: bool = False
     #: A run may be stopped for one of higher priority.
@@ -190,6 +192,7 @@ class Participant:
             fetches=fetches,
             evictions=evictions,
             valid_until_s=now.world_s + BID_VALID_S,
+            guarantees_single_execution=self.guarantees_single_execution,
         )
 
     def _refuse(self, reason: Reason, message: str) -> Refusal:

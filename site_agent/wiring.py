@@ -127,6 +127,7 @@ class _Agent:
         signals = await source.signals(
             self._site.zone, now_s - SIGNALS_BEHIND_H * 3600, now_s + SIGNALS_AHEAD_H * 3600
         )
+        executor = ProcessExecutor(config.data_dir / "runs", self._clock)
         participant = Participant(
             site=self._site,
             cache=plane.cache,
@@ -135,6 +136,7 @@ class _Agent:
             signals=signals,
             byte_ratio=config.world.byte_ratio,
             may_preempt=config.may_preempt,
+            guarantees_single_execution=executor.guarantees_single_execution,
         )
         origin = Origin(
             settings=OriginSettings(
@@ -164,7 +166,7 @@ class _Agent:
             runs=RunShell(
                 config=config,
                 clock=self._clock,
-                executor=ProcessExecutor(config.data_dir / "runs", self._clock),
+                executor=executor,
                 plane=plane,
                 participant=participant,
                 links=_link,

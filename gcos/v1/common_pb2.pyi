@@ -891,6 +891,7 @@ class Bid(_message.Message):
     FETCHES_FIELD_NUMBER: _builtins.int
     EVICTIONS_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_S_FIELD_NUMBER: _builtins.int
+    GUARANTEES_SINGLE_EXECUTION_FIELD_NUMBER: _builtins.int
     site_id: _builtins.str
     """The bidder."""
     task_id: _builtins.str
@@ -921,6 +922,10 @@ class Bid(_message.Message):
     """False: the carbon signal is missing or stale, and carbon counted as nothing."""
     valid_until_s: _builtins.float
     """Instant until which the soft reservation stands."""
+    guarantees_single_execution: _builtins.bool
+    """The site's executor stops a run with its lease even where the agent is dead; false: a lost run
+    may go on.
+    """
     @_builtins.property
     def charge(self) -> Global___Charge:
         """Expected cost and carbon by item."""
@@ -954,10 +959,11 @@ class Bid(_message.Message):
         fetches: _abc.Iterable[Global___Fetch] | None = ...,
         evictions: _abc.Iterable[_builtins.str] | None = ...,
         valid_until_s: _builtins.float = ...,
+        guarantees_single_execution: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["charge", b"charge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "charge", b"charge", "evictions", b"evictions", "fetches", b"fetches", "is_carbon_known", b"is_carbon_known", "is_deferred", b"is_deferred", "late_probability", b"late_probability", "offer_usd", b"offer_usd", "p50_finish_s", b"p50_finish_s", "p90_carbon_gco2", b"p90_carbon_gco2", "p90_cost_usd", b"p90_cost_usd", "p90_finish_s", b"p90_finish_s", "pool_type", b"pool_type", "score_ratio", b"score_ratio", "site_id", b"site_id", "start_s", b"start_s", "task_id", b"task_id", "valid_until_s", b"valid_until_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "charge", b"charge", "evictions", b"evictions", "fetches", b"fetches", "guarantees_single_execution", b"guarantees_single_execution", "is_carbon_known", b"is_carbon_known", "is_deferred", b"is_deferred", "late_probability", b"late_probability", "offer_usd", b"offer_usd", "p50_finish_s", b"p50_finish_s", "p90_carbon_gco2", b"p90_carbon_gco2", "p90_cost_usd", b"p90_cost_usd", "p90_finish_s", b"p90_finish_s", "pool_type", b"pool_type", "score_ratio", b"score_ratio", "site_id", b"site_id", "start_s", b"start_s", "task_id", b"task_id", "valid_until_s", b"valid_until_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

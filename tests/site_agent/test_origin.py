@@ -861,3 +861,18 @@ def test_a_late_success_of_a_lost_attempt_counts_unless_the_new_one_is_wanted() 
         bench.tick(3 + LEASE.lease_s * 2)
         bench.report(report_of(bench, run_id=lost), s=200)
         assert bench.task.state is state
+
+
+def test_what_must_not_run_twice_is_not_replaced_where_it_might_still_run() -> None:
+    for is_idempotent, guarantees, state in (
+        (False, False, TaskState.FAILED),
+        (False, True, TaskState.QUEUED),
+        (True, False, TaskState.QUEUED),
+    ):
+        bench = Bench()
+        bench.submit(replace(SPEC, is_idempotent=is_idempotent))
+        bench.close(bid_of(guarantees_single_execution=guarantees))
+        bench.answer(AwardAnswer(True))
+        bench.renew()
+        bench.tick(3 + LEASE.lease_s * 2)
+        assert bench.task.state is state
