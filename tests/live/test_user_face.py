@@ -1,0 +1,92 @@
+"""What users see, on real processes: plans without side effects, explanations, the examples."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcos.artifacts import ArtifactKind
+from gcos.client import Client
+from gcos.ids import SiteId
+from gcos.tasks import TaskState
+from testbed.workloads.make import make
+
+pytestmark = pytest.mark.live
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def artifacts(live: Any) -> Path:
+    place = live.directory / "artifacts"
+    make(place, seed=7)
+    return place
+
+
+async def added(client: Client, artifacts: Path) -> None:
+    for site, kind, name in (
+        ("on", ArtifactKind.MODEL, "tiny-lm-1500k"),
+        ("de", ArtifactKind.DATA, "field-notes"),
+    ):
+        folder = "models" if kind is ArtifactKind.MODEL else "data"
+        await client.add_artifact(name, kind, artifacts / folder / name, SiteId(site))
+
+
+def durable(directory: Path) -> dict[str, object]:
+    """Everything that the sites keep: rows of the journals, and files of the caches."""
+    kept: dict[str, object] = {}
+    for journal in sorted(directory.glob("sites/*/data/journal.db")):
+        with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as connection:
+            kept[str(journal)] = list(connection.iterdump())
+    for path in sorted(directory.glob("sites/*/data/*/**/*")):
+        if path.is_file():
+            kept[str(path)] = path.stat().st_size
+    return kept
+
+
+async def test_a_plan_changes_no_journal_and_no_cache(
+    live: Any, client: Client, artifacts: Path
+) -> None:
+    await added(client, artifacts)
+    document = json.dumps(
+        {
+            "apiVersion": "gcos/v1",
+            "kind": "Task",
+            "model": "tiny-lm-1500k",
+            "data": "field-notes",
+            "work": {"kind": "evaluation", "tokens": 1000},
+            "run": "true",
+            "deadline": "12h",
+            "max_cost_usd": 0.001,
+        }
+    )
+    before = durable(live.directory)
+    for _ in range(3):
+        plan = await client.plan(document)
+        assert plan.bids or plan.refusals
+    assert durable(live.directory) == before
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+async def test_every_example_runs(
+    live: Any, client: Client, artifacts: Path, example: Path
+) -> None:
+    await added(client, artifacts)
+    submission = await client.submit(example.read_text(), directory=example.parent)
+    ended = await client.wait(submission.task.task_id, timeout_s=120)
+    assert ended.state is TaskState.SUCCEEDED, f"{ended.message}: {ended.report}"
+
+
+async def test_an_explanation_survives_a_restart(live: Any, client: Client) -> None:
+    document = json.dumps({"apiVersion": "gcos/v1", "kind": "Task", "run": "true"})
+    task_id = (await client.submit(document)).task.task_id
+    await client.wait(task_id, timeout_s=60)
+    before = await client.explain(task_id)
+    live.kill("cal")
+    live.restart("cal")
+    await client.wait(task_id, timeout_s=60)
+    after = await client.explain(task_id)
+    assert after.events == before.events
+    assert len(after.events) == 4
