@@ -49,6 +49,7 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 DURATION = re.compile(r"(?P<count>[0-9]{1,12}(\.[0-9]{1,9})?)(?P<unit>[smhd])")
 _DURATION_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_FILE_URI = re.compile(r"file:///[^?#%]{1,1000}")
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]{0,254}")
 TIMESTAMP = re.compile(  # RFC 3339, section 5.6; the offset is asked for in a message of its own
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
@@ -447,7 +448,21 @@ def is_local_directory(workdir: str) -> bool:
 
 def _check_outputs(spec: TaskSpec, root: Mapping) -> None:
     for index, output in enumerate(spec.outputs):
-        is_artifact = output.kind is not OutputKind.FILES
+        if (output.kind is OutputKind.URI) is not bool(output.uri):
+            raise InvalidTaskError(
+                "as: uri and uri: file:///path go together",
+                field=f"outputs[{index}].uri",
+                line=root.key_lines["outputs"],
+                hint="give both or neither",
+            )
+        if ".." in output.uri.split("/"):
+            raise InvalidTaskError(
+                "the path has '..' in it",
+                field=f"outputs[{index}].uri",
+                line=root.key_lines["outputs"],
+                hint="write it without '..'",
+            )
+        is_artifact = output.kind in (OutputKind.MODEL, OutputKind.DATA)
         if is_artifact is not bool(output.name):
             raise InvalidTaskError(
                 "a model or data set needs a name" if is_artifact else "files have no name",
@@ -670,6 +685,7 @@ TASK: Section[TaskSpec] = Section(
                         Row("path", "path", RelativePath(), is_required=True),
                         Row("as", "kind", _OUTPUT_KINDS),
                         Row("name", "name", ArtifactReference()),
+                        Row("uri", "uri", Text(pattern=_FILE_URI, wanted="file:///path")),
                     ),
                     Output,
                 )

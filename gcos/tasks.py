@@ -187,11 +187,12 @@ class Retry:
 
 
 class OutputKind(Enum):
-    """What becomes of an output: kept as files, or made an artifact of the executing site."""
+    """What becomes of an output: kept as files, made an artifact there, or copied to a place."""
 
     FILES = "FILES"
     MODEL = "MODEL"
     DATA = "DATA"
+    URI = "URI"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +201,16 @@ class Output:
 
     Attributes:
         path: Relative to the output directory of the run; must exist when it ends.
-        kind: Kept as files, or made a model or data set that later tasks can name.
+        kind: Kept as files, made a model or data set that later tasks can name, or copied.
         name: Name of the artifact; empty for files.
+        uri: Where it is copied to, `file:///...` on the executing site's machine, under a root
+            that its operator allows; empty for the other kinds.
     """
 
     path: str
     kind: OutputKind = OutputKind.FILES
     name: str = ""
+    uri: str = ""
 
 
 class Reconcile(Enum):

@@ -53,6 +53,7 @@ class AgentConfig:
         model_cache_bytes: Capacity of the model cache.
         data_cache_bytes: Capacity of the data cache.
         artifact_roots: Directories from which artifacts may be added.
+        output_roots: Directories below which tasks may have outputs copied (`as: uri`).
         signals_trace: CSV or Parquet of carbon and price; empty: the shipped typical days.
         carbon_price_usd_per_kg: Lambda where a task names none (about the US EPA's social cost).
         network_kwh_per_gb: Kappa (Aslan et al. 2018, extrapolated to 2020; stress value 0.06).
@@ -83,6 +84,7 @@ class AgentConfig:
     model_cache_bytes: int = 100 * GIB
     data_cache_bytes: int = 100 * GIB
     artifact_roots: tuple[Path, ...] = ()
+    output_roots: tuple[Path, ...] = ()
     signals_trace: str = ""
     carbon_price_usd_per_kg: float = 0.2
     network_kwh_per_gb: float = 0.0065

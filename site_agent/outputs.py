@@ -6,13 +6,14 @@ A run's output directory is renamed to its place once the run has ended well, so
 whole and belongs to one attempt.
 """
 
+import filecmp
 import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gcos.errors import NotFoundError
+from gcos.errors import InvalidRequestError, NotFoundError
 from gcos.ids import RunId
 from gcos.tasks import Output
 
@@ -105,6 +106,52 @@ def as_directory(place: Path, output: Output) -> Path:
     if not target.exists():
         os.link(path, target)
     return holder
+
+
+def copy_to(place: Path, output: Output, *, roots: Sequence[Path]) -> None:
+    """Copy an output to the place that its URI names, whole or not at all.
+
+    Raises:
+        InvalidRequestError: The place is under none of `roots`, or is taken.
+        OSError: It cannot be written.
+    """
+    target = Path(output.uri.removeprefix("file://"))
+    parent = target.parent.resolve()
+    if not any(parent.is_relative_to(root.resolve()) for root in roots):
+        raise InvalidRequestError(
+            f"{output.uri} is under no root that this site allows",
+            field="outputs.uri",
+            hint="ask its operator to add one to output_roots",
+        )
+    if _is_same(place / output.path, target):
+        return  # published already, before a crash
+    if target.exists() or target.is_symlink():
+        raise InvalidRequestError(f"{output.uri} exists already", field="outputs.uri")
+    parent.mkdir(parents=True, exist_ok=True)
+    partial = parent / f".{target.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.unlink(missing_ok=True)
+    source = place / output.path
+    if source.is_dir():
+        shutil.copytree(source, partial, symlinks=True)
+    else:
+        shutil.copyfile(source, partial, follow_symlinks=False)
+    partial.rename(parent / target.name)
+    _sync(parent)
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    """Tell whether two files or directories hold the same."""
+    if source.is_file() and target.is_file():
+        return filecmp.cmp(source, target, shallow=False)
+    if not (source.is_dir() and target.is_dir()):
+        return False
+    names = {path.relative_to(source) for path in source.rglob("*")}
+    return names == {path.relative_to(target) for path in target.rglob("*")} and all(
+        filecmp.cmp(source / name, target / name, shallow=False)
+        for name in names
+        if (source / name).is_file()
+    )
 
 
 def _sync(directory: Path) -> None:

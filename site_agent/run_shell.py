@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gcos.accounting import Charge
@@ -24,7 +25,7 @@ from site_agent.config import AgentConfig
 from site_agent.download import FetchPart
 from site_agent.executors.interface import Executor, ExitReason, RunCommand, RunPhase, RunStatus
 from site_agent.held_run import HeldRun
-from site_agent.outputs import Outputs, as_directory, lacking
+from site_agent.outputs import Outputs, as_directory, copy_to, lacking
 from site_agent.participant import Exit, Participant
 from site_agent.sourcing import Links, charge_of_fetch, cheapest_fetch
 from site_agent.transfer import ArtifactPlane
@@ -292,6 +293,13 @@ class RunShell:
             return replace(exit_, reason=Reason.OUTPUT_MISSING, message=message)
         artifacts: list[Artifact] = []
         for output in run.award.outputs:
+            if output.kind is OutputKind.URI:
+                copy = partial(copy_to, place, output, roots=self._config.output_roots)
+                try:
+                    await asyncio.to_thread(copy)
+                except (GcosError, OSError) as exc:
+                    message = f"output {output.path}: {exc}"
+                    return replace(exit_, reason=Reason.OUTPUT_MISSING, message=message)
             kind = _ARTIFACT_KINDS.get(output.kind)
             if kind is not None:
                 directory = await asyncio.to_thread(as_directory, place, output)
@@ -365,15 +373,15 @@ class RunShell:
 
     async def _keep_log(self, run_id: RunId) -> None:
         path = self._logs / f"{run_id}.log"
-        partial = path.with_suffix(".partial")
+        unfinished = path.with_suffix(".partial")
         offset = 0
-        with partial.open("wb") as file:
+        with unfinished.open("wb") as file:
             while data := await self._executor.logs(
                 run_id, offset=offset, limit_bytes=LOG_CHUNK_BYTES
             ):
                 offset += len(data)
                 await asyncio.to_thread(file.write, data)
-        partial.replace(path)
+        unfinished.replace(path)
         await asyncio.to_thread(self._trim_logs)
 
     def _trim_logs(self) -> None:

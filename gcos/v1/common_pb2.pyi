@@ -67,6 +67,8 @@ class _OutputKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutputKind
     """Made a model that later tasks can name."""
     OUTPUT_KIND_DATA: _OutputKind.ValueType  # 3
     """Made a data set that later tasks can name."""
+    OUTPUT_KIND_URI: _OutputKind.ValueType  # 4
+    """Copied to a place."""
 
 class OutputKind(_OutputKind, metaclass=_OutputKindEnumTypeWrapper):
     """What becomes of an output."""
@@ -79,6 +81,8 @@ OUTPUT_KIND_MODEL: OutputKind.ValueType  # 2
 """Made a model that later tasks can name."""
 OUTPUT_KIND_DATA: OutputKind.ValueType  # 3
 """Made a data set that later tasks can name."""
+OUTPUT_KIND_URI: OutputKind.ValueType  # 4
+"""Copied to a place."""
 Global___OutputKind: _TypeAlias = OutputKind  # noqa: Y015
 
 class _ArtifactKind:
@@ -484,22 +488,26 @@ class Output(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Relative to the output directory of the run."""
     kind: Global___OutputKind.ValueType
     """Files, model or data set."""
     name: _builtins.str
     """Name of the artifact; empty for files."""
+    uri: _builtins.str
+    """Where it is copied to, `file:///...`, under a root that the site's operator allows."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         kind: Global___OutputKind.ValueType = ...,
         name: _builtins.str = ...,
+        uri: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "path", b"path", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

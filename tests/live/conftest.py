@@ -87,7 +87,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
         speed=60.0,
         byte_ratio=1000.0,
         gpu_count=2,
-        agent_settings={"lease_s": LEASE_S, "drain_s": 1.0},
+        agent_settings={
+            "lease_s": LEASE_S,
+            "drain_s": 1.0,
+            "output_roots": [str(directory / "published")],
+        },
     )
     cluster = up(options, tell=lambda _text: None)
     made = LiveCluster(directory, cluster)

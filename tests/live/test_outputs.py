@@ -123,3 +123,22 @@ async def test_a_broken_directory_ends_the_run_and_frees_its_gpus(
         (data / f"{name}.away").rename(data / name)
     ended = await client.wait((await client.submit(spec)).task.task_id, timeout_s=60)
     assert ended.state is TaskState.SUCCEEDED
+
+
+async def test_an_output_is_copied_to_a_place_that_the_operator_allows(
+    live: Any, client: Client
+) -> None:
+    place = live.directory / "published" / "deep"
+    for word, target, state in (
+        ("first", place / "metrics.txt", TaskState.SUCCEEDED),
+        ("second", place / "metrics.txt", TaskState.FAILED),
+        ("third", live.directory / "elsewhere", TaskState.FAILED),
+    ):
+        spec = document(
+            f"echo {word} > $GCOS_OUTPUT_DIR/metrics.txt",
+            outputs=[{"path": "metrics.txt", "as": "uri", "uri": f"file://{target}"}],
+        )
+        ended = await client.wait((await client.submit(spec)).task.task_id, timeout_s=60)
+        assert ended.state is state, ended.message
+    assert (place / "metrics.txt").read_text() == "first\n"
+    assert not (live.directory / "elsewhere").exists()
