@@ -17,7 +17,7 @@ from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, U
 from gcos.ids import Fence, SiteId, TaskId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, Resolution
 from gcos.tasks import Reason, TaskSpec
-from site_agent.origin import Auction
+from site_agent.auction import Auction
 
 if TYPE_CHECKING:
     from site_agent.runner import Runner

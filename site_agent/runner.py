@@ -24,12 +24,13 @@ from gcos.system import unique_text
 from gcos.task_record import Task
 from gcos.tasks import ANY_GPU, RunState, TaskSpec
 from site_agent import effects as fx
+from site_agent.auction import Auction
 from site_agent.config import AgentConfig
 from site_agent.effects import Now, Ready
 from site_agent.journal import rows_of
 from site_agent.lease import LeaseTerms
 from site_agent.negotiation import Negotiation
-from site_agent.origin import Auction, Origin
+from site_agent.origin import Origin
 from site_agent.participant import Participant
 from site_agent.peers import Peers
 from site_agent.run_shell import RunShell

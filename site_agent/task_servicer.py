@@ -17,9 +17,9 @@ from gcos.rpc.wire import to_proto
 from gcos.task_record import Task
 from gcos.tasks import TaskSpec, TaskState
 from gcos.v1 import common_pb2, site_pb2, site_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+from site_agent.auction import judge
 from site_agent.forwarding import Forwarder, origin_address
 from site_agent.journal import load_events
-from site_agent.origin import judge
 from site_agent.runner import Runner
 from site_agent.what_if import LATER_S, changes
 

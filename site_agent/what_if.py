@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from gcos.accounting import G_PER_KG
 from gcos.contract_net import Bid, Change, ChangeKind, Terms
 from gcos.tasks import TaskSpec
-from site_agent.origin import Judgement
+from site_agent.auction import Judgement
 
 #: Least part of the best offer that a change must save.
 WORTH = 0.05

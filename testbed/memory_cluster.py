@@ -39,9 +39,10 @@ from gcos.seeds import stream
 from gcos.task_record import Task
 from gcos.tasks import Reason, RunState, TaskSpec, TaskState
 from site_agent import effects as fx
+from site_agent.auction import Auction
 from site_agent.effects import Now, Ready
 from site_agent.held_run import HeldRun
-from site_agent.origin import Auction, Origin
+from site_agent.origin import Origin
 from site_agent.participant import Exit, Participant
 from testbed.memory_machine import (
     GPU_COUNT,

@@ -35,6 +35,7 @@ from gcos.tasks import (
     TaskState,
 )
 from site_agent import origin as origin_module
+from site_agent.auction import Auction, judge
 from site_agent.effects import (
     AddEntry,
     Negotiate,
@@ -48,14 +49,7 @@ from site_agent.effects import (
     SendRevoke,
 )
 from site_agent.lease import LeaseTerms
-from site_agent.origin import (
-    AWARD_RETRY_S,
-    NO_BID_PAUSE_MAX_S,
-    Auction,
-    Origin,
-    OriginSettings,
-    judge,
-)
+from site_agent.origin import AWARD_RETRY_S, NO_BID_PAUSE_MAX_S, Origin, OriginSettings
 
 HERE, PARIS, WARSAW = SiteId("oslo"), SiteId("paris"), SiteId("warsaw")
 LEASE = LeaseTerms()

@@ -6,7 +6,7 @@ from gcos.accounting import Charge, CostScope, LatePenalty
 from gcos.contract_net import Bid, ChangeKind, Fetch, Holder, Terms
 from gcos.ids import ArtifactId, SiteId, TaskId
 from gcos.tasks import TaskSpec
-from site_agent.origin import Judgement
+from site_agent.auction import Judgement
 from site_agent.what_if import changes
 
 TERMS = Terms(
