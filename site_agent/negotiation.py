@@ -8,37 +8,62 @@ import asyncio
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gcos.artifacts import ArtifactKind, parse_reference
 from gcos.contract_net import Announcement, ArtifactNeed, Bid, Holder, Refusal
-from gcos.durations import Prediction
+from gcos.durations import Prediction, WorkFeatures
 from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, UnavailableError
 from gcos.ids import Fence, SiteId, TaskId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, Resolution
 from gcos.tasks import Reason, TaskSpec
 from site_agent.auction import Auction
-
-if TYPE_CHECKING:
-    from site_agent.runner import Runner
+from site_agent.config import AgentConfig
+from site_agent.effects import Now
+from site_agent.origin import Origin
+from site_agent.participant import Participant
+from site_agent.peers import Peers
 
 NOMINEE_COUNT = 8
+
+
+class Host(Protocol):
+    """What a negotiation needs of its agent."""
+
+    config: AgentConfig
+    origin: Origin
+    participant: Participant
+    peers: Peers
+    #: Every site that is alive is known.
+    is_known_fresh: bool
+
+    def now(self) -> Now:
+        """Return this instant on both time axes."""
+
+    def sites(self) -> list[KnownSite]:
+        """Return every site that is known, this one as it is now."""
+
+    async def predict(self, features: WorkFeatures) -> tuple[Prediction, ...]:
+        """Return the run time on every pool type that is known."""
+
+    async def refresh_sites(self) -> None:
+        """Ask a broker who is there."""
 
 
 class Negotiation:
     """Holds auctions for one agent."""
 
-    def __init__(self, runner: "Runner") -> None:
-        self._runner = runner
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
     async def hold(
         self, task_id: TaskId, spec: TaskSpec, needs: tuple[ArtifactNeed, ...], fence: Fence
     ) -> Auction:
         """Return what announcing the task brought. Changes nothing durable anywhere."""
-        runner = self._runner
-        predictions = await runner.predict(runner.origin.features(spec, needs))
+        host = self._host
+        predictions = await host.predict(host.origin.features(spec, needs))
         nomination = await self._nominate(spec, needs, predictions)
-        announcement = runner.origin.announcement(
+        announcement = host.origin.announcement(
             task_id,
             spec,
             fence=fence,
@@ -46,7 +71,7 @@ class Negotiation:
             predictions=predictions,
         )
         bids, refusals, silent = await self._gather(announcement, nomination.nominees)
-        sites = runner.sites()
+        sites = host.sites()
         heard = {bid.site_id for bid in bids}
         heard |= {refusal.site_id for refusal in (*nomination.refusals, *refusals)}
         return Auction(
@@ -72,15 +97,15 @@ class Negotiation:
             artifact_ids=tuple(need.artifact_id for need in needs),
             run_s=min((p.run_time.p50_s for p in predictions), default=0.0),
             carbon_price_usd_per_kg=(
-                self._runner.config.carbon_price_usd_per_kg if lam is None else lam
+                self._host.config.carbon_price_usd_per_kg if lam is None else lam
             ),
-            scope=self._runner.config.cost_scope,
+            scope=self._host.config.cost_scope,
             allow=spec.placement.allow,
             deny=spec.placement.deny,
             limit_count=NOMINEE_COUNT,
         )
         try:
-            nomination = await self._runner.peers.nominate(query)
+            nomination = await self._host.peers.nominate(query)
         except UnavailableError:
             return self._last_nomination(spec, needs)
         found = {need.artifact_id: need for need in nomination.needs}
@@ -91,7 +116,7 @@ class Negotiation:
         """Nominate from what was last heard: the broker is away."""
         nominees: list[Nominee] = []
         refusals: list[Refusal] = []
-        for known in self._runner.sites():
+        for known in self._host.sites():
             site = known.site
             if spec.placement.admits(site.site_id, site.zone):
                 nominees.append(Nominee(site.site_id, site.address, site.zone))
@@ -99,7 +124,7 @@ class Negotiation:
                 refusals.append(
                     Refusal(site.site_id, Reason.PLACEMENT_EXCLUDES, "excluded by the placement")
                 )
-        nominees.sort(key=lambda nominee: nominee.site_id != self._runner.participant.site.site_id)
+        nominees.sort(key=lambda nominee: nominee.site_id != self._host.participant.site.site_id)
         return Nomination(tuple(nominees[:NOMINEE_COUNT]), tuple(refusals), needs, is_settled=False)
 
     async def _gather(
@@ -111,13 +136,13 @@ class Negotiation:
         silent: dict[SiteId, Refusal] = {}
 
         async def ask(nominee: Nominee) -> None:
-            runner = self._runner
+            host = self._host
             try:
-                if nominee.site_id == runner.participant.site.site_id:
-                    answer = runner.participant.bid(announcement, now=runner.now())
+                if nominee.site_id == host.participant.site.site_id:
+                    answer = host.participant.bid(announcement, now=host.now())
                 else:
-                    reply = await runner.peers.announce(
-                        nominee.address, announcement, timeout_s=runner.config.bid_window_s
+                    reply = await host.peers.announce(
+                        nominee.address, announcement, timeout_s=host.config.bid_window_s
                     )
                     answered = reply.bid or reply.refusal
                     if answered is None:
@@ -155,7 +180,7 @@ class Negotiation:
             return ()
         references = [reference for _, reference in fields]
         try:
-            resolutions = await self._runner.peers.resolve(references)
+            resolutions = await self._host.peers.resolve(references)
         except UnavailableError:
             resolutions = tuple(self._resolve_here(reference) for reference in references)
         needs: list[ArtifactNeed] = []
@@ -164,9 +189,9 @@ class Negotiation:
             if resolved.need is None and not resolved.ambiguous_ids:
                 # A copy that was added since the last beat is not in the directory yet.
                 resolved = self._resolve_here(resolution.reference, nearest=resolution.nearest)
-            if resolved.need is None and not self._runner.is_known_fresh:
-                await self._runner.refresh_sites()
-            need = _checked(field, resolved, is_fresh=self._runner.is_known_fresh)
+            if resolved.need is None and not self._host.is_known_fresh:
+                await self._host.refresh_sites()
+            need = _checked(field, resolved, is_fresh=self._host.is_known_fresh)
             if need.artifact_id not in [known.artifact_id for known in needs]:
                 needs.append(self._with_own_copy(need, need))
         return tuple(needs)
@@ -174,7 +199,7 @@ class Negotiation:
     async def holders_of(self, need: ArtifactNeed) -> ArtifactNeed:
         """Return the need with its holders as of now; as it was where the broker is away."""
         try:
-            resolutions = await self._runner.peers.resolve([f"{need.name}@{need.artifact_id}"])
+            resolutions = await self._host.peers.resolve([f"{need.name}@{need.artifact_id}"])
         except UnavailableError:
             return need
         return resolutions[0].need or need
@@ -184,7 +209,7 @@ class Negotiation:
         wanted = parse_reference(reference, field="reference")
         found: dict[str, list[tuple[KnownSite, ArtifactNeed]]] = {}
         names: set[str] = set()
-        for known in self._runner.sites():
+        for known in self._host.sites():
             for artifact in known.digest.holdings:
                 names.add(artifact.name)
                 if artifact.name != wanted.name:
@@ -218,12 +243,12 @@ class Negotiation:
 
     def _with_own_copy(self, need: ArtifactNeed, asked: ArtifactNeed) -> ArtifactNeed:
         """Return the need with this site among its holders where it has a copy."""
-        own = self._runner.participant
+        own = self._host.participant
         has_copy = own.cache.has(need.artifact_id)
         is_listed = any(holder.site_id == own.site.site_id for holder in need.holders)
         holders = need.holders or asked.holders
         if has_copy and not is_listed:
-            known = next(s for s in self._runner.sites() if s.site.site_id == own.site.site_id)
+            known = next(s for s in self._host.sites() if s.site.site_id == own.site.site_id)
             holders = (*holders, _holder(known))
         return ArtifactNeed(
             artifact_id=need.artifact_id,
