@@ -12,42 +12,51 @@ if TYPE_CHECKING:
     from gcos.home import LocalCluster
 
 SITES_DEFAULT = "on,de,cal,in"
+SPEED_DEFAULT = 60.0
+BYTE_RATIO_DEFAULT = 1.0
 
 _Directory = Annotated[
     Path | None,
-    typer.Option(
-        "--dir", help="Directory of the cluster  [default: $GCOS_HOME or ~/.local/share/gcos]"
-    ),
+    typer.Option("--dir", help="Directory of the cluster ($GCOS_HOME, else ~/.local/share/gcos)."),
 ]
 
 
 def up(
     sites: Annotated[
-        str, typer.Option(help="Sites of the shipped table, separated by commas.")
-    ] = SITES_DEFAULT,
+        str | None,
+        typer.Option(help=f"Sites of the shipped table, separated by commas ({SITES_DEFAULT})."),
+    ] = None,
     speed: Annotated[
-        float, typer.Option(help="World seconds per wall second: 60 makes a minute of a second.")
-    ] = 60.0,
+        float | None,
+        typer.Option(
+            help="World seconds per wall second: 60 makes a minute of a second "
+            f"({SPEED_DEFAULT:g})."
+        ),
+    ] = None,
     byte_ratio: Annotated[
-        float, typer.Option(help="World bytes that each stored byte stands for.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help=f"World bytes that each stored byte stands for ({BYTE_RATIO_DEFAULT:g})."
+        ),
+    ] = None,
     gpus: Annotated[
-        int | None, typer.Option(help="GPUs of each site  [default: as in the shipped table]")
+        int | None, typer.Option(help="GPUs of each site (as in the shipped table).")
     ] = None,
     world_start: Annotated[
         str | None,
-        typer.Option(help="World time of the start, such as 2026-06-01T00:00Z  [default: now]"),
+        typer.Option(help="World time of the start, such as 2026-06-01T00:00Z (now)."),
     ] = None,
     directory: _Directory = None,
 ) -> None:
     """Start a broker, a predictor and an agent for each site on this machine.
 
-    They go on when the terminal is closed; `gcos down` ends them.
+    They go on when the terminal is closed; `gcos down` ends them. In a cluster
+    that lost some of them, it brings back those, as they were.
 
     Exit codes:
       0  all of them serve
-      2  a cluster runs already, or the options are wrong
-      3  one of them did not come up; nothing is left running
+      2  a cluster runs already, perhaps with other options, or they are wrong
+      3  one of them did not come up; nothing that was started is left running
 
     Example:
       gcos up
@@ -62,17 +71,28 @@ def up(
         signal.signal(number, signal.default_int_handler)
     place = _place(directory)
     try:
-        options = local_cluster.ClusterOptions(
-            directory=place,
-            site_ids=tuple(part for site in sites.split(",") if (part := site.strip())),
+        wishes = local_cluster.Wishes(
+            site_ids=None if sites is None else _names(sites),
             speed=speed,
             byte_ratio=byte_ratio,
-            world_start_s=None if world_start is None else _instant_s(world_start),
             gpu_count=gpus,
         )
-        cluster = local_cluster.up(options, tell=_tell)
+        cluster = None
+        # A world that runs cannot be given another start.
+        if world_start is None:
+            cluster = local_cluster.revive(place, wishes, tell=_tell)
+        if cluster is None:
+            options = local_cluster.ClusterOptions(
+                directory=place,
+                site_ids=_names(SITES_DEFAULT if sites is None else sites),
+                speed=SPEED_DEFAULT if speed is None else speed,
+                byte_ratio=BYTE_RATIO_DEFAULT if byte_ratio is None else byte_ratio,
+                world_start_s=None if world_start is None else _instant_s(world_start),
+                gpu_count=gpus,
+            )
+            cluster = local_cluster.up(options, tell=_tell)
     except KeyboardInterrupt:
-        _tell("interrupted; nothing runs")
+        _tell("interrupted; what was started has ended")
         raise typer.Exit(130) from None
     typer.echo(_advice(cluster, directory))
 
@@ -82,8 +102,19 @@ def down(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave journals, caches and outputs for the next `up`.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove journals even of tasks that have not ended.")
+    ] = False,
 ) -> None:
     """Stop the cluster on this machine and, without --keep, remove what it stored.
+
+    Journals, caches, outputs and the ledger go; your artifacts/ stay. While tasks
+    have not ended, it refuses unless told --force, which loses them, or --keep,
+    which lets the next `gcos up` go on with them.
+
+    Exit codes:
+      0  the cluster is down, or there was none
+      2  tasks have not ended, or a process started by hand uses the data
 
     Example:
       gcos down
@@ -92,9 +123,32 @@ def down(
     from testbed import local_cluster  # noqa: PLC0415
 
     place = _place(directory)
+    if not (keep or force):
+        _refuse_unfinished(local_cluster.unfinished_count(place, tell=_tell))
     was_there = local_cluster.down(place, keep=keep, tell=_tell)
     # Nothing to stop is what was wanted: scripts call `down` twice.
     _tell("the cluster is down" if was_there else f"no cluster is in {place}: nothing to stop")
+
+
+def _refuse_unfinished(count: int) -> None:
+    """Refuse to remove journals of tasks that have not ended.
+
+    Raises:
+        WrongStateError: There are any.
+    """
+    from gcos.errors import WrongStateError  # noqa: PLC0415
+
+    if count:
+        tasks = "1 task has" if count == 1 else f"{count} tasks have"
+        raise WrongStateError(
+            f"{tasks} not ended and would be lost with the journals; the cluster goes on",
+            hint="keep them for the next gcos up with: gcos down --keep; "
+            "or remove them with: gcos down --force",
+        )
+
+
+def _names(sites: str) -> tuple[str, ...]:
+    return tuple(part for site in sites.split(",") if (part := site.strip()))
 
 
 def _place(directory: Path | None) -> Path:

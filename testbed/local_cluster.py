@@ -29,6 +29,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gcos import codec
+from gcos.client import Client
 from gcos.clock import WorldScale
 from gcos.errors import GcosError, InvalidRequestError, UnavailableError, WrongStateError
 from gcos.home import CLUSTER_FILE, HOME_VARIABLE, LocalCluster, write_cluster
@@ -36,7 +37,7 @@ from gcos.ids import SiteId
 from gcos.locks import LOCK_NAME, lock_directory
 from gcos.rpc.channels import CALL_TIMEOUT_S, Channels
 from gcos.rpc.security import read_token, write_token
-from gcos.system import SystemClock
+from gcos.system import SystemClock, sleep_blocking
 from gcos.tables import default_sites, hardware
 from gcos.v1 import broker_pb2, broker_pb2_grpc
 from testbed.local_processes import LocalProcess, log_tail, start, stop
@@ -51,6 +52,7 @@ _OWN_NAMES: Final = (
 _KNOWN_NAMES: Final = frozenset((*_OWN_NAMES, ARTIFACTS_NAME, CLUSTER_FILE, LOCK_NAME))
 
 LOOPBACK: Final = "127.0.0.1"
+_AGENT: Final = "agent "
 SPEED_MAX: Final = 1e5
 BYTE_RATIO_MAX: Final = 1e6
 GPU_COUNT_MAX: Final = 1024
@@ -63,9 +65,15 @@ RUN_GRACE_S: Final = 2.0
 #: Until an agent is killed: both of the above, and reports to peers that have stopped before it.
 STOP_S: Final = 25.0
 _ASK_PAUSE_S: Final = 0.1
+#: Protocol seconds for the kernel to release the lock of a process that has ended.
+_RELEASE_S: Final = 5.0
+_LOOK_S: Final = 0.02
 _TAIL_LINES: Final = 12
 #: Jobs find this environment's `python` first.
 _SYSTEM_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
+
+#: Protocol seconds for all agents to say what they have yet to do.
+_ASK_S: Final = 2 * CALL_TIMEOUT_S
 
 Tell = Callable[[str], None]
 
@@ -104,6 +112,7 @@ class ClusterState:
         wall_anchor_s: A wall instant ...
         world_anchor_s: ... and the world instant that it stands for.
         stopped_s: World instant at which it was stopped; None: it was not.
+        gpu_count: GPUs of each site; None: as in the shipped table.
     """
 
     processes: tuple[LocalProcess, ...]
@@ -112,6 +121,7 @@ class ClusterState:
     wall_anchor_s: float
     world_anchor_s: float
     stopped_s: float | None = None
+    gpu_count: int | None = None
 
     @property
     def scale(self) -> WorldScale:
@@ -122,6 +132,37 @@ class ClusterState:
     def alive(self) -> list[LocalProcess]:
         """Processes that still execute."""
         return [process for process in self.processes if process.is_alive]
+
+    @property
+    def site_ids(self) -> list[str]:
+        """Sites whose agents it has."""
+        return [p.name.removeprefix(_AGENT) for p in self.processes if p.name.startswith(_AGENT)]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What somebody asks of a cluster that may stand already; None: whatever it has.
+
+    Attributes:
+        site_ids: Its sites, in any order.
+        speed: World seconds per wall second.
+        byte_ratio: World bytes that one stored byte stands for.
+        gpu_count: GPUs of each site.
+    """
+
+    site_ids: tuple[str, ...] | None = None
+    speed: float | None = None
+    byte_ratio: float | None = None
+    gpu_count: int | None = None
+
+    def are_met_by(self, state: ClusterState) -> bool:
+        """Tell whether a cluster with `state` is what is asked for."""
+        return (
+            (self.site_ids is None or sorted(self.site_ids) == sorted(state.site_ids))
+            and self.speed in {None, state.speed}
+            and self.byte_ratio in {None, state.byte_ratio}
+            and self.gpu_count in {None, state.gpu_count}
+        )
 
 
 def read_state(directory: Path) -> ClusterState | None:
@@ -162,10 +203,9 @@ def up(options: ClusterOptions, *, tell: Tell) -> LocalCluster:
     with lock_directory(directory):
         kept = read_state(directory)
         if kept is not None and kept.alive:
-            raise WrongStateError(
-                f"a cluster runs in {directory} already ({len(kept.alive)} processes)",
-                hint=f"stop it with: gcos down --dir {directory}",
-            )
+            raise _runs_already(kept, directory)
+        own = () if kept is None else kept.processes
+        _refuse_strangers(directory, _strangers(directory, own))
         (directory / CLUSTER_FILE).unlink(missing_ok=True)
         if kept is not None:
             tell(f"going on with what an earlier cluster left in {directory}")
@@ -177,14 +217,97 @@ def up(options: ClusterOptions, *, tell: Tell) -> LocalCluster:
                 # At once: whatever becomes of us, `gcos down` finds what runs.
                 state = replace(plan.state, processes=tuple(started))
                 _write(directory / STATE_NAME, codec.encode(state))
-            asyncio.run(_await_ready(started, options.site_ids, plan.token, tell))
-            cluster = _cluster(options, started)
+            asyncio.run(
+                _await_ready(started, started[0], options.site_ids, plan.token, tell),
+            )
+            cluster = _cluster(directory, state)
             write_cluster(cluster, {HOME_VARIABLE: str(directory)})
         except BaseException:
             tell("stopping what was started")
             _stop_all(started, grace_s=STOP_S, tell=tell)
             raise
         return cluster
+
+
+def revive(directory: Path, wishes: Wishes, *, tell: Tell) -> LocalCluster | None:
+    """Start those processes of a running cluster again that have died, as they were.
+
+    Configurations, addresses, data and world time stay. An agent that somebody restarted by hand
+    counts as running. On failure, what was started here is stopped again; the rest goes on.
+
+    Returns:
+        The cluster; None where none runs, all of it runs, or it is not what is asked for.
+
+    Raises:
+        UnavailableError: A process ended or did not serve in time; `tell` got its last words.
+    """
+    if not (directory / CLUSTER_FILE).exists():
+        # It never served as a whole, so nobody knows all of it.
+        return None
+    with lock_directory(directory):
+        state = read_state(directory)
+        if state is None or not state.alive or not wishes.are_met_by(state):
+            return None
+        strangers = _strangers(directory, state.processes)
+        for name, pid in strangers.items():
+            tell(f"{name} was restarted by hand (process {pid}) and is left alone")
+        missing = _missing(state, strangers)
+        if not missing:
+            return None
+        tell(f"bringing back {_listed(missing)}; the other processes go on")
+        started: list[LocalProcess] = []
+        try:
+            for process in missing:
+                launch = _launch(directory, process.name, process.address)
+                started.append(launch.start(_environ(), directory))
+                by_name = {p.name: p for p in (*state.processes, started[-1])}
+                state = replace(state, processes=tuple(by_name.values()))
+                _write(directory / STATE_NAME, codec.encode(state))
+            token = read_token(directory / TOKEN_NAME)
+            site_ids = [site for site in state.site_ids if f"{_AGENT}{site}" not in strangers]
+            asyncio.run(_await_ready(started, state.processes[0], site_ids, token, tell))
+            cluster = _cluster(directory, state)
+            write_cluster(cluster, {HOME_VARIABLE: str(directory)})
+        except BaseException:
+            tell("stopping what was brought back")
+            _stop_all(started, grace_s=STOP_S, tell=tell)
+            raise
+        return cluster
+
+
+def unfinished_count(directory: Path, *, tell: Tell) -> int:
+    """Return how many tasks have not ended, as far as agents that answer know.
+
+    Args:
+        directory: The cluster's.
+        tell: Gets a line for each agent that does not answer.
+    """
+    state = read_state(directory)
+    if state is None or state.stopped_s is not None:
+        return 0
+    agents = [p for p in state.processes if p.name.startswith(_AGENT)]
+    return asyncio.run(_count_unfinished(agents, directory / TOKEN_NAME, tell))
+
+
+async def _count_unfinished(agents: Sequence[LocalProcess], token_file: Path, tell: Tell) -> int:
+    counts: list[int] = []
+
+    async def ask(agent: LocalProcess) -> None:
+        try:
+            async with (
+                asyncio.timeout(_ASK_S),
+                Client.connect(agent.address, token_file, environ={}) as client,
+            ):
+                # Each its own: a task is known at its origin, and counts once.
+                tasks = await client.tasks(only_active=True, everywhere=False)
+                counts.append(len(tasks.items))
+        except (GcosError, TimeoutError):
+            tell(f"{agent.name} does not answer: its unfinished tasks, if any, are not counted")
+
+    async with asyncio.TaskGroup() as group:
+        for agent in agents:
+            group.create_task(ask(agent))
+    return sum(counts)
 
 
 def down(directory: Path, *, keep: bool, tell: Tell) -> bool:
@@ -194,6 +317,10 @@ def down(directory: Path, *, keep: bool, tell: Tell) -> bool:
         directory: Its directory.
         keep: Leave journals, caches and outputs, so that `up` can go on with them.
         tell: Gets a line for each step.
+
+    Raises:
+        WrongStateError: A process that this cluster did not start uses a directory that would be
+            removed; nothing is removed.
     """
     if not (directory / STATE_NAME).exists():
         return False
@@ -202,6 +329,12 @@ def down(directory: Path, *, keep: bool, tell: Tell) -> bool:
         if state is None:
             return False
         alive = state.alive
+        strangers = _strangers(directory, state.processes)
+        if not keep:
+            # Asked before anything is stopped: a cluster is better left whole than halved.
+            _refuse_strangers(directory, strangers)
+        for name, pid in strangers.items():
+            tell(f"{name} was restarted by hand (process {pid}) and goes on; end it: kill {pid}")
         (directory / CLUSTER_FILE).unlink(missing_ok=True)
         if alive:
             tell(f"stopping {len(alive)} processes; running jobs get {DRAIN_S:.0f} s to end")
@@ -215,8 +348,91 @@ def down(directory: Path, *, keep: bool, tell: Tell) -> bool:
             _write(directory / STATE_NAME, codec.encode(state))
             tell(f"kept journals, caches and outputs in {directory}")
         else:
-            _remove(directory, tell)
+            with contextlib.ExitStack() as locks:
+                _refuse_strangers(directory, _strangers(directory, state.processes))
+                # Held while they go, so that nobody starts over them.
+                for place in _data_directories(directory).values():
+                    locks.enter_context(lock_directory(place))
+                _remove(directory, tell)
     return True
+
+
+def _data_directories(directory: Path) -> dict[str, Path]:
+    """Return the directories that processes lock, by name of the process."""
+    places = {"predictor": directory / "predictor"}
+    for site in sorted((directory / "sites").glob("*")):
+        places[f"{_AGENT}{site.name}"] = site / "data"
+    return {name: place for name, place in places.items() if place.is_dir()}
+
+
+def _strangers(directory: Path, own: Sequence[LocalProcess]) -> dict[str, str]:
+    """Return the pids that hold data directories and are not `own`, by name of the process."""
+    clock = SystemClock()
+    until_s = clock.protocol_s() + _RELEASE_S
+    found = {}
+    for name, place in _data_directories(directory).items():
+        while (holder := _holder(place)) is not None:
+            known = [process for process in own if str(process.pid) == holder]
+            if any(process.is_alive for process in known):
+                break
+            # The kernel releases the lock a moment after its process has ended.
+            if not known or clock.protocol_s() > until_s:
+                found[name] = holder
+                break
+            sleep_blocking(_LOOK_S)
+    return found
+
+
+def _holder(place: Path) -> str | None:
+    """Return the pid that the holder of the lock of `place` wrote down; None: nobody holds it."""
+    try:
+        with lock_directory(place):
+            return None
+    except WrongStateError:
+        return (place / LOCK_NAME).read_text(encoding="ascii").strip() or "(starting)"
+
+
+def _refuse_strangers(directory: Path, strangers: Mapping[str, str]) -> None:
+    """Refuse to touch what processes use that are not the cluster's own.
+
+    Raises:
+        WrongStateError: There are any.
+    """
+    if strangers:
+        places = _data_directories(directory)
+        raise WrongStateError(
+            ", ".join(
+                f"{name} was started by hand: process {pid} uses {places[name]}"
+                for name, pid in strangers.items()
+            ),
+            hint=f"end it first, with: kill {' '.join(strangers.values())}",
+        )
+
+
+def _runs_already(state: ClusterState, directory: Path) -> WrongStateError:
+    """Return the refusal to start a second cluster, with the ways out."""
+    alive = state.alive
+    missing = _missing(state, _strangers(directory, state.processes))
+    if not missing or not (directory / CLUSTER_FILE).exists():
+        return WrongStateError(
+            f"a cluster runs in {directory} already ({len(alive)} processes)",
+            hint=f"stop it with: gcos down --dir {directory}",
+        )
+    return WrongStateError(
+        f"a cluster runs in {directory} already, of which {_listed(missing)} ended",
+        hint=f"bring back what ended, as it was, with: gcos up --dir {directory}; "
+        f"or, for other options, stop the rest with: gcos down --dir {directory}",
+    )
+
+
+def _missing(state: ClusterState, strangers: Mapping[str, str]) -> list[LocalProcess]:
+    """Return the processes that ended and that nobody restarted."""
+    alive = state.alive
+    return [p for p in state.processes if p not in alive and p.name not in strangers]
+
+
+def _listed(processes: Sequence[LocalProcess]) -> str:
+    return ", ".join(process.name for process in processes)
 
 
 def check(options: ClusterOptions) -> None:
@@ -315,7 +531,7 @@ def _plan(options: ClusterOptions, kept: ClusterState | None) -> _Plan:
     token_file = directory / TOKEN_NAME
     token = read_token(token_file) if token_file.exists() else write_token(token_file)
     state = next_state(options, kept, wall_s=SystemClock().wall_s())
-    names = ["broker", "predictor", *(f"agent {site}" for site in options.site_ids)]
+    names = ["broker", "predictor", *(f"{_AGENT}{site}" for site in options.site_ids)]
     addresses = _addresses(names, kept)
     common = {"token_file": str(token_file)}
     _write_config(directory / "broker.toml", {"address": addresses["broker"], **common})
@@ -327,21 +543,12 @@ def _plan(options: ClusterOptions, kept: ClusterState | None) -> _Plan:
             **common,
         },
     )
-    launches = [
-        _Launch(
-            name,
-            address=addresses[name],
-            arguments=(name, "run", "--config", str(directory / f"{name}.toml")),
-            log=directory / f"{name}.log",
-        )
-        for name in ("broker", "predictor")
-    ]
     for site in options.site_ids:
         place = directory / "sites" / site
         place.mkdir(parents=True, exist_ok=True)
         config = {
             "site": site,
-            "address": addresses[f"agent {site}"],
+            "address": addresses[f"{_AGENT}{site}"],
             "data_dir": str(place / "data"),
             "brokers": [addresses["broker"]],
             "predictors": [addresses["predictor"]],
@@ -363,17 +570,29 @@ def _plan(options: ClusterOptions, kept: ClusterState | None) -> _Plan:
                 "byte_ratio": state.byte_ratio,
             },
         )
-        launches.append(
-            _Launch(
-                f"agent {site}",
-                address=addresses[f"agent {site}"],
-                # Serves in half the time of `gcos agent run`, which imports a command line.
-                module="site_agent",
-                arguments=("--config", str(place / "agent.toml")),
-                log=place / "agent.log",
-            )
+    launches = tuple(_launch(directory, name, address) for name, address in addresses.items())
+    return _Plan(options, state, token, launches, _environ())
+
+
+def _launch(directory: Path, name: str, address: str) -> _Launch:
+    """Return how to start a process whose configuration is written."""
+    if not name.startswith(_AGENT):
+        config = directory / f"{name}.toml"
+        return _Launch(
+            name,
+            address=address,
+            arguments=(name, "run", "--config", str(config)),
+            log=config.with_suffix(".log"),
         )
-    return _Plan(options, state, token, tuple(launches), _environ())
+    place = directory / "sites" / name.removeprefix(_AGENT)
+    return _Launch(
+        name,
+        address=address,
+        # Serves in half the time of `gcos agent run`, which imports a command line.
+        module="site_agent",
+        arguments=("--config", str(place / "agent.toml")),
+        log=place / "agent.log",
+    )
 
 
 def next_state(
@@ -401,6 +620,7 @@ def next_state(
         byte_ratio=options.byte_ratio,
         wall_anchor_s=wall_s,
         world_anchor_s=wall_s if reached_s is None else reached_s,
+        gpu_count=options.gpu_count,
     )
 
 
@@ -474,7 +694,11 @@ def _write(path: Path, content: bytes) -> None:
 
 
 async def _await_ready(
-    processes: Sequence[LocalProcess], site_ids: Sequence[str], token: str, tell: Tell
+    processes: Sequence[LocalProcess],
+    broker: LocalProcess,
+    site_ids: Sequence[str],
+    token: str,
+    tell: Tell,
 ) -> None:
     """Return once every process serves and the broker lists every site.
 
@@ -494,15 +718,15 @@ async def _await_ready(
                         pending.remove(process)
                         elapsed_s = clock.protocol_s() - began_s
                         tell(f"{process.name:<12} {process.address:<16} serves ({elapsed_s:.1f} s)")
-                if processes[0] not in pending:
-                    missing = set(site_ids) - await _registered(channels, processes[0].address)
+                if broker not in pending:
+                    missing = set(site_ids) - await _registered(channels, broker.address)
                 await asyncio.sleep(_ASK_PAUSE_S)
     except TimeoutError as exc:
         if pending:
             raise _failure(pending[0], f"did not serve within {READY_S:.0f} s", tell) from exc
         raise UnavailableError(
             f"the broker has not heard of {', '.join(sorted(missing))} within {READY_S:.0f} s",
-            hint=f"see {processes[0].log} and the logs of the agents",
+            hint=f"see {broker.log} and the logs of the agents",
         ) from exc
 
 
@@ -547,21 +771,21 @@ async def _registered(channels: Channels, address: str) -> set[str]:
 
 def _stop_all(processes: Sequence[LocalProcess], *, grace_s: float, tell: Tell) -> None:
     """Stop agents first: they tell broker and predictor what has become of their runs."""
-    agents = [process for process in processes if process.name.startswith("agent")]
+    agents = [process for process in processes if process.name.startswith(_AGENT)]
     stop(agents, grace_s=grace_s, tell=tell)
     stop([p for p in processes if p not in agents], grace_s=grace_s, tell=tell)
 
 
-def _cluster(options: ClusterOptions, processes: Sequence[LocalProcess]) -> LocalCluster:
-    by_name = {process.name: process for process in processes}
+def _cluster(directory: Path, state: ClusterState) -> LocalCluster:
+    by_name = {process.name: process for process in state.processes}
     return LocalCluster(
-        agents={SiteId(site): by_name[f"agent {site}"].address for site in options.site_ids},
+        agents={SiteId(site): by_name[f"{_AGENT}{site}"].address for site in state.site_ids},
         broker=by_name["broker"].address,
         predictor=by_name["predictor"].address,
-        token_file=str(options.directory / TOKEN_NAME),
-        speed=options.speed,
-        byte_ratio=options.byte_ratio,
-        pids={process.name: process.pid for process in processes},
+        token_file=str(directory / TOKEN_NAME),
+        speed=state.speed,
+        byte_ratio=state.byte_ratio,
+        pids={process.name: process.pid for process in state.processes},
     )
 
 

@@ -75,9 +75,9 @@ def start(
         address: `host:port` that it was told to serve at.
         environ: Its environment.
         directory: Its working directory.
-        log: File for its output, begun anew.
+        log: File for its output, which goes on: it may tell why an earlier one died.
     """
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         child = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,

@@ -1,16 +1,20 @@
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from gcos import codec
+from gcos.cli.main import main
 from gcos.client import Client
 from gcos.errors import InvalidRequestError, UnavailableError, WrongStateError
-from gcos.home import HOME_VARIABLE, read_cluster
+from gcos.home import CLUSTER_FILE, HOME_VARIABLE, read_cluster
+from gcos.locks import lock_directory
 from gcos.tasks import TaskState
-from testbed import local_cluster
-from testbed.local_cluster import ClusterOptions, ClusterState, next_state
+from testbed import local_cluster, local_processes
+from testbed.local_cluster import ClusterOptions, ClusterState, Wishes, next_state
 
 JOB = b"""
 apiVersion: gcos/v1
@@ -102,6 +106,179 @@ def test_damaged_state_is_named(tmp_path):
     (tmp_path / local_cluster.STATE_NAME).write_text("{")
     with pytest.raises(WrongStateError, match=r"state.json is damaged"):
         local_cluster.read_state(tmp_path)
+
+
+def process(name, pid=0):
+    """Return the record of a process that has ended."""
+    return local_processes.LocalProcess(
+        name, pid=pid, start_ticks=0, boot="earlier", address="127.0.0.1:1", log="log"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wishes", "are_met"),
+    [
+        (Wishes(), True),
+        (Wishes(site_ids=("de", "on"), speed=60.0, byte_ratio=1.0, gpu_count=2), True),
+        (Wishes(site_ids=("on",)), False),
+        (Wishes(site_ids=("on", "de", "cal")), False),
+        (Wishes(speed=59.0), False),
+        (Wishes(byte_ratio=2.0), False),
+        (Wishes(gpu_count=3), False),
+    ],
+)
+def test_a_cluster_meets_wishes_that_name_nothing_else_than_what_it_has(wishes, are_met):
+    processes = tuple(map(process, ("broker", "predictor", "agent on", "agent de")))
+    assert wishes.are_met_by(state(processes=processes, gpu_count=2)) is are_met
+
+
+@pytest.mark.parametrize("place", ["sites/de/data", "predictor"])
+def test_down_removes_nothing_while_somebody_else_holds_a_data_directory(tmp_path, place):
+    (tmp_path / local_cluster.STATE_NAME).write_bytes(codec.encode(state()))
+    name = "predictor" if place == "predictor" else "agent de"
+    with lock_directory(tmp_path / place):
+        (tmp_path / place / "journal").write_text("weeks of work")
+        with pytest.raises(WrongStateError, match=f"{name} was started by hand: ") as refused:
+            local_cluster.down(tmp_path, keep=False, tell=quiet)
+        assert f"process {os.getpid()} uses {tmp_path / place}" in str(refused.value)
+        assert refused.value.hint == f"end it first, with: kill {os.getpid()}"
+        said = []
+        assert local_cluster.down(tmp_path, keep=True, tell=said.append)
+        assert f"{name} was restarted by hand (process {os.getpid()}) and goes on" in said[0]
+        with pytest.raises(WrongStateError, match=f"{name} was started by hand: "):
+            local_cluster.up(ClusterOptions(tmp_path, ("de",)), tell=quiet)
+    assert (tmp_path / place / "journal").exists()
+    local_cluster.down(tmp_path, keep=False, tell=quiet)
+    assert not (tmp_path / place).exists()
+
+
+def test_nothing_is_revived_where_nothing_runs(tmp_path):
+    assert local_cluster.revive(tmp_path / "none", Wishes(), tell=quiet) is None
+    (tmp_path / local_cluster.STATE_NAME).write_bytes(codec.encode(state()))
+    (tmp_path / CLUSTER_FILE).write_text("{}")
+    assert local_cluster.revive(tmp_path, Wishes(), tell=quiet) is None
+
+
+def test_a_stopped_cluster_is_not_asked_for_its_tasks(tmp_path):
+    assert local_cluster.unfinished_count(tmp_path, tell=pytest.fail) == 0
+    stopped = state(processes=(process("agent de"),), stopped_s=9000.0)
+    (tmp_path / local_cluster.STATE_NAME).write_bytes(codec.encode(stopped))
+    assert local_cluster.unfinished_count(tmp_path, tell=pytest.fail) == 0
+
+
+def kill(directory, *names):
+    """End processes of the cluster as a crash would."""
+    for each in local_cluster.read_state(directory).processes:
+        if each.name in names:
+            local_processes.stop([each], grace_s=0.0, tell=quiet)
+
+
+@pytest.mark.live
+def test_up_brings_back_exactly_what_died(options, monkeypatch, capsys):
+    first = local_cluster.up(options, tell=quiet)
+    directory = options.directory
+    before = local_cluster.read_state(directory)
+    config = (directory / "sites" / "de" / "agent.toml").read_text()
+    environ = {HOME_VARIABLE: str(directory)}
+    monkeypatch.setenv(HOME_VARIABLE, str(directory))
+    kill(directory, "broker", "agent de")
+
+    assert main(["up", "--speed", "10"], environ=environ) == 2
+    refusal = capsys.readouterr().err
+    assert "of which broker, agent de ended" in refusal
+    assert f"gcos up --dir {directory}" in refusal
+    assert f"gcos down --dir {directory}" in refusal
+
+    assert main(["up", "--sites", "de,on"], environ=environ) == 0
+    said = capsys.readouterr()
+    assert "bringing back broker, agent de; the other processes go on" in said.err
+    assert "2 sites run: de, on." in said.out
+    after = local_cluster.read_state(directory)
+    assert len(after.alive) == 4
+    assert after.scale == before.scale
+    assert (directory / "sites" / "de" / "agent.toml").read_text() == config
+    by_name = {p.name: p for p in before.processes}
+    for each in after.processes:
+        has_died = each.name in {"broker", "agent de"}
+        assert (each.pid != by_name[each.name].pid) is has_died
+        assert each.address == by_name[each.name].address
+    again = read_cluster(environ)
+    assert again.agents == first.agents
+    assert again.pids == {p.name: p.pid for p in after.processes}
+
+    assert main(["up"], environ=environ) == 2
+    assert "already (4 processes)" in capsys.readouterr().err
+
+
+@pytest.mark.live
+def test_an_agent_that_was_restarted_by_hand_keeps_its_data(options):
+    cluster = local_cluster.up(options, tell=quiet)
+    directory = options.directory
+    kill(directory, "agent de", "agent on")
+    place = directory / "sites" / "de"
+    by_hand = local_processes.start(
+        "by hand",
+        [sys.executable, "-P", "-m", "site_agent", "--config", str(place / "agent.toml")],
+        address=cluster.agents["de"],
+        environ={k: v for k, v in os.environ.items() if not k.startswith("GCOS_")},
+        directory=directory,
+        log=place / "hand.log",
+    )
+    try:
+
+        async def await_it():
+            async with asyncio.timeout(30):
+                token_file = Path(cluster.token_file)
+                while True:
+                    try:
+                        async with Client.connect(cluster.agents["de"], token_file, environ={}):
+                            return
+                    except UnavailableError:
+                        assert by_hand.is_alive
+
+        asyncio.run(await_it())
+        said = []
+        assert local_cluster.revive(directory, Wishes(), tell=said.append) is not None
+        assert (
+            said[0] == f"agent de was restarted by hand (process {by_hand.pid}) and is left alone"
+        )
+        assert said[1] == "bringing back agent on; the other processes go on"
+        with pytest.raises(WrongStateError, match=f"process {by_hand.pid} uses"):
+            local_cluster.down(directory, keep=False, tell=quiet)
+        # It refused before it stopped anything.
+        assert len(local_cluster.read_state(directory).alive) == 3
+        assert by_hand.is_alive
+        assert (place / "data").is_dir()
+    finally:
+        local_processes.stop([by_hand], grace_s=30.0, tell=quiet)
+    assert local_cluster.down(directory, keep=False, tell=quiet)
+    assert not directory.exists()
+
+
+@pytest.mark.live
+def test_down_asks_before_it_loses_tasks(options, monkeypatch, capsys):
+    local_cluster.up(options, tell=quiet)
+    directory = options.directory
+    environ = {HOME_VARIABLE: str(directory)}
+    monkeypatch.setenv(HOME_VARIABLE, str(directory))
+
+    async def submit():
+        async with Client.connect(environ=environ) as client:
+            await client.submit(b"apiVersion: gcos/v1\nkind: Task\nrun: exec sleep 600\n")
+
+    asyncio.run(submit())
+    assert main(["down"], environ=environ) == 2
+    refusal = capsys.readouterr().err
+    assert "1 task has not ended" in refusal
+    assert "gcos down --keep" in refusal
+    assert "gcos down --force" in refusal
+    assert len(local_cluster.read_state(directory).alive) == 4
+    kill(directory, "agent on")
+    said = []
+    assert local_cluster.unfinished_count(directory, tell=said.append) <= 1
+    assert said == ["agent on does not answer: its unfinished tasks, if any, are not counted"]
+    assert main(["down", "--force"], environ=environ) == 0
+    assert not directory.exists()
 
 
 @pytest.mark.live
