@@ -438,7 +438,29 @@ def parse_document(data: bytes, *, submitted_s: float) -> TaskSpec:
         )
     _check_deadline(spec, root, submitted_s)
     _check_outputs(spec, root)
+    _check_names(spec, root)
     return spec
+
+
+def _check_names(spec: TaskSpec, root: Mapping) -> None:
+    """Refuse variables that the agent sets itself, and two values for one."""
+    for key, names in (("env", tuple(spec.env)), ("secrets", spec.secrets)):
+        for name in names:
+            if name.startswith("GCOS_"):
+                raise InvalidTaskError(
+                    f"{name} is set by the agent",
+                    field=key,
+                    line=root.key_lines[key],
+                    hint="choose a name that does not begin with GCOS_",
+                )
+    both = sorted(set(spec.env) & set(spec.secrets))
+    if both:
+        raise InvalidTaskError(
+            f"{both[0]} stands under env too",
+            field="secrets",
+            line=root.key_lines["secrets"],
+            hint="name it once",
+        )
 
 
 def is_local_directory(workdir: str) -> bool:

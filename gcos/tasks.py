@@ -228,8 +228,8 @@ class Disconnect:
         lost_after_s: Protocol seconds without word after which the holder stops the run and the
             origin counts it as lost; None: the lease of the origin.
         is_replaced: Run it again elsewhere then; False: it fails.
-        reconcile: KEEP_ORIGINAL: a success of the lost attempt counts while no newer attempt was
-            awarded; KEEP_NEW: it never does.
+        reconcile: KEEP_ORIGINAL: a success of the lost attempt counts while the task has not ended
+            and no newer attempt was awarded; KEEP_NEW: it never does.
     """
 
     lost_after_s: float | None = None

@@ -218,7 +218,7 @@ class Participant:
         lacking = [name for name in announcement.secrets if name not in self.secret_names]
         if lacking:
             return self._refuse(
-                Reason.SECRET_MISSING, f"its store has no secret {', '.join(lacking)}"
+                Reason.SECRET_MISSING, f"its store has no secret {', '.join(lacking)} (mode 0600)"
             )
         return None
 

@@ -190,10 +190,14 @@ class RunShell:
         (work / "output").mkdir(exist_ok=True)
 
     def secret_names(self) -> frozenset[str]:
-        """Return the names of the secrets in this site's store."""
+        """Return the names of the secrets in this site's store that nobody else may read."""
         if not self._secrets.is_dir():
             return frozenset()
-        return frozenset(path.name for path in self._secrets.iterdir() if path.is_file())
+        return frozenset(
+            path.name
+            for path in self._secrets.iterdir()
+            if path.is_file() and not path.stat().st_mode & 0o077
+        )
 
     def _secret_values(self, names: tuple[str, ...]) -> dict[str, str]:
         values = {}

@@ -164,23 +164,33 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
                 yield response
             return
         task_id = TaskId(request.task_id)
-        task = self._runner.origin.task(task_id)
-        while request.follow and not task.state.is_terminal and task.started_s is None:
-            await self._runner.changed(timeout_s=LOG_PAUSE_S)
+        #: The attempt that is being read, and how much of it was.
+        reading, sent_bytes = RunId(""), 0
+        while True:
             task = self._runner.origin.task(task_id)
-        if task.site_id is None:
-            return
-        run_id = task.active_run_id if task.report is None else task.report.run_id
-        is_empty = True
-        try:
-            async for data in self._run_log(task.site_id, run_id, follow=request.follow):
-                is_empty = False
-                yield tasks_pb2.ReadLogResponse(data=data)
-        except GcosError:
-            # The site is gone or has forgotten; what came with the report is what there is.
-            if not is_empty or task.report is None:
-                raise
-            yield tasks_pb2.ReadLogResponse(data=task.report.log_tail.encode())
+            run_id, site_id = latest_attempt(task)
+            if run_id != reading:
+                reading, sent_bytes = run_id, 0
+            if site_id is not None:
+                skip_bytes = sent_bytes
+                try:
+                    async for data in self._run_log(site_id, run_id, follow=request.follow):
+                        fresh = data[skip_bytes:]
+                        skip_bytes = max(0, skip_bytes - len(data))
+                        if fresh:
+                            sent_bytes += len(fresh)
+                            yield tasks_pb2.ReadLogResponse(data=fresh)
+                except GcosError:
+                    # The site is away. Who follows waits for it, or for the next attempt; what
+                    # came with the report is what there is of one that has ended.
+                    if task.report is not None and not sent_bytes:
+                        yield tasks_pb2.ReadLogResponse(data=task.report.log_tail.encode())
+                        return
+                    if not request.follow or task.state.is_terminal:
+                        raise
+            if not request.follow or task.state.is_terminal:
+                return
+            await self._runner.changed(timeout_s=LOG_PAUSE_S)
 
     async def _run_log(
         self, site_id: SiteId, run_id: RunId, *, follow: bool
@@ -275,6 +285,14 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     def _scales(self) -> tasks_pb2.Scales:
         world = self._runner.config.world
         return tasks_pb2.Scales(speed_ratio=world.speed, byte_ratio=world.byte_ratio)
+
+
+def latest_attempt(task: Task) -> tuple[RunId, SiteId | None]:
+    """Return the attempt that ran last or runs, and where; no site before the first award."""
+    if task.report is not None:
+        return task.report.run_id, task.report.site_id
+    has_run = task.fence.attempt > 0 and task.bid is not None
+    return task.active_run_id, task.bid.site_id if has_run and task.bid is not None else None
 
 
 async def run_log(runner: Runner, run_id: RunId, *, follow: bool) -> AsyncIterator[bytes]:

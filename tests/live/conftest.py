@@ -27,6 +27,7 @@ class LiveCluster:
 
     directory: Path
     cluster: LocalCluster
+    killed: bool = False
 
     def process(self, name: str) -> LocalProcess:
         state = read_state(self.directory)

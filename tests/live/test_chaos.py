@@ -120,6 +120,33 @@ async def test_a_job_goes_on_while_its_origin_is_dead_and_counts_afterwards(
     assert ended.fence.attempt == 1
 
 
+async def test_a_followed_log_goes_on_with_the_next_attempt(
+    live: Any, client: Client, tmp_path: Path
+) -> None:
+    spec = json.dumps(
+        {
+            "apiVersion": "gcos/v1",
+            "kind": "Task",
+            "run": "echo at $GCOS_SITE; sleep 3; echo end",
+            "placement": {"allow": ["on", "de"]},
+        }
+    )
+    task_id = (await client.submit(spec)).task.task_id
+    running = await until(client, task_id, lambda task: task.state is TaskState.RUNNING)
+    seen = b""
+    async with asyncio.timeout(PATIENCE_S):
+        async for piece in client.log(task_id, follow=True):
+            seen += piece
+            if seen.count(b"at ") == 1 and b"end" not in seen and not live.killed:
+                live.kill(running.site_id)
+                live.killed = True
+    live.restart(running.site_id)
+    lines = seen.decode().split("\n")
+    assert lines[0] == f"at {running.site_id}"
+    assert lines[-2] == "end"
+    assert sum(line.startswith("at ") for line in lines) == 2
+
+
 async def test_broker_and_predictor_may_die(live: Any, client: Client, tmp_path: Path) -> None:
     """I10: what is known goes on being used, and the prior predicts."""
     for name in ("broker", "predictor"):
