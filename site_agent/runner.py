@@ -34,7 +34,7 @@ from site_agent.origin import Origin
 from site_agent.participant import Participant
 from site_agent.peers import Peers
 from site_agent.run_shell import RunShell
-from site_agent.signals import SignalSource
+from site_agent.signals.source import SignalSource
 from site_agent.sourcing import Links, cheapest_fetch
 
 TICK_S = 0.1

@@ -33,7 +33,8 @@ from site_agent.participant import Participant
 from site_agent.peers import Peers
 from site_agent.run_shell import OUTPUTS_NAME, RunShell
 from site_agent.runner import SIGNALS_AHEAD_H, SIGNALS_BEHIND_H, Runner
-from site_agent.signals import ProfileSource, SignalSource, TraceSource
+from site_agent.signals.profile import ProfileSource
+from site_agent.signals.source import SignalSource
 from site_agent.site_servicer import SiteServicer
 from site_agent.task_servicer import TaskServicer
 from site_agent.transfer import ArtifactPlane, ArtifactServicer
@@ -276,6 +277,8 @@ def _incarnation(data_dir: Path) -> str:
 def _signal_source(config: AgentConfig) -> SignalSource:
     if not config.signals_trace:
         return ProfileSource()
+    from site_agent.signals.trace import TraceSource  # noqa: PLC0415  only where there is a trace
+
     return TraceSource(*[Path(part) for part in config.signals_trace.split(os.pathsep)])
 
 

@@ -323,25 +323,16 @@ def _links() -> Mapping[tuple[str, str], LinkFacts]:
 
 
 @cache
-def _profiles(file: str) -> Mapping[str, DayProfile]:
-    """Return the profiles of a file, parsed once a process."""
-    tables: dict[str, dict[str, list[list[float]]]] = {}
-    for row in _rows(file):
-        values = [float(row[f"h{hour:02d}"]) for hour in range(HOURS_A_DAY)]
-        months = tables.setdefault(row["zone"], {"mean": [], "std": []})[row["statistic"]]
-        months.append(values)
-        assert int(row["month"]) == len(months) <= MONTHS, f"{file}: months out of order"
-    return {
-        zone: DayProfile(zone, mean=np.array(table["mean"]), std=np.array(table["std"]))
-        for zone, table in tables.items()
-    }
-
-
 def _profile(file: str, zone: str) -> DayProfile:
-    profile = _profiles(file).get(zone)
-    if profile is None:
+    """Return the profile of one zone; the lines of others are not even split, as agents start."""
+    table: dict[str, list[list[float]]] = {"mean": [], "std": []}
+    for row in _rows(file, first_column=zone):
+        months = table[row["statistic"]]
+        months.append([float(row[f"h{hour:02d}"]) for hour in range(HOURS_A_DAY)])
+        assert int(row["month"]) == len(months) <= MONTHS, f"{file}: months out of order"
+    if not table["mean"]:
         raise _unknown_zone(zone)
-    return profile
+    return DayProfile(zone, mean=np.array(table["mean"]), std=np.array(table["std"]))
 
 
 def _unknown_zone(zone: str) -> NotFoundError:
@@ -353,9 +344,13 @@ def _unknown_zone(zone: str) -> NotFoundError:
     )
 
 
-def _rows(file: str) -> list[dict[str, str]]:
+def _rows(file: str, *, first_column: str | None = None) -> list[dict[str, str]]:
+    """Return the rows of a table, or those that begin with `first_column`."""
     text = (Path(__file__).parent / file).read_text(encoding="utf-8")
-    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+    header, *lines = [line for line in text.splitlines() if not line.startswith("#")]
+    if first_column is not None:
+        lines = [line for line in lines if line.startswith(f"{first_column},")]
+    return list(csv.DictReader([header, *lines]))
 
 
 def _gigabytes(text: str) -> int:

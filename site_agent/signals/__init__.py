@@ -3,9 +3,3 @@
 `ProfileSource` knows the typical days that are shipped; `TraceSource` reads a file of hourly
 values. Neither guesses: what is estimated, interpolated or missing is said in the provenance.
 """
-
-from site_agent.signals.profile import ProfileSource
-from site_agent.signals.source import SignalSource
-from site_agent.signals.trace import TraceSource
-
-__all__ = ["ProfileSource", "SignalSource", "TraceSource"]

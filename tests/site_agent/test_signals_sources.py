@@ -12,7 +12,9 @@ import pytest
 from gcos import tables
 from gcos.errors import GcosError, InvalidRequestError, NotFoundError
 from gcos.signals import HOUR_S, EmissionFactor, SignalKind
-from site_agent.signals import ProfileSource, SignalSource, TraceSource
+from site_agent.signals.profile import ProfileSource
+from site_agent.signals.source import SignalSource
+from site_agent.signals.trace import TraceSource
 from site_agent.signals.trace_table import parse_zone
 
 T0 = datetime(2023, 7, 1, tzinfo=UTC).timestamp()
@@ -320,9 +322,9 @@ def test_a_missing_parquet_extra_says_what_to_install() -> None:
 
 def test_an_agent_process_never_loads_the_parquet_library() -> None:
     program = (
-        "import site_agent.signals, sys; print(sorted({'pyarrow', 'pandas'} & {*sys.modules}))"
+        "import site_agent.signals.trace, sys;"
+        " print(sorted({'pyarrow', 'pandas'} & {*sys.modules}))"
     )
-
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
