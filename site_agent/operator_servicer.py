@@ -5,15 +5,16 @@ import math
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import grpc.aio
 
-from gcos.artifacts import ArtifactKind, checked_path
+from gcos.artifacts import ArtifactKind
 from gcos.errors import InvalidRequestError, TooLargeError
 from gcos.rpc.wire import to_proto
 from gcos.signals import HOUR_S, Signal
 from gcos.system import unique_text
+from gcos.transfer_files import Arriving
 from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc
 from site_agent.runner import Runner
 from site_agent.transfer import ArtifactPlane
@@ -154,7 +155,7 @@ async def receive(
         TooLargeError: It is larger than `size_bytes_max`.
     """
     name, kind, received_bytes = "", None, 0
-    file: BinaryIO | None = None
+    arriving = await asyncio.to_thread(Arriving, place)
     try:
         async for piece in pieces:
             name = name or piece.name
@@ -162,21 +163,13 @@ async def receive(
             received_bytes += len(piece.data)
             if received_bytes > size_bytes_max:
                 raise TooLargeError(f"the upload has more than {size_bytes_max} bytes")
-            if piece.path:
-                if file is not None:
-                    file.close()
-                target = place / checked_path(piece.path)
-                await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
-                file = await asyncio.to_thread(target.open, "xb")
-            if piece.data:
-                if file is None:
-                    raise InvalidRequestError("the first piece of a file names it", field="path")
-                await asyncio.to_thread(file.write, piece.data)
+            if piece.path or piece.data:
+                await asyncio.to_thread(arriving.add, (piece.path, 0, piece.data))
+        await asyncio.to_thread(arriving.finish)
     except FileExistsError as exc:
         raise InvalidRequestError("a file is sent twice", field="path") from exc
     finally:
-        if file is not None:
-            file.close()
+        await asyncio.to_thread(arriving.give_up)  # nothing, once everything has appeared
     if kind is None:
         raise InvalidRequestError("say model or data", field="kind")
     return name, kind

@@ -2,7 +2,8 @@
 
 <data dir>/runs/<run id>/       what the executor keeps (its log among it)
 <data dir>/work/<run id>/       where the command runs; `output/` inside is what it leaves
-<data dir>/outputs/<task id>/<epoch>.<attempt>/   published outputs, by atomic rename
+<data dir>/outputs/             what runs left behind (`site_agent.outputs`)
+<data dir>/secrets/NAME         secrets of this site, mode 0600
 <data dir>/logs/<run id>.log    output of ended runs, the newest ones
 """
 

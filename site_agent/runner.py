@@ -13,7 +13,7 @@ from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Fetch, Report, Verdict
 from gcos.durations import PoolSpeed, Prediction, WorkFeatures
 from gcos.errors import GcosError, NoCandidateError, UnavailableError, UnknownSiteError
-from gcos.ids import Fence, RunId, SiteId, TaskId, task_id
+from gcos.ids import Fence, RunId, SiteId, TaskId, origin_of, task_id
 from gcos.known_sites import KnownSite
 from gcos.ledger import LedgerEntry
 from gcos.logs import Log
@@ -473,7 +473,9 @@ class Runner:
                     answer, ready = self.origin.report(report, now=self.now())
                     await self.apply(ready)
                 else:
-                    answer = await self.peers.report(self.origin_address(report, address), report)
+                    answer = await self.peers.report(
+                        self._origin_now(report.run_id, address), report
+                    )
                 break
             except GcosError as exc:
                 if not isinstance(exc, UnavailableError):
@@ -488,9 +490,9 @@ class Runner:
         )
         await self.apply(self.participant.report_answered(report.run_id))
 
-    def origin_address(self, report: Report, address: str) -> str:
-        """Return where the origin is now: it may have come back under another address."""
-        known = self.known.get(SiteId(report.task_id.split("-", 1)[0]))
+    def _origin_now(self, run_id: RunId, address: str) -> str:
+        """Return where a run's origin is now: it may have come back under another address."""
+        known = self.known.get(origin_of(TaskId(run_id)))
         return address if known is None else known.site.address
 
     # ---------------------------------------------------------------- loops
@@ -531,8 +533,7 @@ class Runner:
             answer, ready = self.origin.renew(renewal, now=self.now())
             await self.apply(ready)
         else:
-            origin = self.known.get(SiteId(renewal.runs[0].run_id.split("-", 1)[0]))
-            target = address if origin is None else origin.site.address
+            target = self._origin_now(renewal.runs[0].run_id, address)
             answer = await self.peers.renew(target, renewal)
         kept = tuple(
             RunId(run_id)

@@ -41,8 +41,6 @@ from testbed.workloads.make import make
 
 SEED: Final = 7
 LOOK_S: Final = 0.25
-#: World hours between two readings of the signals, of which each covers more.
-SIGNALS_EVERY_S: Final = 5.0
 #: Protocol seconds for all jobs; they take about a minute on two cores.
 DEMO_S: Final = 300.0
 EXIT_FAILED: Final = 1

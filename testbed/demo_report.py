@@ -18,7 +18,6 @@ from gcos.tasks import TaskState, WorkKind
 
 #: Runs at either end that show how the predictor learns.
 LEARNING_COUNT: Final = 5
-J_PER_KWH: Final = 3.6e6
 #: From here on the table of jobs has all its columns; the narrow one fits 80.
 WIDE_COLUMNS: Final = 118
 
