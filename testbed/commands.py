@@ -11,10 +11,6 @@ import typer
 if TYPE_CHECKING:
     from gcos.home import LocalCluster
 
-SITES_DEFAULT = "on,de,cal,in"
-SPEED_DEFAULT = 60.0
-BYTE_RATIO_DEFAULT = 1.0
-
 _Directory = Annotated[
     Path | None,
     typer.Option("--dir", help="Directory of the cluster ($GCOS_HOME, else ~/.local/share/gcos)."),
@@ -24,20 +20,15 @@ _Directory = Annotated[
 def up(
     sites: Annotated[
         str | None,
-        typer.Option(help=f"Sites of the shipped table, separated by commas ({SITES_DEFAULT})."),
+        typer.Option(help="Sites of the shipped table, separated by commas (on,de,cal,in)."),
     ] = None,
     speed: Annotated[
         float | None,
-        typer.Option(
-            help="World seconds per wall second: 60 makes a minute of a second "
-            f"({SPEED_DEFAULT:g})."
-        ),
+        typer.Option(help="World seconds per wall second: 60 makes a minute of a second (60)."),
     ] = None,
     byte_ratio: Annotated[
         float | None,
-        typer.Option(
-            help=f"World bytes that each stored byte stands for ({BYTE_RATIO_DEFAULT:g})."
-        ),
+        typer.Option(help="World bytes that each stored byte stands for (1)."),
     ] = None,
     gpus: Annotated[
         int | None, typer.Option(help="GPUs of each site (as in the shipped table).")
@@ -51,7 +42,8 @@ def up(
     """Start a broker, a predictor and an agent for each site on this machine.
 
     They go on when the terminal is closed; `gcos down` ends them. In a cluster
-    that lost some of them, it brings back those, as they were.
+    that lost some of them, it brings back those, as they were. After
+    `gcos down --keep` it goes on with the tasks and options of before.
 
     Exit codes:
       0  all of them serve
@@ -82,13 +74,10 @@ def up(
         if world_start is None:
             cluster = local_cluster.revive(place, wishes, tell=_tell)
         if cluster is None:
-            options = local_cluster.ClusterOptions(
-                directory=place,
-                site_ids=_names(SITES_DEFAULT if sites is None else sites),
-                speed=SPEED_DEFAULT if speed is None else speed,
-                byte_ratio=BYTE_RATIO_DEFAULT if byte_ratio is None else byte_ratio,
+            options = wishes.options(
+                place,
+                local_cluster.read_state(place),
                 world_start_s=None if world_start is None else _instant_s(world_start),
-                gpu_count=gpus,
             )
             cluster = local_cluster.up(options, tell=_tell)
     except KeyboardInterrupt:
@@ -108,17 +97,18 @@ def down(
 ) -> None:
     """Stop the cluster on this machine and, without --keep, remove what it stored.
 
-    Journals, caches, outputs and the ledger go; your artifacts/ stay. While tasks
-    have not ended, it refuses unless told --force, which loses them, or --keep,
-    which lets the next `gcos up` go on with them.
+    Journals, caches, outputs and the ledger go; your artifacts/, secrets of sites
+    and copies in published/ stay. While tasks have not ended, it refuses unless
+    told --keep, which lets the next `gcos up` go on with them, or --force, which
+    loses them.
 
     Exit codes:
       0  the cluster is down, or there was none
       2  tasks have not ended, or a process started by hand uses the data
 
     Example:
-      gcos down
       gcos down --keep && gcos up
+      gcos down
     """
     from testbed import local_cluster  # noqa: PLC0415
 
@@ -200,7 +190,7 @@ def _advice(cluster: "LocalCluster", directory: Path | None) -> str:
         "  gcos carbon now",
         "  gcos plan examples/custom.yaml",
         "  gcos submit examples/custom.yaml --wait",
-        f"  gcos down{'' if directory is None else f' --dir {directory}'}",
+        f"  gcos down --keep{'' if directory is None else f' --dir {directory}'}",
     ]
     return "\n".join(lines)
 

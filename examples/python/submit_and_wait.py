@@ -22,7 +22,7 @@ async def main() -> None:
         task = await client.wait(submission.task.task_id)
         print("ended:", task.state.value, "because of", task.reason.value)
         if task.report is not None:
-            print(f"carbon: {task.report.charge.carbon_gco2:.1f} g at {task.report.site_id}")
+            print(f"carbon: {task.report.charge.carbon_gco2:.4g} g at {task.report.site_id}")
         try:
             await client.submit("apiVersion: gcos/v1\nkind: Task\nrum: true\n")
         except InvalidTaskError as exc:

@@ -17,6 +17,6 @@ with gcos.SyncClient.connect() as client:
     task = client.wait(submission.task.task_id)
     print("ended:", task.state.value, "because of", task.reason.value)
     if task.report is not None:
-        print(f"carbon: {task.report.charge.carbon_gco2:.1f} g at {task.report.site_id}")
+        print(f"carbon: {task.report.charge.carbon_gco2:.4g} g at {task.report.site_id}")
     for piece in client.log(task.task_id):
         print("output:", piece.decode(errors="replace").strip())

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from gcos.client_records import Explanation
 from gcos.ids import TaskId
 from gcos.rpc.wire import to_proto
 from gcos.spec import parse_document
+from gcos.task_events import TaskEvent
 from gcos.v1 import tasks_pb2
 from testbed import samples
 from testbed.fakes import FAKE_TOKEN, FakeAgent
@@ -35,6 +37,22 @@ class RunsAtOnce(FakeAgent):
             yield tasks_pb2.WatchTaskResponse(task=to_proto(each, tasks_pb2.Task))
         self.tasks[TaskId(request.task_id)] = ended
 
+    async def ReadResults(
+        self, request: tasks_pb2.ReadResultsRequest, context: Any
+    ) -> AsyncIterator[tasks_pb2.ReadResultsResponse]:
+        yield tasks_pb2.ReadResultsResponse(path="when.txt", size_bytes=4, data=b"now\n")
+
+    async def ExplainTask(
+        self, request: tasks_pb2.ExplainTaskRequest, context: Any
+    ) -> tasks_pb2.ExplainTaskResponse:
+        task = self._task(request.task_id)
+        events = (
+            TaskEvent(task.submitted_s, "task_submitted", "taken by de"),
+            TaskEvent(samples.NOW_S, "task_awarded", "to de", site_id=samples.DE, attempt=1),
+        )
+        explanation = Explanation(task, events, self.scales)
+        return to_proto(explanation, tasks_pb2.ExplainTaskResponse)
+
 
 @pytest.mark.parametrize(
     "path", sorted((EXAMPLES / "python").glob("*.py")), ids=lambda path: path.name
@@ -43,7 +61,11 @@ async def test_an_example_prints_what_stands_beside_it(path: Path, tmp_path: Pat
     token_file = tmp_path / "token"
     token_file.touch(mode=0o600)
     token_file.write_text(FAKE_TOKEN)
-    agent = RunsAtOnce(plan=samples.plan_of_two(), log=(b"hello from de\n",))
+    agent = RunsAtOnce(
+        plan=samples.plan_of_two(),
+        log=(b"hello from de\n",),
+        ledger=(samples.ledger_entry(TaskId("de-0000000000001")),),
+    )
     async with agent.serving():
         environ = {
             **os.environ,
@@ -73,5 +95,15 @@ async def test_an_example_prints_what_stands_beside_it(path: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
-def test_an_example_document_is_taken(path: Path) -> None:
-    parse_document(path.read_bytes(), submitted_s=samples.NOW_S)
+def test_an_example_document_is_taken_and_says_how_to_submit_it(path: Path) -> None:
+    document = path.read_bytes()
+    parse_document(document, submitted_s=samples.NOW_S)
+    comments = [line for line in document.decode().splitlines() if line.startswith("#   ")]
+    assert any(f"examples/{path.name}" in line and "gcos submit" in line for line in comments)
+
+
+def test_every_python_example_comes_in_both_forms() -> None:
+    names = {path.stem for path in (EXAMPLES / "python").glob("*.py")}
+    assert {name for name in names if not name.endswith("_sync")} == {
+        name.removesuffix("_sync") for name in names if name.endswith("_sync")
+    }

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from gcos.home import CLUSTER_FILE, HOME_VARIABLE, read_cluster
 from gcos.locks import lock_directory
 from gcos.tasks import TaskState
 from testbed import local_cluster, local_processes
-from testbed.local_cluster import ClusterOptions, ClusterState, Wishes, next_state
+from testbed.local_cluster import ClusterOptions, ClusterState, Wishes
+from testbed.local_directory import STATE_NAME
+from testbed.local_state import BYTE_RATIO_DEFAULT, SITES_DEFAULT, SPEED_DEFAULT, next_state
 
 JOB = b"""
 apiVersion: gcos/v1
@@ -103,7 +106,7 @@ def test_world_time_goes_on_where_it_was_stopped_and_never_back(tmp_path):
 
 
 def test_damaged_state_is_named(tmp_path):
-    (tmp_path / local_cluster.STATE_NAME).write_text("{")
+    (tmp_path / STATE_NAME).write_text("{")
     with pytest.raises(WrongStateError, match=r"state.json is damaged"):
         local_cluster.read_state(tmp_path)
 
@@ -128,13 +131,35 @@ def process(name, pid=0):
     ],
 )
 def test_a_cluster_meets_wishes_that_name_nothing_else_than_what_it_has(wishes, are_met):
-    processes = tuple(map(process, ("broker", "predictor", "agent on", "agent de")))
-    assert wishes.are_met_by(state(processes=processes, gpu_count=2)) is are_met
+    assert wishes.are_met_by(state(site_ids=("on", "de"), gpu_count=2)) is are_met
+
+
+def test_up_goes_on_with_the_options_of_before_where_no_others_are_named(tmp_path):
+    usual = Wishes().options(tmp_path, None)
+    assert (usual.site_ids, usual.speed, usual.byte_ratio) == (
+        SITES_DEFAULT,
+        SPEED_DEFAULT,
+        BYTE_RATIO_DEFAULT,
+    )
+    kept = state(site_ids=("on", "in"), speed=7.0, byte_ratio=3.0, gpu_count=2)
+    assert Wishes().options(tmp_path, kept) == ClusterOptions(
+        tmp_path, ("on", "in"), speed=7.0, byte_ratio=3.0, gpu_count=2
+    )
+    assert Wishes(site_ids=("de",), speed=8.0).options(tmp_path, kept) == ClusterOptions(
+        tmp_path, ("de",), speed=8.0, byte_ratio=3.0, gpu_count=2
+    )
+
+
+def test_the_help_of_up_tells_the_defaults(capsys):
+    assert main(["up", "--help"]) == 0
+    said = capsys.readouterr().out
+    for default in (",".join(SITES_DEFAULT), f"{SPEED_DEFAULT:g}", f"{BYTE_RATIO_DEFAULT:g}"):
+        assert f"({default})" in said
 
 
 @pytest.mark.parametrize("place", ["sites/de/data", "predictor"])
 def test_down_removes_nothing_while_somebody_else_holds_a_data_directory(tmp_path, place):
-    (tmp_path / local_cluster.STATE_NAME).write_bytes(codec.encode(state()))
+    (tmp_path / STATE_NAME).write_bytes(codec.encode(state()))
     name = "predictor" if place == "predictor" else "agent de"
     with lock_directory(tmp_path / place):
         (tmp_path / place / "journal").write_text("weeks of work")
@@ -152,9 +177,58 @@ def test_down_removes_nothing_while_somebody_else_holds_a_data_directory(tmp_pat
     assert not (tmp_path / place).exists()
 
 
+def test_down_leaves_what_the_user_put_there_and_says_where(tmp_path):
+    (tmp_path / STATE_NAME).write_bytes(codec.encode(state()))
+    for name in ("artifacts/m.bin", "published/report", "sites/de/data/secrets/HUB_TOKEN"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("mine")
+    for name in ("sites/de/data/journal.db", "sites/de/agent.log", "sites/on/data/secrets/.keep"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "sites/on/data/secrets/.keep").unlink()
+    said = []
+    assert local_cluster.down(tmp_path, keep=False, tell=said.append)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
+        "artifacts/m.bin",
+        "published/report",
+        "sites/de/data/secrets/HUB_TOKEN",
+    ]
+    assert not (tmp_path / "sites" / "on").exists()
+    assert said[-3:] == [
+        f"left secrets for the next up: HUB_TOKEN in {tmp_path}/sites/de/data/secrets",
+        f"left {tmp_path}/artifacts",
+        f"left {tmp_path}/published",
+    ]
+
+
+@pytest.mark.live
+def test_up_after_down_finds_the_secrets_of_before(options):
+    local_cluster.up(options, tell=quiet)
+    directory = options.directory
+    store = directory / "sites" / "de" / "data" / "secrets"
+    store.mkdir()
+    (store / "HUB_TOKEN").touch(mode=0o600)
+    (store / "HUB_TOKEN").write_text("abc\n")
+    assert local_cluster.down(directory, keep=False, tell=quiet)
+    assert [path.name for path in directory.iterdir()] == ["sites"]
+    local_cluster.up(options, tell=quiet)
+
+    async def use():
+        async with Client.connect(environ={HOME_VARIABLE: str(directory)}) as client:
+            document = b"apiVersion: gcos/v1\nkind: Task\nsecrets: [HUB_TOKEN]\n"
+            document += b"run: test $HUB_TOKEN = abc\n"
+            task = (await client.submit(document)).task
+            return await client.wait(task.task_id, timeout_s=60)
+
+    ended = asyncio.run(use())
+    assert (ended.state, ended.report.site_id) == (TaskState.SUCCEEDED, "de")
+    assert local_cluster.down(directory, keep=False, tell=quiet)
+    shutil.rmtree(directory)
+
+
 def test_nothing_is_revived_where_nothing_runs(tmp_path):
     assert local_cluster.revive(tmp_path / "none", Wishes(), tell=quiet) is None
-    (tmp_path / local_cluster.STATE_NAME).write_bytes(codec.encode(state()))
+    (tmp_path / STATE_NAME).write_bytes(codec.encode(state()))
     (tmp_path / CLUSTER_FILE).write_text("{}")
     assert local_cluster.revive(tmp_path, Wishes(), tell=quiet) is None
 
@@ -162,7 +236,7 @@ def test_nothing_is_revived_where_nothing_runs(tmp_path):
 def test_a_stopped_cluster_is_not_asked_for_its_tasks(tmp_path):
     assert local_cluster.unfinished_count(tmp_path, tell=pytest.fail) == 0
     stopped = state(processes=(process("agent de"),), stopped_s=9000.0)
-    (tmp_path / local_cluster.STATE_NAME).write_bytes(codec.encode(stopped))
+    (tmp_path / STATE_NAME).write_bytes(codec.encode(stopped))
     assert local_cluster.unfinished_count(tmp_path, tell=pytest.fail) == 0
 
 
@@ -187,7 +261,7 @@ def test_up_brings_back_exactly_what_died(options, monkeypatch, capsys):
     refusal = capsys.readouterr().err
     assert "of which broker, agent de ended" in refusal
     assert f"gcos up --dir {directory}" in refusal
-    assert f"gcos down --dir {directory}" in refusal
+    assert f"gcos down --keep --dir {directory} && gcos up" in refusal
 
     assert main(["up", "--sites", "de,on"], environ=environ) == 0
     said = capsys.readouterr()

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HOME_WRITTEN = "~/.local/share/gcos"
-#: Real seconds for a line: with `--speed 60` the deadlines of both tasks are within two minutes.
-LINE_S = 240.0
+#: Real seconds for a block: with `--speed 60` the deadlines of its tasks are within two minutes.
+BLOCK_S = 240.0
 
 
 def section(title: str) -> str:
@@ -27,20 +27,16 @@ def section(title: str) -> str:
     return found[1]
 
 
-def block(language: str) -> str:
-    """Return the one block of code in `language` under "Ten lines"."""
-    blocks = re.findall(
-        rf"^```{language}\n(.*?)^```$", section("Ten lines"), re.MULTILINE | re.DOTALL
-    )
-    assert len(blocks) == 1
-    return str(blocks[0])
+def blocks(language: str, text: str) -> list[str]:
+    """Return the blocks of code in `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[str]:
-    """Return the lines to type, without their prompts."""
-    lines = block("console").splitlines()
-    assert all(line.startswith("$ ") for line in lines), "output would be typed, too"
-    return [line.removeprefix("$ ") for line in lines]
+def commands(title: str) -> list[list[str]]:
+    """Return the lines to type under a heading, without their prompts, block by block."""
+    found = [block.splitlines() for block in blocks("console", section(title))]
+    assert all(line.startswith("$ ") for lines in found for line in lines), "no output among them"
+    return [[line.removeprefix("$ ") for line in lines] for lines in found]
 
 
 @dataclass(frozen=True)
@@ -53,23 +49,24 @@ class Reader:
     def home(self) -> Path:
         return self.place / "home"
 
-    def type(self, line: str) -> str:
-        """Run a line as README.md has it, but with this reader's home; return what it printed."""
+    def type(self, *lines: str) -> str:
+        """Run lines as they stand, but with this reader's home; return what they printed."""
         environ = {name: value for name, value in os.environ.items() if name[:5] != "GCOS_"}
         environ |= {
             "GCOS_HOME": str(self.home),
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         }
+        script = "\n".join(lines).replace(HOME_WRITTEN, str(self.home))
         done = subprocess.run(
-            ["bash", "-c", line.replace(HOME_WRITTEN, str(self.home))],
+            ["bash", "-e", "-c", script],
             cwd=self.place,
             env=environ,
             capture_output=True,
             text=True,
-            timeout=LINE_S,
+            timeout=BLOCK_S,
             check=False,
         )
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
         return done.stdout
 
 
@@ -83,20 +80,29 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 @pytest.mark.live
 def test_what_the_readme_says_can_be_typed(reader: Reader) -> None:
-    activate, *lines, down = commands()
-    assert activate == ". .venv/bin/activate", "`type` stands in for it"
-    assert down.startswith("gcos down ")
-    for line in lines:
-        reader.type(line)
-    (reader.place / "task.yaml").write_text(block("yaml"))
-    (reader.place / "sample.py").write_text(block("python"))
+    (first,) = commands("Ten lines")
+    assert [line.split()[0] for line in first[:2]] == ["python3", "pip"], "`type` stands in for it"
+    reader.type(*first[2:])
+    (document,) = blocks("yaml", README)
+    (program,) = blocks("python", README)
+    (reader.place / "task.yaml").write_text(document)
+    (reader.place / "sample.py").write_text(program)
+    reader.type("gcos submit task.yaml --wait")
     assert reader.type("python sample.py").startswith("SUCCEEDED at ")
-    reader.type(down)
-    assert [path.name for path in reader.home.iterdir()] == ["artifacts"]
+    for lines in commands("What a task may ask for"):
+        reader.type(*lines)
+    assert (reader.place / "completions" / "report.json").exists()
+    for lines in commands("Stop, go on, remove"):
+        reader.type(*lines)
+    left = sorted(
+        path.relative_to(reader.home) for path in reader.home.rglob("*") if path.is_file()
+    )
+    assert {path.parts[0] for path in left} == {"artifacts", "sites"}
+    assert left[-1] == Path("sites/de/data/secrets/HUB_TOKEN")
 
 
 def test_the_ten_lines_are_ten() -> None:
-    assert len(commands()) == 10
+    assert [len(lines) for lines in commands("Ten lines")] == [10]
 
 
 def test_the_readme_names_no_option_that_does_not_exist() -> None:
