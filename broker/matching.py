@@ -46,10 +46,15 @@ Event: TypeAlias = SiteJoined | SiteLapsed
 
 
 class Matchmaker:
-    """Registry and directory behind the broker's four calls."""
+    """Registry and directory behind the broker's four calls.
 
-    def __init__(self) -> None:
-        self._registry = Registry()
+    Args:
+        lease_s: How long a site stays without a beat, protocol seconds.
+    """
+
+    def __init__(self, lease_s: float = LEASE_S) -> None:
+        self._lease_s = lease_s
+        self._registry = Registry(lease_s)
         self._directory = Directory()
         #: None after a site came, changed or went, until the next nomination.
         self._table: PoolTable | None = None
@@ -91,6 +96,13 @@ class Matchmaker:
         elif self._table is not None:
             self._table.refresh(self._registered(site.site_id))
         return BEAT_S
+
+    def drop(self, site_id: SiteId) -> None:
+        """Forget a site that has said goodbye."""
+        if self._registry.get(site_id) is not None:
+            self._registry.drop(site_id)
+            self._directory.drop(site_id)
+            self._table = None
 
     def sites(self, *, now_s: float) -> tuple[KnownSite, ...]:
         """Return the registered sites, sorted by id.
@@ -137,7 +149,7 @@ class Matchmaker:
 
     def is_settled(self, *, now_s: float) -> bool:
         """Tell whether whoever is alive has had the time to register since the first call."""
-        return self._began_s is not None and now_s - self._began_s >= LEASE_S
+        return self._began_s is not None and now_s - self._began_s >= self._lease_s
 
     def resolve(self, references: Sequence[str], *, now_s: float) -> tuple[Resolution, ...]:
         """Return what each reference means, in order.

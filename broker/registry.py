@@ -154,9 +154,14 @@ class RegisteredSite:
 
 
 class Registry:
-    """The sites that hold a lease. Leases lapse in `tick`, which callers call before they ask."""
+    """The sites that hold a lease. Leases lapse in `tick`, which callers call before they ask.
 
-    def __init__(self) -> None:
+    Args:
+        lease_s: How long a site stays without a beat, protocol seconds.
+    """
+
+    def __init__(self, lease_s: float = LEASE_S) -> None:
+        self._lease_s = lease_s
         #: In the order in which they were last heard, so that lapsed ones come first.
         self._sites: dict[SiteId, RegisteredSite] = {}
 
@@ -175,12 +180,16 @@ class Registry:
         """Drop the sites whose lease ended before `now_s` and return them."""
         lapsed = []
         for site_id, registered in self._sites.items():
-            if registered.heard_s + LEASE_S >= now_s:
+            if registered.heard_s + self._lease_s >= now_s:
                 break
             lapsed.append(SiteLapsed(site_id))
         for event in lapsed:
             del self._sites[event.site_id]
         return lapsed
+
+    def drop(self, site_id: SiteId) -> None:
+        """Forget a site that has said goodbye."""
+        self._sites.pop(site_id, None)
 
     def register(self, site: Site, digest: SiteDigest, *, now_s: float) -> list[SiteJoined]:
         """Take a site's registration or beat.
@@ -205,7 +214,7 @@ class Registry:
                 f"site {site.site_id} is registered by another live agent at "
                 f"{registered.site.address}",
                 hint="stop that agent, or give this one another site id; the name is free "
-                f"{LEASE_S:g} s after the last beat",
+                f"{self._lease_s:g} s after the last beat",
             )
         registered.hear(site, digest, now_s)
         self._sites[site.site_id] = self._sites.pop(site.site_id)  # now the last heard

@@ -5,14 +5,19 @@
         task = await client.wait(submission.task.task_id)
 
 Any agent answers for any task, since an id names the task's origin and agents pass calls on. So
-where several agents are known, the first one that answers is used.
+where several agents are known, the first one that answers is used; where it stops answering, the
+next one is, and a line says so. What must not be done twice is handed only to an agent that has
+just answered.
 """
 
 import asyncio
 import contextlib
 import difflib
+import logging
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -36,6 +41,7 @@ from gcos.client_records import (
 from gcos.clock import Clock
 from gcos.errors import (
     GcosError,
+    InvalidRequestError,
     PeerUnreachableError,
     UnauthenticatedError,
     UnavailableError,
@@ -50,7 +56,7 @@ from gcos.rpc.wire import from_proto
 from gcos.sites import Site
 from gcos.system import SystemClock
 from gcos.task_record import Task
-from gcos.transfer_files import Arriving, files_of, pieces_of
+from gcos.transfer_files import Arriving, content_id, files_of, pieces_of
 from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 
 #: A submission is journalled with fsync at two sites before it is acknowledged.
@@ -67,8 +73,13 @@ OUTAGE_S_MAX: Final = 300.0
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 3.0
 HORIZON_H_DEFAULT: Final = 24
+#: Characters of a task's name in the name of the artifact that its `workdir` is sent as.
+WORKDIR_WORDS_MAX: Final = 60
+_NO_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 AnswerT = TypeVar("AnswerT")
+
+_LOG: Final = logging.getLogger("gcos.client")
 
 _KINDS: Final = {
     ArtifactKind.MODEL: common_pb2.ARTIFACT_KIND_MODEL,
@@ -90,6 +101,8 @@ class Client:
         agents: tuple[str, ...],
         clock: Clock,
         pause: Callable[[float], Awaitable[None]],
+        tell: Callable[[str], None],
+        preferred: str,
     ) -> None:
         self._channels = channels
         self._site = site
@@ -97,6 +110,9 @@ class Client:
         self._agents = agents
         self._clock = clock
         self._pause = pause
+        self._tell = tell
+        #: The agent that would be used if all of them answered.
+        self._preferred = preferred
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -108,6 +124,7 @@ class Client:
         environ: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        tell: Callable[[str], None] = _LOG.warning,
     ) -> AsyncIterator["Client"]:
         """Connect to the first agent that answers, until the block ends.
 
@@ -118,6 +135,8 @@ class Client:
             environ: Environment; `os.environ` by default.
             clock: Measures outages.
             pause: Waits for some seconds between attempts.
+            tell: Takes a line where another agent than the first one answers; by default it is
+                logged as a warning.
 
         Raises:
             InvalidRequestError: No agent or token is known, or the token file is unusable.
@@ -126,20 +145,9 @@ class Client:
         """
         endpoint = discover(os.environ if environ is None else environ, agent, token_file)
         async with Channels(read_token(endpoint.token_file)) as channels:
-            failures = []
-            for index, address in enumerate(endpoint.agents):
-                try:
-                    site = await _describe(channels, address)
-                except UnavailableError as exc:
-                    failures.append(exc)
-                    continue
-                agents = endpoint.agents[index:] + endpoint.agents[:index]
-                yield cls(channels, site, agents, clock or SystemClock(), pause)
-                return
-            raise PeerUnreachableError(
-                f"no agent answers at {', '.join(endpoint.agents)}",
-                hint="check that the cluster runs, or start one with: gcos up",
-            ) from failures[-1]
+            site, agents = await _first_that_answers(channels, endpoint.agents, tell)
+            preferred = endpoint.agents[0]
+            yield cls(channels, site, agents, clock or SystemClock(), pause, tell, preferred)
 
     @property
     def site_id(self) -> SiteId:
@@ -159,14 +167,22 @@ class Client:
 
         Args:
             document: YAML 1.2 or JSON.
-            request_id: Same id, same task: makes a repeat safe. Beats the document's own.
+            request_id: Same id and document, same task: makes a repeat safe. Beats the document's
+                own.
             directory: What a relative `workdir` is relative to; the current directory by default.
 
         Raises:
             InvalidTaskError: The document is wrong.
+            RequestIdTakenError: The request id belongs to a task of another document.
             QueueFullError: The agent has too many tasks.
         """
         data = _utf8(document)
+        await self._settle()
+        if request_id and self._agents[0] != self._preferred:
+            self._tell(
+                f"request id {request_id[:80]!r} goes to another agent than usual; if "
+                f"{self._preferred} took it before, this is a second task"
+            )
         workdir = await self._sent_workdir(data, directory or Path())
         request = tasks_pb2.SubmitRequest(
             document=data, request_id=request_id or "", workdir=workdir
@@ -181,15 +197,25 @@ class Client:
             ) from exc
         return from_proto(answer, Submission)
 
-    async def plan(self, document: bytes | str) -> Plan:
+    async def plan(self, document: bytes | str, *, directory: Path | None = None) -> Plan:
         """Return who would run a task, when and at what cost. Changes nothing.
+
+        A `workdir` that is a directory of this machine is looked at and not sent.
+
+        Args:
+            document: YAML 1.2 or JSON.
+            directory: What a relative `workdir` is relative to; the current directory by default.
 
         Raises:
             InvalidTaskError: The document is wrong.
+            InvalidRequestError: Its `workdir` cannot be sent.
         """
-        request = tasks_pb2.PlanRequest(document=_utf8(document))
-        with self._translated():
-            answer = await self._tasks().Plan(request, timeout=PLAN_TIMEOUT_S)
+        data = _utf8(document)
+        await _local_workdir(data, directory or Path())
+        request = tasks_pb2.PlanRequest(document=data)
+        answer = await self._answered(
+            lambda address: self._tasks(address).Plan(request, timeout=PLAN_TIMEOUT_S)
+        )
         return from_proto(answer, Plan)
 
     async def task(self, task_id: TaskId) -> Task:
@@ -199,8 +225,9 @@ class Client:
             UnknownTaskError: There is none of this id.
         """
         request = tasks_pb2.GetTaskRequest(task_id=task_id)
-        with self._translated():
-            answer = await self._tasks().GetTask(request, timeout=CALL_TIMEOUT_S)
+        answer = await self._answered(
+            lambda address: self._tasks(address).GetTask(request, timeout=CALL_TIMEOUT_S)
+        )
         return from_proto(answer.task, Task)
 
     async def tasks(self, *, only_active: bool = False, everywhere: bool = True) -> Gathered[Task]:
@@ -286,24 +313,51 @@ class Client:
             UnknownTaskError: There is none of this id.
         """
         request = tasks_pb2.CancelTaskRequest(task_id=task_id)
-        with self._translated():
-            answer = await self._tasks().CancelTask(request, timeout=CALL_TIMEOUT_S)
+        answer = await self._answered(
+            lambda address: self._tasks(address).CancelTask(request, timeout=CALL_TIMEOUT_S)
+        )
         return from_proto(answer, Cancellation)
 
-    async def log(self, task_id: TaskId, *, follow: bool = False) -> AsyncGenerator[bytes, None]:
+    async def log(
+        self, task_id: TaskId, *, follow: bool = False, offset_bytes: int = 0
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the output of the latest attempt, until its end where `follow` says so.
+
+        A log that breaks off, as when the agent restarts, goes on at any agent where it stopped.
+
+        Args:
+            task_id: The task.
+            follow: Go on until the task has ended.
+            offset_bytes: Begin at this byte of the output.
 
         Raises:
             UnknownTaskError: There is none of this id.
+            PeerUnreachableError: No agent answered; while it is followed, for five minutes.
         """
-        request = tasks_pb2.ReadLogRequest(task_id=task_id, follow=follow)
-        with self._translated():
-            call = self._tasks().ReadLog(request, timeout=LOG_STREAM_S)
+        request = tasks_pb2.ReadLogRequest(
+            task_id=task_id, follow=follow, offset_bytes=offset_bytes
+        )
+        #: Since when nothing was heard; None while the log is read.
+        silent_since_s: float | None = None
+        attempt_count = 0
+        while True:
+            address = self._agents[attempt_count % len(self._agents)]
             try:
-                async for piece in call:
-                    yield piece.data
-            finally:
-                call.cancel()
+                async with contextlib.aclosing(self._log_once(address, request)) as pieces:
+                    async for piece in pieces:
+                        silent_since_s, attempt_count = None, 0
+                        request.run_id = piece.run_id
+                        request.offset_bytes = piece.offset_bytes + len(piece.data)
+                        yield piece.data
+                return
+            except UnavailableError:
+                now_s = self._clock.protocol_s()
+                silent_since_s = now_s if silent_since_s is None else silent_since_s
+                is_tried = attempt_count + 1 >= len(self._agents)
+                if now_s - silent_since_s > OUTAGE_S_MAX or (is_tried and not follow):
+                    raise
+            await self._pause(min(BACKOFF_S_MIN * 2**attempt_count, BACKOFF_S_MAX))
+            attempt_count += 1
 
     async def explain(self, task_id: TaskId) -> Explanation:
         """Return how a task came to be where it is: announcements, bids, refusals, awards, ends.
@@ -312,8 +366,9 @@ class Client:
             UnknownTaskError: There is none of this id.
         """
         request = tasks_pb2.ExplainTaskRequest(task_id=task_id)
-        with self._translated():
-            answer = await self._tasks().ExplainTask(request, timeout=CALL_TIMEOUT_S)
+        answer = await self._answered(
+            lambda address: self._tasks(address).ExplainTask(request, timeout=CALL_TIMEOUT_S)
+        )
         return from_proto(answer, Explanation)
 
     async def results(self, task_id: TaskId, to: Path) -> Results:
@@ -324,6 +379,7 @@ class Client:
             WrongStateError: It has not succeeded, or `to` exists already.
             NotFoundError: Its site keeps the outputs no longer.
         """
+        await self._settle()
         arriving = await asyncio.to_thread(Arriving, to)
         try:
             with self._translated():
@@ -359,10 +415,10 @@ class Client:
 
     async def sites(self) -> SiteListing:
         """Return the sites of the cluster, sorted by id."""
-        with self._translated():
-            answer = await self._operator().ListSites(
-                operator_pb2.ListSitesRequest(), timeout=CALL_TIMEOUT_S
-            )
+        request = operator_pb2.ListSitesRequest()
+        answer = await self._answered(
+            lambda address: self._operator(address).ListSites(request, timeout=CALL_TIMEOUT_S)
+        )
         return from_proto(answer, SiteListing)
 
     async def cache(self, site: SiteId | None = None) -> Gathered[SiteCache]:
@@ -397,7 +453,11 @@ class Client:
 
     async def world_now_s(self) -> float:
         """Return the world instant at the agent; it differs from the wall's in a scaled demo."""
-        return (await self._signals_at(self._agents[0], 1)).now_s
+        request = operator_pb2.ReadSignalsRequest(horizon_h=1)
+        answer = await self._answered(
+            lambda address: self._operator(address).ReadSignals(request, timeout=CALL_TIMEOUT_S)
+        )
+        return from_proto(answer, SiteSignalsReading).now_s
 
     async def add_artifact(
         self, name: str, kind: ArtifactKind, path: Path, site: SiteId | None = None
@@ -453,22 +513,23 @@ class Client:
 
     async def _sent_workdir(self, document: bytes, directory: Path) -> str:
         """Send the document's local `workdir`; return its reference, empty where it has none."""
-        # Only a submission needs the reader of YAML, which takes long to import.
-        from gcos.document import Mapping as Keys  # noqa: PLC0415
-        from gcos.document import Scalar, parse_tree  # noqa: PLC0415
-        from gcos.spec import is_local_directory  # noqa: PLC0415
-
-        try:
-            root = parse_tree(document)
-        except GcosError:
-            return ""  # the agent says what is wrong with it
-        node = root.values.get("workdir") if isinstance(root, Keys) else None
-        text = node.value if isinstance(node, Scalar) else None
-        if not isinstance(text, str) or not is_local_directory(text):
+        workdir = await _local_workdir(document, directory)
+        if workdir is None:
             return ""
-        path = await asyncio.to_thread(lambda: directory / Path(text).expanduser())
-        added = await self.put_artifact("workdir", ArtifactKind.DATA, path)
-        return f"workdir@{added.artifact.artifact_id}"
+        name = await asyncio.to_thread(workdir.artifact_name)
+        added = await self.put_artifact(name, ArtifactKind.DATA, workdir.path)
+        return f"{name}@{added.artifact.artifact_id}"
+
+    async def _log_once(
+        self, address: str, request: tasks_pb2.ReadLogRequest
+    ) -> AsyncGenerator[tasks_pb2.ReadLogResponse, None]:
+        with translated(f"the agent at {address}"):
+            call = self._tasks(address).ReadLog(request, timeout=LOG_STREAM_S)
+            try:
+                async for piece in call:
+                    yield piece
+            finally:
+                call.cancel()
 
     async def _watch_once(
         self, address: str, task_id: TaskId, timeout_s: float
@@ -528,6 +589,33 @@ class Client:
             tuple(unreachable[site_id] for site_id in sorted(unreachable)),
         )
 
+    async def _answered(self, ask: Callable[[str], Awaitable[AnswerT]]) -> AnswerT:
+        """Ask the agent in use; where it does not answer, the next one that does.
+
+        For calls that may be repeated. The agent that answers is in use from then on.
+        """
+        for others_count in reversed(range(len(self._agents))):
+            address = self._agents[0]
+            try:
+                with translated(f"the agent at {address}"):
+                    return await ask(address)
+            except PeerUnreachableError:
+                if not others_count:
+                    raise
+                await self._settle()
+                if self._agents[0] == address:
+                    raise  # it answers; what it was to pass the call on to does not
+        raise AssertionError("the last agent answers or raises")
+
+    async def _settle(self) -> None:
+        """See that the agent in use answers, and use another one otherwise.
+
+        Before calls that must not be repeated, while nothing has been sent yet.
+        """
+        self._site, self._agents = await _first_that_answers(
+            self._channels, self._agents, self._tell
+        )
+
     async def _addresses(self) -> dict[SiteId, str]:
         listing = await self.sites()
         known = {each.site.site_id: each.site.address for each in listing.sites}
@@ -557,11 +645,98 @@ class Client:
         return translated(f"the agent at {self._agents[0]}")
 
 
+async def _first_that_answers(
+    channels: Channels, agents: tuple[str, ...], tell: Callable[[str], None]
+) -> tuple[Site, tuple[str, ...]]:
+    """Return the site of the first agent that answers, and all agents, that one first.
+
+    Raises:
+        PeerUnreachableError: None of them does.
+    """
+    failures: list[UnavailableError] = []
+    for index, address in enumerate(agents):
+        try:
+            site = await _describe(channels, address)
+        except UnavailableError as exc:
+            failures.append(exc)
+            continue
+        if failures:
+            tell(f"{failures[0].message}; the one at {address} (site {site.site_id}) does")
+        return site, agents[index:] + agents[:index]
+    raise PeerUnreachableError(
+        f"no agent answers at {', '.join(agents)}",
+        hint="check that the cluster runs, or start one with: gcos up",
+    ) from failures[-1]
+
+
 async def _describe(channels: Channels, address: str) -> Site:
     stub = operator_pb2_grpc.OperatorServiceStub(channels.get(address))
     with translated(f"the agent at {address}"):
         answer = await stub.DescribeSite(operator_pb2.DescribeSiteRequest(), timeout=CALL_TIMEOUT_S)
     return from_proto(answer.site, Site)
+
+
+@dataclass(frozen=True, slots=True)
+class _Workdir:
+    """A directory of this machine that a task starts with.
+
+    Attributes:
+        path: Where it is.
+        files: What is sent of it.
+        task_name: What the document calls the task; empty where it says nothing.
+    """
+
+    path: Path
+    files: list[str]
+    task_name: str
+
+    def artifact_name(self) -> str:
+        """Return a name that tells people which task and which content it is. Reads all files."""
+        digest = content_id(self.path, self.files).removeprefix("sha256:")
+        words = self.task_name or self.path.resolve().name
+        slug = _NO_NAME.sub("-", words)[:WORKDIR_WORDS_MAX].strip("-._")
+        return "-".join(part for part in ("workdir", slug, digest[:8]) if part)
+
+
+async def _local_workdir(document: bytes, directory: Path) -> _Workdir | None:
+    """Return the directory of this machine that a document names; None where it names none.
+
+    Raises:
+        InvalidRequestError: It cannot be sent.
+    """
+    # Few calls need the reader of YAML, which takes long to import.
+    from gcos.document import Mapping as Keys  # noqa: PLC0415
+    from gcos.document import Scalar, parse_tree  # noqa: PLC0415
+    from gcos.shapes import is_local_directory  # noqa: PLC0415
+
+    try:
+        root = parse_tree(document)
+    except GcosError:
+        return None  # the agent says what is wrong with it
+    values = root.values if isinstance(root, Keys) else {}
+    text, name = (
+        node.value if isinstance(node, Scalar) and isinstance(node.value, str) else ""
+        for node in (values.get("workdir"), values.get("name"))
+    )
+    if not is_local_directory(text):
+        return None
+
+    def look() -> _Workdir:
+        try:
+            path = directory / Path(text).expanduser()
+        except RuntimeError as exc:
+            raise InvalidRequestError(
+                f"{text[:80]!r} begins with the home of nobody who is known here",
+                field="workdir",
+                hint="write the path out",
+            ) from exc
+        return _Workdir(path, files_of(path), name)
+
+    try:
+        return await asyncio.to_thread(look)
+    except InvalidRequestError as exc:
+        exc.locate(values["workdir"].line)
+        raise
 
 
 def _utf8(document: bytes | str) -> bytes:

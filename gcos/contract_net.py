@@ -196,11 +196,13 @@ class Refusal:
         site_id: Which site.
         reason: Closed code.
         message: One sentence for a person.
+        hint: The next step for a person; the origin adds what a site leaves out.
     """
 
     site_id: SiteId
     reason: Reason
     message: str
+    hint: str = ""
 
 
 class ChangeKind(Enum):

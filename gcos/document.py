@@ -97,13 +97,14 @@ def parse_tree(data: bytes) -> Node:
         raise InvalidTaskError(
             f"the control character U+{ord(text[exc.position]):04X} has no place here",
             line=text.count("\n", 0, exc.position) + 1,
+            hint="remove it; in JSON or double quotes write an escape instead",
         ) from exc
     except MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         raise InvalidTaskError(
             str(exc.problem or exc.context or "not valid YAML")[:200],
             line=mark.line + 1 if mark else 0,
-            hint="the file must be valid YAML 1.2 or JSON; look at the indentation and quotes",
+            hint=_syntax_hint(str(exc.problem or "")),
         ) from exc
     # Beside its own errors the parser lets others escape, such as ValueError for the escape
     # "\UFFFFFFFF"; whatever it stumbles over, the fault is in the text that a stranger sent.
@@ -192,7 +193,9 @@ class _Builder:
             line = _line(key_event)
             key_node = self.node(key_event, depth=depth + 1)
             if not isinstance(key_node, Scalar):
-                raise InvalidTaskError("a key must be text", line=line)
+                raise InvalidTaskError(
+                    "a key must be text", line=line, hint="put values after ': ', not before it"
+                )
             key = key_node.text
             if key in mapping.values:
                 raise InvalidTaskError(
@@ -210,7 +213,11 @@ class _Builder:
     def _check(self, event: Event, depth: int) -> None:
         self._node_count += 1
         if depth > DEPTH_MAX:
-            raise InvalidTaskError(f"nested more than {DEPTH_MAX} levels deep", line=_line(event))
+            raise InvalidTaskError(
+                f"nested more than {DEPTH_MAX} levels deep",
+                line=_line(event),
+                hint="close brackets where they end; no field needs such depth",
+            )
         if self._node_count > NODE_COUNT_MAX:
             raise InvalidTaskError(
                 f"more than {NODE_COUNT_MAX} values", line=_line(event), hint="shorten the document"
@@ -232,11 +239,17 @@ class _Builder:
 def _scalar(event: ScalarEvent) -> Scalar:
     line, text = _line(event), event.value
     if "\0" in text:
-        raise InvalidTaskError("NUL is refused in text", line=line)
+        raise InvalidTaskError(
+            "NUL is refused in text", line=line, hint="no file name, argument or variable holds it"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        raise InvalidTaskError("an escape names half a character", line=line) from exc
+        raise InvalidTaskError(
+            "an escape names half a character",
+            line=line,
+            hint="write the character itself, or both halves of its escape",
+        ) from exc
     is_plain = event.implicit[0]
     return Scalar(_resolved(text, line) if is_plain else text, text=text, line=line)
 
@@ -263,10 +276,26 @@ def clipped(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
+def _syntax_hint(problem: str) -> str:
+    """Return the likeliest way out of what the parser of YAML complains about."""
+    hints = (hint for words, hint in _SYNTAX_HINTS if words in problem)
+    return next(hints, "it must be valid YAML 1.2 or JSON; look at the indentation and quotes")
+
+
 def _line(event: Event) -> int:
     return int(event.start_mark.line) + 1
 
 
+#: What to do by what the parser says, the first that fits.
+_SYNTAX_HINTS = (
+    ("mapping values are not allowed", "put text that has ': ' in it in quotes"),
+    ("'\\t'", "indent with spaces, not with tabs"),
+    ("cannot start any token", "put text that starts with such a character in quotes"),
+    ("unexpected end of stream", "close the quote that was opened before"),
+    ("could not find expected ':'", "write a ': ' after the key, or indent the text below it"),
+    ("expected <block end>", "let keys that belong together start in the same column"),
+    ("expected ',' or", "close the bracket, or put a ',' between the items"),
+)
 #: Two escapes that together name a character beyond U+FFFF, after an even number of backslashes.
 _ESCAPED_PAIR = re.compile(
     r"(?P<before>(?<!\\)(?:\\\\)*)"

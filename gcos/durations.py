@@ -6,9 +6,12 @@ that a degenerate forecast still has a tail), to level 0 and level 1. Quantiles,
 all come from this one monotone function, so they never contradict each other.
 """
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,12 +124,54 @@ class RunTime:
         floor = max(SECONDS_MIN, 0.01 * elapsed_s)  # overdue: about as much again is unknown
         return RunTime(tuple(float(v) for v in np.clip(values, floor, SECONDS_MAX)))
 
+    def remaining_p50_s(self, elapsed_s: float) -> float:
+        """Return the median of `remaining_after`, at a fiftieth of its price.
+
+        Plans ask for it once for each running task and each bid.
+        """
+        if elapsed_s <= 0:
+            return self.p50_s
+        levels, ln = _knot_lists(self.quantiles_s)
+        passed = min(_interpolated(math.log(elapsed_s), ln, levels), 0.999)
+        median_s = math.exp(_interpolated(passed + 0.5 * (1 - passed), levels, ln)) - elapsed_s
+        return min(max(median_s, SECONDS_MIN, 0.01 * elapsed_s), SECONDS_MAX)
+
     def _knots(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        ln = np.log(np.array(self.quantiles_s))
-        low = min(max((ln[1] - ln[0]) / 0.05, MIN_SLOPE), MAX_SLOPE)
-        high = min(max((ln[-1] - ln[-2]) / 0.05, MIN_SLOPE), MAX_SLOPE)
-        levels = np.concatenate(([0.0], LEVELS, [1.0]))
-        return levels, np.concatenate(([ln[0] - low * 0.05], ln, [ln[-1] + high * 0.05]))
+        return _knots_of(self.quantiles_s)
+
+
+@lru_cache(maxsize=4096)
+def _knots_of(
+    quantiles_s: tuple[float, ...],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return levels and ln t between which a run time is piecewise linear, read-only.
+
+    Remembered, since a plan asks for the same few hundred run times again and again.
+    """
+    ln = np.log(np.array(quantiles_s))
+    low = min(max((ln[1] - ln[0]) / 0.05, MIN_SLOPE), MAX_SLOPE)
+    high = min(max((ln[-1] - ln[-2]) / 0.05, MIN_SLOPE), MAX_SLOPE)
+    levels = np.concatenate(([0.0], LEVELS, [1.0]))
+    knots = np.concatenate(([ln[0] - low * 0.05], ln, [ln[-1] + high * 0.05]))
+    levels.setflags(write=False)
+    knots.setflags(write=False)
+    return levels, knots
+
+
+@lru_cache(maxsize=4096)
+def _knot_lists(quantiles_s: tuple[float, ...]) -> tuple[list[float], list[float]]:
+    levels, ln = _knots_of(quantiles_s)
+    return levels.tolist(), ln.tolist()
+
+
+def _interpolated(x: float, xs: list[float], ys: list[float]) -> float:
+    """Return y at `x` on the line through the knots; the end values beyond them."""
+    i = bisect_right(xs, x)
+    if i == 0:
+        return ys[0]
+    if i == len(xs):
+        return ys[-1]
+    return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - xs[i - 1]) / (xs[i] - xs[i - 1])
 
 
 class PredictionSource(Enum):

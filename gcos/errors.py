@@ -10,6 +10,7 @@
     │   └── ArtifactNotFoundError
     ├── WrongStateError            FAILED_PRECONDITION   not before the state changes
     │   ├── StaleFenceError
+    │   ├── RequestIdTakenError
     │   └── NoCandidateError
     ├── NegotiationError           ABORTED               restart the negotiation, not the call
     │   ├── LateBidError
@@ -37,16 +38,31 @@ class GcosError(Exception):
     Attributes:
         code: Name of the gRPC status.
         reason: Closed, upper-case word that programs may branch on.
+        field: Dotted path of the field at fault, such as `resources.gpu.count`; may be empty.
+        line: Line of the document, from 1; 0 where there is none.
         hint: The next step for a person; may be empty.
     """
 
     code: ClassVar[str] = "INTERNAL"
     reason: str = "INTERNAL"
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, field: str = "", hint: str = "") -> None:
         super().__init__(message)
         self.message = message
+        self.field = field
+        self.line = 0
         self.hint = hint
+
+    def locate(self, line: int) -> None:
+        """Put line and field in front of the message.
+
+        For what is found wrong with a document after it was read.
+        """
+        assert self.field, "only a field has a line"
+        assert not self.line, "told already"
+        self.line = line
+        self.message = f"line {line}, {self.field}: {self.message}"
+        self.args = (self.message,)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -58,18 +74,9 @@ class InvalidRequestError(GcosError):
     code = "INVALID_ARGUMENT"
     reason = "INVALID_REQUEST"
 
-    def __init__(self, message: str, *, field: str = "", hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.field = field
-
 
 class InvalidTaskError(InvalidRequestError):
-    """A task spec is wrong.
-
-    Attributes:
-        field: Dotted path of the field, such as `resources.gpu.count`.
-        line: Line of the document, from 1; 0 where there is none.
-    """
+    """A task spec is wrong; the message begins with line and field."""
 
     reason = "INVALID_TASK"
 
@@ -122,6 +129,12 @@ class StaleFenceError(WrongStateError):
     """A message of a superseded attempt."""
 
     reason = "STALE_FENCE"
+
+
+class RequestIdTakenError(WrongStateError):
+    """The request id belongs to a task that was made of another document."""
+
+    reason = "REQUEST_ID_TAKEN"
 
 
 class NoCandidateError(WrongStateError):

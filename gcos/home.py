@@ -129,6 +129,9 @@ def discover(
 ) -> Endpoint:
     """Return whom to call: what is given, else the environment, else the cluster of this machine.
 
+    Where what is given belongs to the cluster of this machine, its other agents come after it: any
+    of them answers for any task.
+
     Args:
         environ: Environment; `GCOS_AGENT` may list several addresses, separated by commas.
         agent: Address given by the user.
@@ -140,11 +143,16 @@ def discover(
     listed = agent or environ.get(AGENT_VARIABLE, "")
     agents = tuple(address for part in listed.split(",") if (address := part.strip()))
     path = token_file or _path(environ.get(TOKEN_FILE_VARIABLE, ""))
-    if agents and path:
-        return Endpoint(agents, path)
-    cluster = read_cluster(environ)
+    try:
+        cluster = read_cluster(environ)
+    except InvalidRequestError:
+        if not (agents and path):
+            raise
+        cluster = None  # all that is needed was given
     if cluster is not None:
-        agents = agents or tuple(cluster.agents[site] for site in sorted(cluster.agents))
+        own = tuple(cluster.agents[site] for site in sorted(cluster.agents))
+        if not agents or set(agents) & set(own):
+            agents = tuple(dict.fromkeys((*agents, *own)))
         path = path or Path(cluster.token_file)
     if not agents:
         raise InvalidRequestError(

@@ -14,15 +14,12 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from gcos.artifacts import ARTIFACT_NAME, PATH_BYTES_MAX
-from gcos.spec import (
-    API_VERSION,
+from gcos.shapes import (
     COMMAND_BYTES_MAX,
-    DOCUMENT_KIND,
     DURATION,
     ENV_COUNT_MAX,
     ENV_VALUE_BYTES_MAX,
     LIST_COUNT_MAX,
-    TASK,
     TIMESTAMP,
     VARIABLE,
     ArtifactReference,
@@ -42,6 +39,7 @@ from gcos.spec import (
     Whole,
     WorkingDirectory,
 )
+from gcos.spec import API_VERSION, DOCUMENT_KIND, TASK
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_ID: Final = "urn:gcos:v1:task"

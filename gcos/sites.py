@@ -81,6 +81,8 @@ class SiteDigest:
         run_count: Runs in any live state.
         awarded_count: Awards accepted since the agent started; lets the broker forget promises.
         holdings: Complete, verified artifacts that the site serves.
+        runs_images: Its executor takes container images.
+        secret_names: Sorted names of the secrets that its store has; values never travel.
     """
 
     pools: tuple[PoolDigest, ...]
@@ -90,6 +92,8 @@ class SiteDigest:
     run_count: int
     awarded_count: int
     holdings: tuple[Artifact, ...] = ()
+    runs_images: bool = False
+    secret_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

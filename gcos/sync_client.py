@@ -34,7 +34,7 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from gcos.client import Client
+from gcos.client import _LOG, Client
 from gcos.clock import Clock
 from gcos.errors import WrongStateError
 from gcos.ids import SiteId
@@ -114,6 +114,7 @@ class SyncClient:
         environ: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        tell: Callable[[str], None] = _LOG.warning,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Iterator["SyncClient"]:
         """Connect to the first agent that answers, until the block ends.
@@ -125,6 +126,8 @@ class SyncClient:
             environ: Environment; `os.environ` by default.
             clock: Measures outages.
             pause: Waits for some seconds between attempts.
+            tell: Takes a line where another agent than the first one answers; by default it is
+                logged as a warning.
             loop: An event loop that runs in another thread; one of its own by default.
 
         Raises:
@@ -135,7 +138,7 @@ class SyncClient:
         with contextlib.ExitStack() as stack:
             running = loop or stack.enter_context(_loop_in_thread())
             connection = Client.connect(
-                agent, token_file, environ=environ, clock=clock, pause=pause
+                agent, token_file, environ=environ, clock=clock, pause=pause, tell=tell
             )
             client = cls(stack.enter_context(_entered(connection, running)), running)
             try:

@@ -101,6 +101,7 @@ class Reason(Enum):
     SECRET_MISSING = "SECRET_MISSING"
     OUTPUT_MISSING = "OUTPUT_MISSING"
     PREEMPTED = "PREEMPTED"
+    PREDICTED_LATE = "PREDICTED_LATE"
 
 
 class WorkKind(Enum):
@@ -258,7 +259,7 @@ class TaskSpec:
         project: Whom it is accounted to.
         retry: When to try again.
         is_idempotent: False: never replaced automatically where I3 is not guaranteed.
-        request_id: Same id, same answer.
+        request_id: Same id and document, same answer.
         workdir: Reference of an artifact whose files the run starts with.
         image: Container image; only executors that run images take the task.
         outputs: What the run must leave behind.
@@ -266,6 +267,8 @@ class TaskSpec:
             the environment; values never travel and are never written down.
         priority: Higher goes first in a site's queue, and may preempt lower where the site allows.
         disconnect: What a partition means for the task.
+        document_digest: SHA-256 of what the document says, in hex; kept with a request id, so that
+            another document under the same id can be told from a repeat.
     """
 
     name: str
@@ -291,6 +294,7 @@ class TaskSpec:
     secrets: tuple[str, ...] = ()
     priority: int = 0
     disconnect: Disconnect = field(default_factory=Disconnect)
+    document_digest: str | None = None
 
 
 _TERMINAL = frozenset(

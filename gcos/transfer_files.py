@@ -1,5 +1,6 @@
 """Files to and from a cluster, piece by piece: a working directory up, results down. Blocking."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -7,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from gcos.artifacts import CHUNK_BYTES, checked_path
+from gcos.artifacts import CHUNK_BYTES, ArtifactKind, FileEntry, Manifest, checked_path
 from gcos.errors import InvalidRequestError, WrongStateError
+from gcos.ids import ArtifactId
 
 Piece = tuple[str, int, bytes]
 """Path and size on the first piece of a file (empty and 0 on the others), and at most 1 MiB."""
@@ -18,16 +20,22 @@ def files_of(directory: Path) -> list[str]:
     """Return the regular files below `directory`, relative and sorted.
 
     Raises:
-        InvalidRequestError: It is no directory, or holds a link or special file.
+        InvalidRequestError: It is no directory, holds a link or special file, or holds no bytes.
     """
     if not directory.is_dir():
-        raise InvalidRequestError(f"{directory} is no directory", field="workdir")
+        raise InvalidRequestError(
+            f"{directory} is no directory",
+            field="workdir",
+            hint="make it, or correct the path; it is relative to where the document lies",
+        )
     found = []
+    size_bytes = 0
     for place, directories, names in os.walk(directory):
         for name in (*directories, *names):
             path = Path(place) / name
             relative = checked_path(path.relative_to(directory).as_posix(), field="workdir")
-            mode = path.lstat().st_mode
+            status = path.lstat()
+            mode = status.st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise InvalidRequestError(
                     f"{relative} is a link or special file",
@@ -36,7 +44,24 @@ def files_of(directory: Path) -> list[str]:
                 )
             if stat.S_ISREG(mode):
                 found.append(relative)
+                size_bytes += status.st_size
+    if not size_bytes:
+        raise InvalidRequestError(
+            f"{directory} holds no bytes",
+            field="workdir",
+            hint="put at least one file there that is not empty",
+        )
     return sorted(found)
+
+
+def content_id(directory: Path, files: list[str]) -> ArtifactId:
+    """Return the id of the data set that `files` below `directory` would make."""
+    entries = []
+    for relative in files:
+        with (directory / relative).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            entries.append(FileEntry(relative, file.tell(), digest))
+    return Manifest(ArtifactKind.DATA, tuple(entries)).artifact_id
 
 
 def pieces_of(directory: Path, files: list[str]) -> Iterator[Piece]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gcos.accounting import Charge
+from gcos.ids import SiteId, TaskId
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,34 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteView:
+    """What a bidder may know of its own site beside the options.
+
+    Attributes:
+        site_id: The site.
+        task_id: The task that is announced.
+        is_origin: The task was submitted here.
+        backlog_s: Predicted GPU seconds of all that runs and waits, over the GPUs of the site.
+        awarded_count: Awards that the site has accepted.
+        now_s: World instant.
+    """
+
+    site_id: SiteId
+    task_id: TaskId
+    is_origin: bool
+    backlog_s: float
+    awarded_count: int
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """What a bidder chose.
 
     Attributes:
         index: Position in the options.
-        score_ratio: What the actor adds to the comparison between sites; 0 for rules.
+        score_ratio: By what sites are compared before their offers: the lowest wins, and J decides
+            between equals. 0 where J alone decides.
     """
 
     index: int
@@ -60,5 +83,9 @@ class Bidder(Protocol):
     def actor(self) -> str:
         """Name and version; offers of different actors are compared without scores."""
 
-    def choose(self, options: Sequence[Option]) -> Choice:
+    @property
+    def may_start_later(self) -> bool:
+        """Whether it wants to see starts later than the earliest; finding them takes time."""
+
+    def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose among `options`, which are never empty."""

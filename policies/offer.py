@@ -45,7 +45,7 @@ class PoolOffer:
 
 
 def candidate_starts(
-    offer: PoolOffer, announcement: Announcement, *, ready_s: float
+    offer: PoolOffer, announcement: Announcement, *, ready_s: float, may_start_later: bool = True
 ) -> NDArray[np.float64]:
     """Return feasible starts, (k,), ascending and distinct; the first is the earliest.
 
@@ -54,7 +54,8 @@ def candidate_starts(
     """
     not_before = max(ready_s, announcement.earliest_start_s or ready_s)
     first = offer.earliest_start(not_before)
-    if not announcement.may_defer or announcement.deadline_s is None:
+    may_defer = may_start_later and announcement.may_defer
+    if not may_defer or announcement.deadline_s is None:
         return np.array([first])
     latest = announcement.deadline_s - offer.run_time.p90_s
     next_hour = (np.floor(first / HOUR_S) + 1) * HOUR_S
@@ -72,6 +73,7 @@ def options_of(
     pue: float,
     ready_s: float,
     transfers: Charge,
+    may_start_later: bool = True,
 ) -> list[Option]:
     """Return the options of one pool, earliest first.
 
@@ -82,6 +84,7 @@ def options_of(
         pue: Facility energy over IT energy.
         ready_s: World instant at which everything would be fetched.
         transfers: Charge of fetching it.
+        may_start_later: Later starts than the earliest are wanted, too.
     """
     terms = announcement.terms
     run = RunTerms(
@@ -90,7 +93,7 @@ def options_of(
         pue=pue,
         gpu_usd_per_h=offer.pool.usd_per_gpu_h,
     )
-    starts = candidate_starts(offer, announcement, ready_s=ready_s)
+    starts = candidate_starts(offer, announcement, ready_s=ready_s, may_start_later=may_start_later)
     points = offer.run_time.quantiles_at(_LEVELS)
     durations, p50_s, p90_s = points[:-2], float(points[-2]), float(points[-1])
     carbon = None if signals.carbon is None else signals.carbon.series

@@ -5,12 +5,13 @@ Offers are compared by score and then by J where all come from the same actor, b
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gcos.accounting import LatePenalty
 from gcos.contract_net import ArtifactNeed, Bid, Refusal
 from gcos.durations import Prediction
 from gcos.ids import SiteId
+from gcos.next_steps import next_step
 from gcos.tasks import Reason, TaskSpec
 
 #: Offers this close to the best count as equal to it where the task prefers a site.
@@ -44,7 +45,7 @@ class Judgement:
 
     Attributes:
         ranked: Offers within the limits, best first.
-        refusals: All others, with why.
+        refusals: All others, with why and the next step.
     """
 
     ranked: tuple[Bid, ...]
@@ -66,7 +67,10 @@ def judge(spec: TaskSpec, auction: Auction) -> Judgement:
     Offers are compared by score and then by J where all come from the same actor, by J alone
     otherwise (DESIGN section 4, step 4). A preferred site wins among equal offers.
     """
-    refused = list(auction.refusals)
+    refused = [
+        each if each.hint else replace(each, hint=next_step(each.reason))
+        for each in auction.refusals
+    ]
     kept: list[Bid] = []
     for bid in auction.bids:
         problem = _over_limit(spec, bid)
@@ -100,6 +104,7 @@ def _over_limit(spec: TaskSpec, bid: Bid) -> Refusal | None:
             site_id=bid.site_id,
             reason=Reason.OVER_COST_LIMIT,
             message=f"would cost up to ${bid.p90_cost_usd:.4g}, over ${spec.max_cost_usd:.4g}",
+            hint=next_step(Reason.OVER_COST_LIMIT),
         )
     if spec.max_carbon_gco2 is not None:
         if not bid.is_carbon_known:
@@ -107,6 +112,7 @@ def _over_limit(spec: TaskSpec, bid: Bid) -> Refusal | None:
                 site_id=bid.site_id,
                 reason=Reason.STALE_SIGNAL,
                 message="its carbon signal is missing or stale, so the limit cannot be kept",
+                hint=next_step(Reason.STALE_SIGNAL),
             )
         if bid.p90_carbon_gco2 > spec.max_carbon_gco2:
             return Refusal(
@@ -116,6 +122,7 @@ def _over_limit(spec: TaskSpec, bid: Bid) -> Refusal | None:
                     f"would emit up to {bid.p90_carbon_gco2:.4g} g,"
                     f" over {spec.max_carbon_gco2:.4g} g"
                 ),
+                hint=next_step(Reason.OVER_CARBON_LIMIT),
             )
     return None
 

@@ -62,9 +62,14 @@ class _Entry:
 
 
 class Cache:
-    """One cache of one kind. Verbs and counters follow libCacheSim's `cache.h`."""
+    """One cache, of one kind or shared by both. Verbs and counters follow libCacheSim's `cache.h`.
 
-    def __init__(self, kind: ArtifactKind, capacity_bytes: int) -> None:
+    Args:
+        kind: Of what it holds; None: of either.
+        capacity_bytes: Capacity.
+    """
+
+    def __init__(self, kind: ArtifactKind | None, capacity_bytes: int) -> None:
         assert capacity_bytes >= 0, "a capacity is not negative"
         self.kind = kind
         self.capacity_bytes = capacity_bytes
@@ -104,9 +109,9 @@ class Cache:
         return sum(entry.artifact.size_bytes for entry in entries if entry.is_evictable)
 
     def usage(self) -> CacheUsage:
-        """Return how full the cache is."""
+        """Return how full the cache is; a shared one is shown as the model cache."""
         return CacheUsage(
-            kind=self.kind,
+            kind=self.kind or ArtifactKind.MODEL,
             capacity_bytes=self.capacity_bytes,
             occupied_bytes=self._occupied_bytes,
             reserved_bytes=self._reserved_bytes,
@@ -181,7 +186,7 @@ class Cache:
             WrongStateError: It is here, or on its way.
             CacheFullError: Even with everything evictable gone it would not fit.
         """
-        assert artifact.kind is self.kind, "an artifact of the other cache"
+        assert self.kind in (None, artifact.kind), "an artifact of the other cache"
         size_bytes = artifact.size_bytes
         if size_bytes <= 0:
             raise InvalidRequestError(f"{artifact.name} has no bytes", field="size_bytes")
@@ -219,6 +224,17 @@ class Cache:
         entry = self._reserved(artifact_id)
         self._reserved_bytes -= entry.artifact.size_bytes
         del self._entries[artifact_id]
+
+    def drop(self, artifact_id: ArtifactId) -> None:
+        """Evict an artifact although nobody needs its room.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+            WrongStateError: It is in use, or this site is its custodian.
+        """
+        if not self._complete(artifact_id).is_evictable:
+            raise WrongStateError(f"{artifact_id} is in use or in this site's custody")
+        self._evict(artifact_id)
 
     def pin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
         """Keep the artifact for a run, complete or on its way; a second time changes nothing.
@@ -304,7 +320,7 @@ class Cache:
         sizes_bytes = dict.fromkeys(EntryState, 0)
         for artifact_id, entry in self._entries.items():
             assert entry.artifact.artifact_id == artifact_id, "an entry under another's id"
-            assert entry.artifact.kind is self.kind, "an entry of the other cache"
+            assert self.kind in (None, entry.artifact.kind), "an entry of the other cache"
             assert entry.artifact.size_bytes > 0, "an entry without bytes"
             assert entry.reader_count >= 0, "more readers closed than opened"
             is_complete = entry.state is EntryState.COMPLETE
@@ -332,7 +348,7 @@ class Cache:
         return entry
 
     def _full(self, artifact: Artifact) -> CacheFullError:
-        kind = self.kind.value.lower()
+        kind = "shared" if self.kind is None else self.kind.value.lower()
         return CacheFullError(
             f"{artifact.name} needs {artifact.size_bytes} bytes of the {kind} cache; "
             f"{self.free_bytes} are free and {self.evictable_bytes} evictable "

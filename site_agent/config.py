@@ -9,6 +9,7 @@ from gcos.errors import InvalidRequestError
 from gcos.ids import is_site_id
 from gcos.sites import Pool
 from gcos.tables import default_sites, hardware
+from policies.catalogue import DEFAULT, policy_named
 from site_agent.lease import LEASE_S
 
 GIB = 1 << 30
@@ -67,6 +68,7 @@ class AgentConfig:
         log_count_max: Logs of ended runs kept.
         output_count_max: Tasks whose outputs are kept.
         may_preempt: A run may be stopped for one of higher priority; its task is queued again.
+        policy: How the site bids: a name of `policies.catalogue`.
         run_path: `PATH` of jobs.
         log_level: debug, info, warning or error.
         world: How world time and bytes are scaled.
@@ -98,6 +100,7 @@ class AgentConfig:
     log_count_max: int = 1_000
     output_count_max: int = 1_000
     may_preempt: bool = False
+    policy: str = DEFAULT
     run_path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -138,6 +141,7 @@ def completed(config: AgentConfig) -> AgentConfig:
             hint="known sites: " + ", ".join(sorted(default_sites())),
         )
     _check_numbers(pue or 1.0, pools, config)
+    policy_named(config.policy)
     return replace(config, zone=zone, pue=pue or 1.0, pools=pools)
 
 

@@ -3,6 +3,11 @@
 Each has a capacity of its own, so that a large data set never drives out the models that many tasks
 share, nor the reverse. An artifact's kind says where it belongs; its id is enough to find it again,
 because the kind is part of what the id hashes.
+
+Beside the caches a site may have *residents*: artifacts that lie there for good, such as an
+upstream's copies. They are found and served like any other, take no room, and are never evicted.
+
+`DualCache.shared` is what others have, one cache for both kinds, for comparison.
 """
 
 from gcos.artifacts import Artifact, ArtifactKind, CacheEntry, CacheUsage
@@ -19,6 +24,19 @@ class DualCache:
             ArtifactKind.MODEL: Cache(ArtifactKind.MODEL, model_capacity_bytes),
             ArtifactKind.DATA: Cache(ArtifactKind.DATA, data_capacity_bytes),
         }
+        self._residents: dict[ArtifactId, Artifact] = {}
+
+    @classmethod
+    def shared(cls, capacity_bytes: int) -> "DualCache":
+        """Return one cache for both kinds, where either may drive out the other."""
+        made = cls(0, 0)
+        made._caches = dict.fromkeys(ArtifactKind, Cache(None, capacity_bytes))
+        return made
+
+    def settle(self, artifact: Artifact) -> None:
+        """Take note of an artifact that lies here for good, outside of the caches."""
+        assert self._where(artifact.artifact_id) is None, "a resident that is cached"
+        self._residents[artifact.artifact_id] = artifact
 
     def capacity_bytes(self, kind: ArtifactKind) -> int:
         """Return the capacity of one cache."""
@@ -34,12 +52,12 @@ class DualCache:
 
     def usages(self) -> tuple[CacheUsage, ...]:
         """Return how full the caches are, the model cache first."""
-        return tuple(cache.usage() for cache in self._caches.values())
+        return tuple(cache.usage() for cache in self._distinct())
 
     def find(self, artifact_id: ArtifactId) -> Artifact | None:
         """Return the artifact under its first name if it is complete; changes nothing."""
         cache = self._where(artifact_id)
-        return None if cache is None else cache.find(artifact_id)
+        return self._residents.get(artifact_id) if cache is None else cache.find(artifact_id)
 
     def has(self, artifact_id: ArtifactId) -> bool:
         """Tell whether the artifact is complete here."""
@@ -61,7 +79,8 @@ class DualCache:
         Raises:
             ArtifactNotFoundError: It is not complete here.
         """
-        self._holding(artifact_id).hit(artifact_id, run_id, now_s=now_s)
+        if artifact_id not in self._residents:
+            self._holding(artifact_id).hit(artifact_id, run_id, now_s=now_s)
 
     def evictions_for(self, kind: ArtifactKind, size_bytes: int) -> tuple[ArtifactId, ...] | None:
         """Return what a reservation of this size would evict; None: it cannot fit now."""
@@ -78,7 +97,9 @@ class DualCache:
             CacheFullError: Even with everything evictable gone it would not fit.
         """
         known = self._where(artifact.artifact_id)
-        if known is not None and known.kind is not artifact.kind:
+        if artifact.artifact_id in self._residents:
+            raise WrongStateError(f"{artifact.name} lies here for good")
+        if known is not None and known.kind not in (None, artifact.kind):
             raise WrongStateError(f"{artifact.artifact_id} is in the {known.kind.value} cache")
         return self._caches[artifact.kind].reserve(artifact, now_s=now_s, is_custodian=is_custodian)
 
@@ -98,13 +119,23 @@ class DualCache:
         """
         self._reserving(artifact_id).release(artifact_id)
 
+    def drop(self, artifact_id: ArtifactId) -> None:
+        """Evict an artifact although nobody needs its room.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+            WrongStateError: It is in use, or this site is its custodian.
+        """
+        self._holding(artifact_id).drop(artifact_id)
+
     def pin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
         """Keep the artifact for a run, complete or on its way; a second time changes nothing.
 
         Raises:
             ArtifactNotFoundError: The books do not know it.
         """
-        self._holding(artifact_id).pin(artifact_id, run_id)
+        if artifact_id not in self._residents:
+            self._holding(artifact_id).pin(artifact_id, run_id)
 
     def unpin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
         """Let go what a run pinned; does nothing where it pinned nothing."""
@@ -145,22 +176,26 @@ class DualCache:
     def holdings(self) -> tuple[Artifact, ...]:
         """Return what the site may advertise: each complete artifact once for each of its names.
 
-        Sorted by kind, the models first, then by name and id. Bytes are those of `usages`: names
-        share them.
+        Sorted by kind, the models first, then by name and id; residents come last. Bytes are those
+        of `usages`: names share them.
         """
-        return tuple(entry.artifact for entry in self.entries())
+        return (*(entry.artifact for entry in self.entries()), *self._residents.values())
 
     def entries(self) -> tuple[CacheEntry, ...]:
-        """Return the complete artifacts with their use, in the order of `holdings`."""
-        return tuple(entry for cache in self._caches.values() for entry in cache.entries())
+        """Return the complete artifacts of the caches with their use, as `holdings` orders them."""
+        return tuple(entry for cache in self._distinct() for entry in cache.entries())
 
     def check_invariants(self) -> None:
-        """Assert I4 of both caches and that they share no entry."""
-        model, data = self._caches.values()
-        model.check_invariants()
-        data.check_invariants()
-        for entry in data.entries():
-            assert model.state(entry.artifact.artifact_id) is None, "an artifact is in both caches"
+        """Assert I4 of the caches and that no artifact is in two places."""
+        seen: set[ArtifactId] = set(self._residents)
+        for cache in self._distinct():
+            cache.check_invariants()
+            for entry in {each.artifact.artifact_id for each in cache.entries()}:
+                assert entry not in seen, "an artifact is in two places"
+                seen.add(entry)
+
+    def _distinct(self) -> tuple[Cache, ...]:
+        return tuple(dict.fromkeys(self._caches.values()))
 
     def _where(self, artifact_id: ArtifactId) -> Cache | None:
         for cache in self._caches.values():

@@ -6,7 +6,7 @@ predictor may be away (I10): then the sites last heard of are asked, and the pri
 
 import asyncio
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,12 +14,13 @@ from gcos.artifacts import ArtifactKind, parse_reference
 from gcos.contract_net import Announcement, ArtifactNeed, Bid, Holder, Refusal
 from gcos.durations import Prediction, WorkFeatures
 from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, UnavailableError
-from gcos.ids import Fence, SiteId, TaskId
+from gcos.ids import ArtifactId, Fence, SiteId, TaskId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, Resolution
 from gcos.tasks import Reason, TaskSpec
 from site_agent.auction import Auction
 from site_agent.config import AgentConfig
 from site_agent.effects import Now
+from site_agent.feasibility import standing_refusal
 from site_agent.origin import Origin
 from site_agent.participant import Participant
 from site_agent.peers import Peers
@@ -36,12 +37,17 @@ class Host(Protocol):
     peers: Peers
     #: Every site that is alive is known.
     is_known_fresh: bool
+    #: Sites in the last answer of a broker; the others that are known have been silent since.
+    listed: frozenset[SiteId]
 
     def now(self) -> Now:
         """Return this instant on both time axes."""
 
     def sites(self) -> list[KnownSite]:
         """Return every site that is known, this one as it is now."""
+
+    def bid(self, announcement: Announcement) -> Bid | Refusal:
+        """Answer an announcement at this site."""
 
     async def predict(self, features: WorkFeatures) -> tuple[Prediction, ...]:
         """Return the run time on every pool type that is known."""
@@ -74,16 +80,52 @@ class Negotiation:
         sites = host.sites()
         heard = {bid.site_id for bid in bids}
         heard |= {refusal.site_id for refusal in (*nomination.refusals, *refusals)}
+        told = heard | {refusal.site_id for refusal in silent}
         return Auction(
             predictions=predictions,
             needs=nomination.needs,
             bids=tuple(bids),
-            refusals=(*nomination.refusals, *refusals, *silent),
+            refusals=(*nomination.refusals, *refusals, *silent, *self._absent(told)),
             # Without a broker that knows who is alive, a site that is missing means nothing.
             is_complete=nomination.is_settled
             and all(known.site.site_id in heard for known in sites),
             zones={known.site.site_id: known.site.zone for known in sites},
         )
+
+    def _absent(self, told: Collection[SiteId]) -> list[Refusal]:
+        """Return a refusal for each site that is known, not told of, and silent for a while."""
+        host = self._host
+        return [
+            Refusal(
+                known.site.site_id,
+                Reason.NO_SITE_REACHABLE,
+                f"does not answer; last heard {known.age_s:.0f} s ago",
+            )
+            for known in host.sites()
+            if known.site.site_id not in told
+            and known.site.site_id not in host.listed
+            and known.site.site_id != host.participant.site.site_id
+        ]
+
+    def unasked(self, spec: TaskSpec, auction: Auction) -> Auction:
+        """Return the auction with a refusal for each known site that it leaves out.
+
+        For people, who look for every site; in a journal they would outgrow the offers.
+        """
+        told = {bid.site_id for bid in auction.bids}
+        told |= {refusal.site_id for refusal in auction.refusals}
+        left_out = []
+        for known in self._host.sites():
+            site_id = known.site.site_id
+            if site_id not in told:
+                unasked = Refusal(
+                    site_id,
+                    Reason.NO_BID,
+                    f"was not asked: {NOMINEE_COUNT} sites looked better",
+                    hint="name it under placement.allow to have it asked",
+                )
+                left_out.append(standing_refusal(spec, known) or unasked)
+        return replace(auction, refusals=(*auction.refusals, *left_out))
 
     async def _nominate(
         self,
@@ -139,7 +181,7 @@ class Negotiation:
             host = self._host
             try:
                 if nominee.site_id == host.participant.site.site_id:
-                    answer = host.participant.bid(announcement, now=host.now())
+                    answer = host.bid(announcement)
                 else:
                     reply = await host.peers.announce(
                         nominee.address, announcement, timeout_s=host.config.bid_window_s
@@ -183,8 +225,9 @@ class Negotiation:
             resolutions = await self._host.peers.resolve(references)
         except UnavailableError:
             resolutions = tuple(self._resolve_here(reference) for reference in references)
-        needs: list[ArtifactNeed] = []
-        for (field, _), resolution in zip(fields, resolutions, strict=True):
+        needs: dict[ArtifactId, ArtifactNeed] = {}
+        fields_by_id: dict[ArtifactId, str] = {}
+        for (field, reference), resolution in zip(fields, resolutions, strict=True):
             resolved = resolution
             if resolved.need is None and not resolved.ambiguous_ids:
                 # A copy that was added since the last beat is not in the directory yet.
@@ -192,9 +235,18 @@ class Negotiation:
             if resolved.need is None and not self._host.is_known_fresh:
                 await self._host.refresh_sites()
             need = _checked(field, resolved, is_fresh=self._host.is_known_fresh)
-            if need.artifact_id not in [known.artifact_id for known in needs]:
-                needs.append(self._with_own_copy(need, need))
-        return tuple(needs)
+            if need.artifact_id not in needs:
+                # Where sites know the content by several names, it goes by the one asked for.
+                asked = replace(need, name=parse_reference(reference, field=field).name)
+                needs[need.artifact_id] = self._with_own_copy(need, asked)
+                fields_by_id[need.artifact_id] = field
+            elif field == "workdir":
+                raise InvalidRequestError(
+                    f"holds the same files as {fields_by_id[need.artifact_id]}",
+                    field=field,
+                    hint="remove one of the two; a run finds data sets under GCOS_DATA_DIR",
+                )
+        return tuple(needs.values())
 
     async def holders_of(self, need: ArtifactNeed) -> ArtifactNeed:
         """Return the need with its holders as of now; as it was where the broker is away."""
@@ -282,29 +334,35 @@ def _checked(field: str, resolution: Resolution, *, is_fresh: bool) -> ArtifactN
         InvalidRequestError: It is ambiguous or names the wrong kind of artifact.
     """
     if resolution.ambiguous_ids:
+        pinned = [f"{resolution.reference}@{known}" for known in resolution.ambiguous_ids]
         raise InvalidRequestError(
-            f"{field}: {resolution.reference!r} has {len(resolution.ambiguous_ids)} contents",
+            f"{resolution.reference!r} stands for {len(pinned)} contents",
             field=field,
-            hint="name one: " + ", ".join(f"{i[:19]}..." for i in resolution.ambiguous_ids),
+            hint=f"pin one, such as {pinned[0]}; see: gcos cache ls",
         )
     if resolution.need is None and not is_fresh:
         raise UnavailableError(
-            f"{field}: no site is known to hold {resolution.reference!r}, but not every site may"
-            " be known yet",
+            f"no site is known to hold {resolution.reference!r}, but not every site may be known"
+            " yet",
+            field=field,
             hint="try again in a few seconds",
         )
     if resolution.need is None:
-        near = ", ".join(resolution.nearest)
+        steps = [f"did you mean {' or '.join(resolution.nearest)}?"] if resolution.nearest else []
+        if field == "workdir":
+            steps.append(f"for a directory of your machine write ./{resolution.reference}")
+        elif not steps:
+            steps.append("see what is there: gcos cache ls; add it with: gcos cache add")
         raise ArtifactNotFoundError(
-            f"{field}: no site holds {resolution.reference!r}",
-            hint=f"did you mean {near}?" if near else "see what is there with: gcos cache ls",
+            f"no site holds {resolution.reference!r}", field=field, hint=" ".join(steps)
         )
     is_model = resolution.need.kind is ArtifactKind.MODEL
     if is_model is not (field == "model"):
-        kind = "a model" if is_model else "a data set"
+        kind, wanted = ("model", "data set") if is_model else ("data set", "model")
+        place = "model" if is_model else "data"
         raise InvalidRequestError(
-            f"{field}: {resolution.reference!r} is {kind}",
+            f"wanted a {wanted}, but {resolution.reference!r} is a {kind}",
             field=field,
-            hint="models go under model:, data sets under data:",
+            hint=f"name it under {place}: {resolution.reference}",
         )
     return resolution.need

@@ -44,11 +44,9 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.DescribeSiteResponse:
         """Read what the site is and how busy it is."""
         del request, context
-        participant = self._runner.participant
-        digest = participant.digest(now=self._runner.now())
         return operator_pb2.DescribeSiteResponse(
-            site=to_proto(participant.site, common_pb2.Site),
-            digest=to_proto(digest, common_pb2.SiteDigest),
+            site=to_proto(self._runner.participant.site, common_pb2.Site),
+            digest=to_proto(self._runner.digest(), common_pb2.SiteDigest),
         )
 
     async def ListSites(
@@ -81,7 +79,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         del context
         kind = _KINDS.get(request.kind)
         if kind is None:
-            raise InvalidRequestError("say model or data", field="kind")
+            raise _no_kind()
         artifact, is_new = await self._plane.add(Path(request.path), request.name, kind)
         self._runner.log.info(
             "artifact_added",
@@ -120,7 +118,11 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         """Read carbon and price, now and for the coming hours."""
         del context
         if not 0 <= request.horizon_h <= HORIZON_H_MAX:
-            raise InvalidRequestError(f"must be 0 to {HORIZON_H_MAX}", field="horizon_h")
+            raise InvalidRequestError(
+                f"{request.horizon_h} hours; 0 to {HORIZON_H_MAX} are known",
+                field="horizon_h",
+                hint="ask for fewer hours",
+            )
         hours = request.horizon_h or 24
         signals = self._runner.participant.signals
         now_s = self._runner.now().world_s
@@ -162,14 +164,23 @@ async def receive(
             kind = kind or _KINDS.get(piece.kind)
             received_bytes += len(piece.data)
             if received_bytes > size_bytes_max:
-                raise TooLargeError(f"the upload has more than {size_bytes_max} bytes")
+                raise TooLargeError(
+                    f"the upload has more than {size_bytes_max} bytes",
+                    hint="leave out what the task does not need, or send it to a larger site",
+                )
             if piece.path or piece.data:
                 await asyncio.to_thread(arriving.add, (piece.path, 0, piece.data))
         await asyncio.to_thread(arriving.finish)
     except FileExistsError as exc:
-        raise InvalidRequestError("a file is sent twice", field="path") from exc
+        raise InvalidRequestError(
+            "a file is sent twice", field="path", hint="send each path once"
+        ) from exc
     finally:
         await asyncio.to_thread(arriving.give_up)  # nothing, once everything has appeared
     if kind is None:
-        raise InvalidRequestError("say model or data", field="kind")
+        raise _no_kind()
     return name, kind
+
+
+def _no_kind() -> InvalidRequestError:
+    return InvalidRequestError("no kind is named", field="kind", hint="say model or data")

@@ -15,7 +15,7 @@ passed by this site's clock; after a restart every lease is taken to have been r
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from gcos.accounting import S_PER_H, Charge, CostScope
+from gcos.accounting import S_PER_H, Charge, CostScope, LatePenalty
 from gcos.artifacts import ArtifactKind, parse_reference
 from gcos.contract_net import (
     Announcement,
@@ -110,6 +110,18 @@ _OUTCOME = {
 AtOrigin = Callable[[Task, Report], Charge]
 """What the reported run would have cost at the origin at once (`gcos.ledger.LedgerEntry`)."""
 
+LatenessTerms = Callable[[TaskSpec, Sequence[Prediction]], LatePenalty]
+"""What being late costs a task."""
+
+
+def lateness_by_work(spec: TaskSpec, predictions: Sequence[Prediction]) -> LatePenalty:
+    """Return a penalty that grows with the task's GPU hours.
+
+    They are taken at the fastest predicted mean, never from a true run time.
+    """
+    fastest_s = min((p.run_time.mean_s for p in predictions), default=0.0)
+    return late_penalty(spec.gpu.gpu_count * fastest_s / S_PER_H)
+
 
 @dataclass(frozen=True, slots=True)
 class OriginSettings:
@@ -145,6 +157,7 @@ class Origin:
 
     settings: OriginSettings
     at_origin: AtOrigin
+    lateness: LatenessTerms = lateness_by_work
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     #: Ids of unfinished tasks, in order of submission: what `tick` looks at.
     active: dict[TaskId, None] = field(default_factory=dict)
@@ -238,21 +251,25 @@ class Origin:
             )
         return task
 
+    def forget(self, task_id: TaskId) -> None:
+        """Drop a task that has ended, with all that is known of it."""
+        task = self.tasks.pop(task_id)
+        assert task.state.is_terminal, "a live task is forgotten"
+        if task.spec.request_id is not None:
+            self.requests.pop(task.spec.request_id, None)
+        for attempt in range(1, task.fence.attempt + 1):
+            self.charged.discard(run_id(task_id, Fence(task.fence.origin_epoch, attempt)))
+
     # ---------------------------------------------------------------- negotiating
 
     def terms_of(self, spec: TaskSpec, predictions: Sequence[Prediction]) -> Terms:
-        """Return by what offers for `spec` are compared.
-
-        The penalty grows with the task's GPU hours, taken at the fastest predicted mean, never
-        from a true run time.
-        """
+        """Return by what offers for `spec` are compared."""
         lam = spec.carbon_price_usd_per_kg
-        fastest_s = min((p.run_time.mean_s for p in predictions), default=0.0)
         return Terms(
             carbon_price_usd_per_kg=(self.settings.carbon_price_usd_per_kg if lam is None else lam),
             network_kwh_per_gb=self.settings.network_kwh_per_gb,
             scope=self.settings.scope,
-            late_penalty=late_penalty(spec.gpu.gpu_count * fastest_s / S_PER_H),
+            late_penalty=self.lateness(spec, predictions),
         )
 
     def announcement(
@@ -346,7 +363,7 @@ class Origin:
             replace(task, bid=best, wake_s=wake_s),
             TaskState.WAITING,
             Reason.NOT_BEFORE if is_early else Reason.GREENER_START,
-            f"{best.site_id} would start it then",
+            f"site {best.site_id} would start it then",
         )
         event = TaskEvent(
             now.world_s,
@@ -393,7 +410,7 @@ class Origin:
         event = TaskEvent(
             now.world_s,
             "task_awarded",
-            f"awarded to {best.site_id} for {best.offer_usd:.4g} $",
+            f"awarded to site {best.site_id} for {best.offer_usd:.4g} $",
             site_id=best.site_id,
             attempt=kept.fence.attempt,
         )
@@ -435,6 +452,8 @@ class Origin:
         if task.spec.workdir is None:
             return None
         wanted = parse_reference(task.spec.workdir, field="workdir")
+        if wanted.artifact_id is not None:
+            return wanted.artifact_id
         return next(need.artifact_id for need in task.needs if need.name == wanted.name)
 
     def _lease_of(self, spec: TaskSpec) -> LeaseTerms:

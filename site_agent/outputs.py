@@ -36,7 +36,9 @@ class Outputs:
         """
         task, _, fence = run_id.partition(".")
         if not task or "/" in run_id or task.startswith(".") or not fence:
-            raise NotFoundError(f"there is no run {run_id[:80]!r} here")
+            raise NotFoundError(
+                f"there is no run {run_id[:80]!r} here", hint="list tasks with: gcos queue --all"
+            )
         return self._root / task / fence
 
     def publish(self, source: Path, run_id: RunId) -> Path:
@@ -126,7 +128,11 @@ def copy_to(place: Path, output: Output, *, roots: Sequence[Path]) -> None:
     if _is_same(place / output.path, target):
         return  # published already, before a crash
     if target.exists() or target.is_symlink():
-        raise InvalidRequestError(f"{output.uri} exists already", field="outputs.uri")
+        raise InvalidRequestError(
+            f"{output.uri} exists already",
+            field="outputs.uri",
+            hint="name another place, or move away what is there",
+        )
     parent.mkdir(parents=True, exist_ok=True)
     partial = parent / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -35,7 +35,7 @@ from gcos.ids import ArtifactId, Fence, RunId, TaskId
 from gcos.signals import SiteSignals
 from gcos.sites import Pool, PoolDigest, Site, SiteDigest
 from gcos.tasks import ANY_GPU, Reason, RunState, check_run_transition
-from policies.interface import Bidder, Option
+from policies.interface import Bidder, Option, SiteView
 from policies.offer import PoolOffer, options_of
 from site_agent.dual_cache import DualCache
 from site_agent.effects import (
@@ -68,6 +68,8 @@ RUN_COUNT_MAX = 256
 ORPHAN_S = 300.0
 #: World seconds that an offer stands.
 BID_VALID_S = 300.0
+#: Attempts of a task that may be given back because it would be late where it waits.
+REAUCTION_COUNT_MAX = 3
 
 _STOP_REASONS = {
     RunState.REVOKED: Reason.STALE_FENCE,
@@ -117,6 +119,10 @@ class Participant:
     guarantees_single_execution: bool = True
     #: Its executor takes container images.
     runs_images: bool = False
+    #: What does not fit its cache is brought to scratch, for one run, and paid each time.
+    streams_to_scratch: bool = False
+    #: A waiting run that has come to be predicted late is given back, to be announced again.
+    gives_back_late: bool = False
     #: A run may be stopped for one of higher priority.
     may_preempt: bool = False
     #: Secrets that its store has, by name.
@@ -135,6 +141,10 @@ class Participant:
     stopping: dict[RunId, RunState] = field(default_factory=dict)
     #: Bytes moved so far by run, for progress.
     moved_bytes: dict[RunId, int] = field(default_factory=dict)
+    #: What was brought to scratch for a run; gone with it.
+    scratch: dict[RunId, tuple[ArtifactId, ...]] = field(default_factory=dict)
+    #: World instant of the start that a waiting run could count on when it was accepted.
+    promised_s: dict[RunId, float] = field(default_factory=dict)
     awarded_count: int = 0
 
     def __post_init__(self) -> None:
@@ -165,11 +175,12 @@ class Participant:
                 pue=self.site.pue,
                 ready_s=ready_s,
                 transfers=transfers,
+                may_start_later=self.bidder.may_start_later,
             )
         if not options:
             # Not for ever: the origin may not have heard of these pools yet.
             return self._refuse(Reason.NO_BID, "the announcement predicts for no pool here")
-        choice = self.bidder.choose(options)
+        choice = self.bidder.choose(options, self._view(announcement, now))
         best = options[choice.index]
         # Held until its earliest start, too, a task needs no lease yet.
         is_held = best.start_s > ready_s and announcement.earliest_start_s == best.start_s
@@ -193,6 +204,20 @@ class Participant:
             evictions=evictions,
             valid_until_s=now.world_s + BID_VALID_S,
             guarantees_single_execution=self.guarantees_single_execution,
+        )
+
+    def _view(self, announcement: Announcement, now: Now) -> SiteView:
+        """Return what a bidder may know of this site beside its options."""
+        now_s = now.world_s
+        gpu_count = sum(pool.gpu_count for pool in self.site.pools)
+        committed = sum(each.committed_gpu_s(now_s) for each in self.schedules.values())
+        return SiteView(
+            site_id=self.site.site_id,
+            task_id=announcement.task_id,
+            is_origin=announcement.origin == self.site.site_id,
+            backlog_s=committed / gpu_count,
+            awarded_count=self.awarded_count,
+            now_s=now_s,
         )
 
     def _refuse(self, reason: Reason, message: str) -> Refusal:
@@ -240,7 +265,8 @@ class Participant:
         for need in announcement.needs:
             if self.cache.has(need.artifact_id):
                 continue
-            if need.size_bytes > self.cache.capacity_bytes(need.kind):
+            is_too_large = need.size_bytes > self.cache.capacity_bytes(need.kind)
+            if is_too_large and not self.streams_to_scratch:
                 return self._refuse(
                     Reason.ARTIFACT_TOO_LARGE, f"{need.name} is larger than the cache"
                 )
@@ -253,17 +279,18 @@ class Participant:
             if self.cache.is_reserved(need.artifact_id):
                 waiting_s += fetch.duration_s  # under way for another run, and paid there
                 continue
-            missing_bytes[need.kind] = missing_bytes.get(need.kind, 0) + need.size_bytes
+            if not is_too_large:
+                missing_bytes[need.kind] = missing_bytes.get(need.kind, 0) + need.size_bytes
             fetches.append(fetch)
             transfers += charge
         evictions: list[ArtifactId] = []
         for kind, size_bytes in missing_bytes.items():
             victims = self._victims(kind, size_bytes, announcement.needs)
-            if victims is None:
+            if victims is None and not self.streams_to_scratch:
                 return self._refuse(
                     Reason.CACHE_FULL, f"nothing evictable makes room for {size_bytes} bytes"
                 )
-            evictions += victims
+            evictions += victims or ()
         ready_s = now_s + waiting_s + total_duration_s(fetches)
         return tuple(fetches), transfers, tuple(evictions), ready_s
 
@@ -317,6 +344,9 @@ class Participant:
         )
         self.awarded_count += 1
         self._take(run, now=now)
+        if self.gives_back_late:
+            starts = self.schedules[award.pool_type].expected_starts(now.world_s)
+            self.promised_s[run.run_id] = starts[run.run_id]
         return AwardAnswer(True), Ready(
             (SaveRun(run),), (Stage(run.run_id), RenewSoon(award.origin_address))
         )
@@ -486,6 +516,41 @@ class Participant:
                 )
         return ready
 
+    def give_back_late(self, *, now: Now) -> Ready:
+        """Return waiting runs that were accepted in time and would now, at the median, be late.
+
+        What waits behind others or its artifacts may do better elsewhere (DESIGN section 7 B). A
+        run that was late from the beginning stays: nobody had a better offer. The last of the queue
+        goes first, which may save those before it.
+        """
+        ready = NOTHING
+        while self.gives_back_late and (run := self._late_run(now.world_s)) is not None:
+            ready += self._finish(
+                run,
+                RunState.LEASE_RETURNED,
+                Reason.PREDICTED_LATE,
+                "returned before it started: it would miss its deadline here",
+                ended_s=now.world_s,
+            )
+        return ready
+
+    def _late_run(self, now_s: float) -> HeldRun | None:
+        for schedule in self.schedules.values():
+            if all(planned.started_s is not None for planned in schedule.planned.values()):
+                continue
+            starts = schedule.expected_starts(now_s)
+            for run_id, start_s in reversed(starts.items()):
+                run = self.runs[run_id]
+                deadline_s = run.award.deadline_s
+                if deadline_s is None or run.staged_s is None:
+                    continue
+                p50_s = schedule.planned[run_id].run_time.p50_s
+                was_in_time = self.promised_s.get(run_id, math.inf) + p50_s <= deadline_s
+                has_turns = run.award.fence.attempt <= REAUCTION_COUNT_MAX
+                if start_s + p50_s > deadline_s and was_in_time and has_turns:
+                    return run
+        return None
+
     def stop_all(self, *, now: Now) -> Ready:
         """Stop what still runs when the grace of a drain is over."""
         ready = NOTHING
@@ -515,7 +580,16 @@ class Participant:
         if run is None or run.report is not None:
             return ()
         self._pin(run)
-        return tuple(need for need in run.award.needs if not self.cache.has(need.artifact_id))
+        here = self.scratch.get(run_id, ())
+        return tuple(
+            need
+            for need in run.award.needs
+            if need.artifact_id not in here and not self.cache.has(need.artifact_id)
+        )
+
+    def streamed(self, run_id: RunId, artifact_id: ArtifactId) -> None:
+        """Note that an artifact lies in scratch, whole and verified, for this run alone."""
+        self.scratch[run_id] = (*self.scratch.get(run_id, ()), artifact_id)
 
     def staging(self, run_id: RunId, *, now: Now) -> Ready:
         """Note that bytes are on their way for the run."""
@@ -556,7 +630,8 @@ class Participant:
         if self.missing(run_id):
             return Ready((), (Stage(run_id),))  # another run's fetch, counted on, came to nothing
         for need in run.award.needs:
-            self.cache.hit(need.artifact_id, run_id, now_s=now.world_s)
+            if self.cache.has(need.artifact_id):
+                self.cache.hit(need.artifact_id, run_id, now_s=now.world_s)
         kept = replace(
             self._advance(run, RunState.STAGING, Reason.QUEUED_AT_SITE), staged_s=now.world_s
         )
@@ -711,8 +786,11 @@ class Participant:
         return sum(run.report is None for run in self.runs.values())
 
     def _progress(self, run: HeldRun) -> RunProgress:
+        scratch = self.scratch.get(run.run_id, ())
         lacking = sum(
-            need.size_bytes for need in run.award.needs if not self.cache.has(need.artifact_id)
+            need.size_bytes
+            for need in run.award.needs
+            if need.artifact_id not in scratch and not self.cache.has(need.artifact_id)
         )
         moved = self.moved_bytes.get(run.run_id, 0)
         return RunProgress(
@@ -795,6 +873,8 @@ class Participant:
         for need in run.award.needs:
             self.cache.unpin(need.artifact_id, run.run_id)
         self.moved_bytes.pop(run.run_id, None)
+        self.scratch.pop(run.run_id, None)
+        self.promised_s.pop(run.run_id, None)
         self.stopping.pop(run.run_id, None)
         stop: tuple[Effect, ...] = () if was_running else (StopStaging(run.run_id),)
         return Ready((SaveRun(kept),), (*stop, SendReport(run.award.origin_address, report)))

@@ -356,7 +356,10 @@ class RunShell:
     def _read_kept(self, run_id: RunId, offset: int) -> bytes:
         path = self._logs / f"{run_id}.log"
         if run_id != path.stem or not path.is_file():
-            raise NotFoundError(f"the output of run {run_id} is not kept here")
+            raise NotFoundError(
+                f"the output of run {run_id} is not kept here",
+                hint="a site keeps the output of its newest runs only; its end: gcos explain ID",
+            )
         with path.open("rb") as file:
             file.seek(offset)
             return file.read(LOG_CHUNK_BYTES)

@@ -7,26 +7,46 @@ the agent: what it cannot write it must not promise.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 
 from gcos.clock import Clock
-from gcos.contract_net import ArtifactNeed, Fetch, Report, Verdict
+from gcos.contract_net import (
+    Announcement,
+    ArtifactNeed,
+    Bid,
+    Fetch,
+    Refusal,
+    Renewal,
+    RenewalAnswer,
+    Report,
+    Verdict,
+)
 from gcos.durations import PoolSpeed, Prediction, WorkFeatures
-from gcos.errors import GcosError, NoCandidateError, UnavailableError, UnknownSiteError
+from gcos.errors import (
+    GcosError,
+    RequestIdTakenError,
+    UnavailableError,
+    UnknownSiteError,
+)
 from gcos.ids import Fence, RunId, SiteId, TaskId, origin_of, task_id
 from gcos.known_sites import KnownSite
 from gcos.ledger import LedgerEntry
 from gcos.logs import Log
 from gcos.run_time_prior import prior_predictions
 from gcos.signals import StepSeries
+from gcos.sites import SiteDigest
 from gcos.store import Store
 from gcos.system import unique_text
+from gcos.tables import zones
 from gcos.task_record import Task
-from gcos.tasks import ANY_GPU, RunState, TaskSpec
+from gcos.tasks import RunState, TaskSpec
 from site_agent import effects as fx
 from site_agent.auction import Auction
 from site_agent.config import AgentConfig
 from site_agent.effects import Now, Ready
+from site_agent.feasibility import impossibility, mistyped_placement
 from site_agent.journal import rows_of
 from site_agent.lease import LeaseTerms
 from site_agent.negotiation import Negotiation
@@ -47,6 +67,8 @@ REPORT_RETRY_MAX_S = 10.0
 REPORT_PATIENCE_S = 2.0
 """Protocol seconds that a draining agent waits for its last reports to be answered."""
 SITES_REFRESH_S = 5.0
+PROGRESS_S = 2.0
+"""Protocol seconds between two looks at whether bytes have arrived for runs that are staged."""
 FORGET_S = 600.0
 """Protocol seconds after which a site that no broker lists is forgotten."""
 
@@ -80,6 +102,8 @@ class Runner:
         self.log = log
         self.ledger: dict[RunId, LedgerEntry] = {}
         self.known: dict[SiteId, KnownSite] = {}
+        #: Sites in the last answer of a broker; the others that are known have been silent since.
+        self.listed: frozenset[SiteId] = frozenset()
         self._heard_s: dict[SiteId, float] = {}
         self.is_known_fresh = False
         #: Set when the store has failed or the site is taken: the agent must stop.
@@ -152,7 +176,9 @@ class Runner:
 
     def _begin(self, effect: fx.Effect) -> None:
         name = type(effect).__name__
-        task = self._group.create_task(self._guarded(name, self._perform(effect)), name=name)
+        task = self._group.create_task(
+            self._guarded(name, partial(self._perform, effect)), name=name
+        )
         self._effects.add(task)
         task.add_done_callback(self._effects.discard)
         if isinstance(effect, fx.Stage):
@@ -166,10 +192,10 @@ class Runner:
         for task in list(self._effects):
             task.cancel()
 
-    async def _guarded(self, name: str, work: Awaitable[None]) -> None:
+    async def _guarded(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Let one failed effect end alone: the cores' timers repeat what matters."""
         try:
-            await work
+            await work()
         except GcosError as exc:
             self.log.warning("effect_failed", effect=name, reason=exc.reason, error=str(exc))
         except Exception:
@@ -244,22 +270,58 @@ class Runner:
         """Take a task; return it and whether the request id was known.
 
         Raises:
+            RequestIdTakenError: The request id belongs to a task of another document.
             GcosError: The task names an artifact or GPU type that no site has, or breaks a limit.
         """
         new_id = task_id(self.participant.site.site_id, unique_text())
         needs: tuple[ArtifactNeed, ...] = ()
         lacking: tuple[Fetch, ...] = ()
         if spec.request_id is None or spec.request_id not in self.origin.requests:
-            needs = await self.resolve(spec)
-            if not self.is_known_fresh:
-                await self.refresh_sites()
-            self.check_sites(spec)
+            needs = await self.examined(spec)
             lacking = self.lacking_here(spec, needs)
         # The same request may have come twice at once: the core answers both with one task, and
         # neither before it is durable.
         task, ready = self.origin.submit(new_id, spec, needs, lacking, now=self.now())
         await self.apply(ready)
-        return task, task.task_id != new_id
+        is_repeat = task.task_id != new_id
+        digests = {task.spec.document_digest, spec.document_digest} - {None}
+        if is_repeat and len(digests) > 1:
+            raise RequestIdTakenError(
+                f"request id {spec.request_id!r} belongs to task {task.task_id}, which was made of"
+                " another document",
+                field="request_id",
+                hint="use another --request-id, or remove it; the earlier task:"
+                f" gcos status {task.task_id}",
+            )
+        return task, is_repeat
+
+    async def examined(self, spec: TaskSpec) -> tuple[ArtifactNeed, ...]:
+        """Return the artifacts of a spec that some site can run, now or later.
+
+        Raises:
+            GcosError: No known site can ever run it; the error has the field at fault.
+        """
+        needs = await self.resolve(spec)
+        if not self.is_known_fresh or self._problem(spec) is not None:
+            await self.refresh_sites()  # a site may just have come, or got what it lacked
+        problem = self._problem(spec)
+        if problem is None:
+            return needs
+        if self.is_known_fresh:
+            raise problem
+        raise UnavailableError(
+            f"{problem.message}, but not every site may be known yet",
+            field=problem.field,
+            hint="try again in a few seconds",
+        )
+
+    def _problem(self, spec: TaskSpec) -> GcosError | None:
+        """Return why nobody who is known can ever run the task, or what its placement mistypes."""
+        sites = self.sites()
+        problem = impossibility(spec, sites)
+        if problem is None and self.is_known_fresh:
+            return mistyped_placement(spec, sites, zones())
+        return problem
 
     async def resolve(self, spec: TaskSpec) -> tuple[ArtifactNeed, ...]:
         """Return the artifacts that a spec names, with their holders.
@@ -274,43 +336,6 @@ class Runner:
         if spec.workdir is not None:
             fields.append(("workdir", spec.workdir))
         return await self._negotiation.resolve(fields)
-
-    def check_sites(self, spec: TaskSpec) -> None:
-        """Refuse a task that no known site may or can run.
-
-        Raises:
-            NoCandidateError: Its placement admits no site, or no pool is large enough.
-            UnavailableError: The same, but not every site may be known yet.
-        """
-        sites = self.sites()
-        admitted = [s for s in sites if spec.placement.admits(s.site.site_id, s.site.zone)]
-        if not admitted:
-            names = sorted({name for s in sites for name in (s.site.site_id, s.site.zone)})
-            raise self._unfit(
-                "placement: no known site may run the task", f"known: {', '.join(names)}"
-            )
-        pools = [pool for site in sites for pool in site.site.pools]
-        types = sorted({pool.type for pool in pools})
-        fitting = [pool for pool in pools if spec.gpu.type in (ANY_GPU, pool.type)]
-        if not fitting:
-            raise self._unfit(
-                f"resources.gpu.type: no site has a GPU of type {spec.gpu.type!r}",
-                f"use any, or one of {', '.join(types)}",
-            )
-        largest = max(pool.gpu_count for pool in fitting)
-        if largest < spec.gpu.gpu_count:
-            raise self._unfit(
-                f"resources.gpu.count: {spec.gpu.gpu_count} GPUs of type {spec.gpu.type}"
-                f" are in no one pool",
-                f"the largest has {largest}",
-            )
-
-    def _unfit(self, message: str, hint: str) -> GcosError:
-        if self.is_known_fresh:
-            return NoCandidateError(message, hint=hint)
-        return UnavailableError(
-            f"{message}, but not every site may be known yet", hint="try again in a few seconds"
-        )
 
     def lacking_here(self, spec: TaskSpec, needs: tuple[ArtifactNeed, ...]) -> tuple[Fetch, ...]:
         """Return the transfers that running here at once would need: the yardstick of savings."""
@@ -345,11 +370,18 @@ class Runner:
         return task, is_cancelled
 
     async def plan(self, spec: TaskSpec) -> Auction:
-        """Announce a task that does not exist, and change nothing."""
-        needs = await self.resolve(spec)
-        self.check_sites(spec)
+        """Announce a task that does not exist, and change nothing.
+
+        Every site that is known has a bid or a refusal in it.
+
+        Raises:
+            GcosError: As for a submission.
+        """
+        await self.refresh_sites()  # people look for every site, the dead ones first of all
+        needs = await self.examined(spec)
         unborn = task_id(self.participant.site.site_id, "0" * 13)
-        return await self._negotiation.hold(unborn, spec, needs, Fence())
+        auction = await self._negotiation.hold(unborn, spec, needs, Fence())
+        return self._negotiation.unasked(spec, auction)
 
     # ---------------------------------------------------------------- origin's effects
 
@@ -504,6 +536,7 @@ class Runner:
             now = self.now()
             await self.apply(self.origin.tick(now=now))
             await self.apply(self.participant.tick(now=now))
+            await self.apply(self.participant.give_back_late(now=now))
 
     async def renew_forever(self) -> None:
         """Renew the leases of held runs, at a third of a lease and when something changed."""
@@ -516,7 +549,7 @@ class Runner:
             self._renew_now.clear()
             async with asyncio.TaskGroup() as group:
                 for address in self.participant.renewals():
-                    group.create_task(self._guarded("Renew", self._renew(address)))
+                    group.create_task(self._guarded("Renew", partial(self._renew, address)))
             await asyncio.sleep(TICK_S / 5)  # several changes make one renewal
 
     def _renewal_pause_s(self) -> float:
@@ -530,8 +563,7 @@ class Runner:
             return
         sent_s = self.clock.protocol_s()
         if address == self.participant.site.address:
-            answer, ready = self.origin.renew(renewal, now=self.now())
-            await self.apply(ready)
+            answer = await self.renew(renewal)
         else:
             target = self._origin_now(renewal.runs[0].run_id, address)
             answer = await self.peers.renew(target, renewal)
@@ -545,6 +577,23 @@ class Runner:
             if verdict is Verdict.REVOKED:
                 ready += self.participant.revoked(RunId(run_id), now=self.now())
         await self.apply(ready)
+
+    async def renew(self, renewal: Renewal) -> RenewalAnswer:
+        """Renew the leases of a holder's runs; who watches their tasks sees how far they are."""
+        answer, ready = self.origin.renew(renewal, now=self.now())
+        await self.apply(ready)
+        self._tell_watchers()  # progress alone is not written
+        return answer
+
+    async def progress_forever(self) -> None:
+        """Renew early while bytes arrive, so that a task shows what it has fetched."""
+        told: dict[RunId, int] = {}
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            moved = dict(self.participant.moved_bytes)
+            if any(told.get(run_id) != count for run_id, count in moved.items()):
+                self._renew_now.set()
+            told = moved
 
     async def beat_forever(self, address: str) -> None:
         """Register with one broker again and again."""
@@ -562,8 +611,7 @@ class Runner:
     async def _register(self, address: str) -> None:
         self.participant.secret_names = self.runs.secret_names()
         try:
-            digest = self.participant.digest(now=self.now())
-            await self.peers.register(address, self.participant.site, digest)
+            await self.peers.register(address, self.participant.site, self.digest())
         except UnavailableError:
             return  # the next beat comes soon
         except GcosError as exc:
@@ -575,6 +623,20 @@ class Runner:
             return
         self._is_registered = True
 
+    def bid(self, announcement: Announcement) -> Bid | Refusal:
+        """Answer an announcement; a secret that was put here a moment ago counts."""
+        if announcement.secrets:
+            self.participant.secret_names = self.runs.secret_names()
+        return self.participant.bid(announcement, now=self.now())
+
+    def digest(self) -> SiteDigest:
+        """Return how this site is now."""
+        return replace(
+            self.participant.digest(now=self.now()),
+            runs_images=self.participant.runs_images,
+            secret_names=tuple(sorted(self.participant.secret_names)),
+        )
+
     async def sites_forever(self) -> None:
         """Keep what is known of other sites."""
         while True:
@@ -584,12 +646,14 @@ class Runner:
 
     async def refresh_sites(self) -> None:
         """Ask a broker who is there; keep the last answer where none replies."""
+        self.participant.secret_names = self.runs.secret_names()
         try:
             listing = await self.peers.sites()
         except UnavailableError:
             self.is_known_fresh = False
             return
         self.is_known_fresh = listing.is_settled
+        self.listed = frozenset(known.site.site_id for known in listing.sites)
         now_s = self.clock.protocol_s()
         for known in listing.sites:
             self.known[known.site.site_id] = known
@@ -599,10 +663,13 @@ class Runner:
 
     def sites(self) -> list[KnownSite]:
         """Return every site that is known, this one as it is now, sorted by id."""
-        own = KnownSite(
-            site=self.participant.site, digest=self.participant.digest(now=self.now()), age_s=0.0
-        )
-        return [site for _, site in sorted({**self.known, own.site.site_id: own}.items())]
+        own = KnownSite(site=self.participant.site, digest=self.digest(), age_s=0.0)
+        now_s = self.clock.protocol_s()
+        others = {
+            site_id: replace(known, age_s=now_s - self._heard_s.get(site_id, now_s - known.age_s))
+            for site_id, known in self.known.items()
+        }
+        return [site for _, site in sorted({**others, own.site.site_id: own}.items())]
 
     async def signals_forever(self) -> None:
         """Keep price and carbon ahead of world time."""

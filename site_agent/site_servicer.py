@@ -12,7 +12,7 @@ from gcos.rpc.wire import from_proto, to_proto
 from gcos.v1 import site_pb2, site_pb2_grpc
 from site_agent.peers import AnnounceAnswer
 from site_agent.runner import Runner
-from site_agent.task_servicer import run_files, run_log
+from site_agent.task_servicer import checked_offset, run_files, run_log
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,10 +32,9 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
         del context
         if not 1 <= len(request.announcements) <= ANNOUNCEMENT_COUNT_MAX:
             raise InvalidRequestError(f"takes 1 to {ANNOUNCEMENT_COUNT_MAX}", field="announcements")
-        now = self._runner.now()
         answers = []
         for message in request.announcements:
-            answer = self._runner.participant.bid(from_proto(message, Announcement), now=now)
+            answer = self._runner.bid(from_proto(message, Announcement))
             record = (
                 AnnounceAnswer(bid=answer)
                 if isinstance(answer, Bid)
@@ -74,9 +73,7 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     ) -> site_pb2.RenewResponse:
         """Renew leases and learn how far runs are."""
         del context
-        renewal = from_proto(request, Renewal)
-        answer, ready = self._runner.origin.renew(renewal, now=self._runner.now())
-        await self._runner.apply(ready)
+        answer = await self._runner.renew(from_proto(request, Renewal))
         return to_proto(answer, site_pb2.RenewResponse)
 
     async def Report(
@@ -109,8 +106,14 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     ) -> AsyncIterator[site_pb2.ReadRunLogResponse]:
         """Read the output of a run at this site."""
         del context
-        async for data in run_log(self._runner, RunId(request.run_id), follow=request.follow):
-            yield site_pb2.ReadRunLogResponse(data=data)
+        reading = run_log(
+            self._runner,
+            RunId(request.run_id),
+            offset=checked_offset(request.offset_bytes),
+            follow=request.follow,
+        )
+        async for offset, data in reading:
+            yield site_pb2.ReadRunLogResponse(data=data, offset_bytes=offset)
 
     async def ReadRunFiles(
         self, request: site_pb2.ReadRunFilesRequest, context: Context

@@ -1,6 +1,7 @@
 """The client's face of an agent: decode, ask the runner, encode."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -44,11 +45,10 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         """Take a task durably."""
         del context
         spec = await self._parsed(request.document, request.workdir)
-        if request.request_id:
-            from gcos.spec import checked_request_id  # noqa: PLC0415
-
-            spec = replace(spec, request_id=checked_request_id(request.request_id))
-        task, is_repeat = await self._runner.submit(spec)
+        if request.request_id or spec.request_id:
+            spec = await self._identified(spec, request)
+        async with _located(request.document):
+            task, is_repeat = await self._runner.submit(spec)
         return tasks_pb2.SubmitResponse(task=_task(task), durability="local", is_repeat=is_repeat)
 
     async def Plan(
@@ -57,7 +57,8 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         """Show candidates and change nothing."""
         del context
         spec = await self._parsed(request.document, request.workdir, is_plan=True)
-        auction = await self._runner.plan(spec)
+        async with _located(request.document):
+            auction = await self._runner.plan(spec)
         judged = judge(spec, auction)
         terms = self._runner.origin.terms_of(spec, auction.predictions)
         now_s = self._runner.now().world_s
@@ -98,7 +99,11 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         del context
         origin = self._runner.origin
         if request.limit_count < 0:
-            raise InvalidRequestError("must be 0 or more", field="limit_count")
+            raise InvalidRequestError(
+                f"{request.limit_count} tasks; must be 0 or more",
+                field="limit_count",
+                hint="ask for 0 to get all of them",
+            )
         limit = min(request.limit_count or LIST_COUNT_MAX, LIST_COUNT_MAX)
         ids = origin.active if request.only_active else origin.tasks
         tasks = sorted(
@@ -164,27 +169,29 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
                 yield response
             return
         task_id = TaskId(request.task_id)
-        #: The attempt that is being read, and how much of it was.
-        reading, sent_bytes = RunId(""), 0
+        #: The attempt that is being read, and from where on it is to be read next.
+        reading, offset = RunId(request.run_id), checked_offset(request.offset_bytes)
         while True:
             task = self._runner.origin.task(task_id)
             run_id, site_id = latest_attempt(task)
             if run_id != reading:
-                reading, sent_bytes = run_id, 0
+                # Without an attempt's name, an offset is one of the first that there is.
+                reading, offset = run_id, 0 if reading else offset
             if site_id is not None:
-                skip_bytes = sent_bytes
                 try:
-                    async for data in self._run_log(site_id, run_id, follow=request.follow):
-                        fresh = data[skip_bytes:]
-                        skip_bytes = max(0, skip_bytes - len(data))
-                        if fresh:
-                            sent_bytes += len(fresh)
-                            yield tasks_pb2.ReadLogResponse(data=fresh)
+                    pieces = self._run_log(site_id, run_id, offset=offset, follow=request.follow)
+                    async for position, data in pieces:
+                        offset = position + len(data)
+                        yield tasks_pb2.ReadLogResponse(
+                            data=data, offset_bytes=position, run_id=run_id
+                        )
                 except GcosError:
                     # The site is away. Who follows waits for it, or for the next attempt; what
                     # came with the report is what there is of one that has ended.
-                    if task.report is not None and not sent_bytes:
-                        yield tasks_pb2.ReadLogResponse(data=task.report.log_tail.encode())
+                    if task.report is not None and not offset:
+                        yield tasks_pb2.ReadLogResponse(
+                            data=task.report.log_tail.encode(), run_id=run_id
+                        )
                         return
                     if not request.follow or task.state.is_terminal:
                         raise
@@ -193,17 +200,17 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             await self._runner.changed(timeout_s=LOG_PAUSE_S)
 
     async def _run_log(
-        self, site_id: SiteId, run_id: RunId, *, follow: bool
-    ) -> AsyncIterator[bytes]:
+        self, site_id: SiteId, run_id: RunId, *, offset: int, follow: bool
+    ) -> AsyncIterator[tuple[int, bytes]]:
         if site_id == self._runner.participant.site.site_id:
-            async for data in run_log(self._runner, run_id, follow=follow):
-                yield data
+            async for piece in run_log(self._runner, run_id, offset=offset, follow=follow):
+                yield piece
             return
         stub = self._site(site_id)
-        request = site_pb2.ReadRunLogRequest(run_id=run_id, follow=follow)
+        request = site_pb2.ReadRunLogRequest(run_id=run_id, follow=follow, offset_bytes=offset)
         with translated(f"site {site_id}"):
             async for response in stub.ReadRunLog(request, timeout=None if follow else 30.0):
-                yield response.data
+                yield response.offset_bytes, response.data
 
     async def ReadResults(
         self, request: tasks_pb2.ReadResultsRequest, context: Context
@@ -245,7 +252,9 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         """Read this origin's ledger, oldest first."""
         del context
         if not math.isfinite(request.since_s):
-            raise InvalidRequestError("must be finite", field="since_s")
+            raise InvalidRequestError(
+                "must be a finite instant", field="since_s", hint="ask for 0 to get all entries"
+            )
         entries = sorted(
             (e for e in self._runner.ledger.values() if e.ended_s >= request.since_s),
             key=lambda entry: (entry.ended_s, entry.run_id),
@@ -264,7 +273,8 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             is_plan: A local directory counts as nothing rather than being refused.
         """
         # Reading YAML takes as long to import as gRPC; an agent serves before it needs it.
-        from gcos.spec import is_local_directory, parse_document  # noqa: PLC0415
+        from gcos.shapes import is_local_directory  # noqa: PLC0415
+        from gcos.spec import line_of, parse_document  # noqa: PLC0415
 
         spec = await asyncio.to_thread(
             parse_document, document, submitted_s=self._runner.now().world_s
@@ -277,10 +287,24 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             raise InvalidTaskError(
                 f"{spec.workdir[:80]!r} is a directory of the submitter's machine",
                 field="workdir",
+                line=await asyncio.to_thread(line_of, document, "workdir"),
                 hint="gcos submit sends it; else upload it with PutArtifact and name the artifact",
             )
         parse_reference(workdir, field="workdir")
         return replace(spec, workdir=workdir)
+
+    @staticmethod
+    async def _identified(spec: TaskSpec, request: tasks_pb2.SubmitRequest) -> TaskSpec:
+        """Return the spec with its request id, and with what tells a repeat from another task.
+
+        Raises:
+            InvalidRequestError: The request id is none.
+        """
+        from gcos.spec import checked_request_id, document_digest  # noqa: PLC0415
+
+        request_id = request.request_id or spec.request_id or ""
+        digest = await asyncio.to_thread(document_digest, request.document, workdir=request.workdir)
+        return replace(spec, request_id=checked_request_id(request_id), document_digest=digest)
 
     def _scales(self) -> tasks_pb2.Scales:
         world = self._runner.config.world
@@ -295,18 +319,47 @@ def latest_attempt(task: Task) -> tuple[RunId, SiteId | None]:
     return task.active_run_id, task.bid.site_id if has_run and task.bid is not None else None
 
 
-async def run_log(runner: Runner, run_id: RunId, *, follow: bool) -> AsyncIterator[bytes]:
-    """Yield the output of a run at this site.
+@contextlib.asynccontextmanager
+async def _located(document: bytes) -> AsyncIterator[None]:
+    """Add its line to an error about a field that is found after the document was read."""
+    from gcos.spec import line_of  # noqa: PLC0415
+
+    try:
+        yield
+    except GcosError as exc:
+        if exc.field and not exc.line:
+            line = await asyncio.to_thread(line_of, document, exc.field)
+            if line:
+                exc.locate(line)
+        raise
+
+
+def checked_offset(offset: int) -> int:
+    """Return `offset` if output may begin there.
+
+    Raises:
+        InvalidRequestError: It is negative.
+    """
+    if offset < 0:
+        raise InvalidRequestError(
+            f"byte {offset} of an output", field="offset_bytes", hint="begin at 0 or later"
+        )
+    return offset
+
+
+async def run_log(
+    runner: Runner, run_id: RunId, *, offset: int, follow: bool
+) -> AsyncIterator[tuple[int, bytes]]:
+    """Yield the output of a run at this site from byte `offset` on, each piece with its place.
 
     Raises:
         NotFoundError: No such run here.
     """
-    offset = 0
     while True:
         data, has_ended = await runner.runs.read_log(run_id, offset)
         if data:
+            yield offset, data
             offset += len(data)
-            yield data
         elif has_ended or not follow:
             return
         else:

@@ -20,7 +20,7 @@ from gcos.store import SqliteStore, Store
 from gcos.system import unique_text
 from gcos.tables import link
 from gcos.v1 import artifacts_pb2_grpc, operator_pb2_grpc, site_pb2_grpc, tasks_pb2_grpc
-from policies.baselines.joint import JointBidder
+from policies.catalogue import policy_named
 from site_agent import journal
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
@@ -129,14 +129,16 @@ class _Agent:
             self._site.zone, now_s - SIGNALS_BEHIND_H * 3600, now_s + SIGNALS_AHEAD_H * 3600
         )
         executor = ProcessExecutor(config.data_dir / "runs", self._clock)
+        policy = policy_named(config.policy)
         participant = Participant(
             site=self._site,
             cache=plane.cache,
-            bidder=JointBidder(),
+            bidder=policy.bidder(),
             links=_link,
             signals=signals,
             byte_ratio=config.world.byte_ratio,
             may_preempt=config.may_preempt,
+            gives_back_late=policy.gives_back_late,
             guarantees_single_execution=executor.guarantees_single_execution,
         )
         origin = Origin(
@@ -198,6 +200,7 @@ class _Agent:
         loops = [
             group.create_task(runner.tick_forever(), name="tick"),
             group.create_task(runner.renew_forever(), name="renew"),
+            group.create_task(runner.progress_forever(), name="progress"),
             group.create_task(runner.sites_forever(), name="sites"),
             group.create_task(runner.signals_forever(), name="signals"),
         ]

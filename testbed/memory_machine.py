@@ -15,7 +15,7 @@ from gcos.signals import HOUR_S, Provenance, Signal, SiteSignals, StepSeries
 from gcos.sites import Link, Pool, Site
 from gcos.task_record import Task
 from gcos.tasks import Reason
-from policies.baselines.joint import JointBidder
+from policies.baselines.joint import LookaheadBidder
 from site_agent.dual_cache import DualCache
 from site_agent.effects import Now
 from site_agent.held_run import HeldRun
@@ -172,7 +172,7 @@ def new_participant(machine: Machine) -> Participant:
     return Participant(
         site=site,
         cache=cache,
-        bidder=JointBidder(),
+        bidder=LookaheadBidder(),
         links=lambda _source, _target: Link(
             rtt_s=0.05, bytes_per_s=2_000.0, egress_usd_per_gb=0.02
         ),

@@ -32,6 +32,10 @@ def complete_sites(incomplete: str) -> list[tuple[str, str]]:
     return _beginning(incomplete, _asked(ask))
 
 
+def _say_nothing(_text: str) -> None:
+    """Keep warnings out of the command line that is being written."""
+
+
 def _beginning(incomplete: str, found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [each for each in found if each[0].startswith(incomplete)]
 
@@ -40,7 +44,8 @@ def _asked(
     ask: Callable[[Client], Awaitable[list[tuple[str, str]]]],
 ) -> list[tuple[str, str]]:
     async def run() -> list[tuple[str, str]]:
-        async with asyncio.timeout(_TIMEOUT_S), Client.connect(environ=os.environ) as client:
+        connecting = Client.connect(environ=os.environ, tell=_say_nothing)
+        async with asyncio.timeout(_TIMEOUT_S), connecting as client:
             return await ask(client)
 
     try:

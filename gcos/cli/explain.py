@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gcos.cli import explain_tables
+from gcos.cli import explain_tables, refusal_table
 from gcos.cli.completion import complete_task_ids
 from gcos.cli.invocation import ExitCode
 from gcos.cli.plan_table import scale_notes
@@ -42,13 +42,23 @@ async def explain(session: Session, task_id: TaskArgument) -> int:
         session.out.line(told.task.task_id)
         return ExitCode.OK
     session.out.prose([explain_tables.verdict(told.task, now_s=now_s)])
+    if (step := refusal_table.step_after(told.task)) is not None:
+        session.out.prose([f"next: {step}"])
     session.out.line("")
     session.out.table(explain_tables.events(told, now_s=now_s))
     auction = explain_tables.last_auction(told)
     if auction is not None:
         session.out.line("")
         session.out.line("the latest announcement brought:")
-        session.out.table(explain_tables.offers(auction, now_s=now_s))
+        if auction.bids:
+            session.out.table(explain_tables.offers(auction, now_s=now_s))
+        if not auction.bids and not auction.refusals:
+            session.out.line("no site answered")
+        if auction.bids and auction.refusals:
+            session.out.line("")
+        if auction.refusals:
+            session.out.table(refusal_table.refusals(auction.refusals))
+            session.out.prose(refusal_table.next_steps(auction.refusals))
     moved = explain_tables.moved(told)
     if moved is not None:
         session.out.line("")

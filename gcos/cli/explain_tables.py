@@ -1,7 +1,8 @@
 """How a task came to be where it is, as tables. Pure."""
 
 from gcos.cli.output import Table
-from gcos.cli.quantities import NOTHING, duration, gigabytes, instant, significant
+from gcos.cli.quantities import NOTHING, counted, duration, gigabytes, instant, significant
+from gcos.cli.task_progress import end_of, start_of
 from gcos.client_records import Explanation
 from gcos.contract_net import Bid, Report
 from gcos.task_events import TaskEvent
@@ -20,7 +21,7 @@ def events(told: Explanation, *, now_s: float) -> Table:
                 event.site_id or NOTHING,
                 str(event.attempt) if event.attempt else NOTHING,
                 NOTHING if event.reason is None else event.reason.value,
-                event.message,
+                _what(event),
             )
             for event in told.events
         ),
@@ -35,8 +36,8 @@ def last_auction(told: Explanation) -> TaskEvent | None:
 
 
 def offers(auction: TaskEvent, *, now_s: float) -> Table:
-    """Return the offers of an announcement, best first, then the refusals."""
-    rows: list[tuple[str, ...]] = [
+    """Return the offers of an announcement, best first."""
+    rows = [
         (
             bid.site_id,
             significant(bid.offer_usd),
@@ -47,10 +48,6 @@ def offers(auction: TaskEvent, *, now_s: float) -> Table:
             "chosen" if bid.site_id == auction.site_id else "dearer",
         )
         for bid in auction.bids
-    ]
-    rows += [
-        (refusal.site_id, *[NOTHING] * 5, f"{refusal.reason.value}: {refusal.message}")
-        for refusal in auction.refusals
     ]
     return Table(
         ("SITE", ">OFFER $", "START", ">RUN p50", "FETCH", ">CO2 g", "WHY"),
@@ -74,15 +71,42 @@ def verdict(task: Task, *, now_s: float) -> str:
     state = task.state
     why = f": {task.message}" if task.message else ""
     if state is TaskState.WAITING and task.bid is not None:
-        return (
-            f"{task.task_id} waits ({task.reason.value}) and is expected to start at"
-            f" {task.bid.site_id} {instant(task.bid.start_s, now_s)}"
-        )
+        told = f"{task.task_id} waits ({task.reason.value}) for site {task.bid.site_id}"
+        return told + _times(task, now_s)
     if state is TaskState.QUEUED:
         return f"{task.task_id} is queued ({task.reason.value}){why}; it is announced again soon"
+    where = "" if task.site_id is None else f" at site {task.site_id}"
     if state.is_terminal:
-        return f"{task.task_id} {state.value} ({task.reason.value}){why}"
-    return f"{task.task_id} is {state.value} ({task.reason.value}) at {task.site_id}{why}"
+        return f"{task.task_id} {state.value} ({task.reason.value}){where}{why}"
+    return f"{task.task_id} is {state.value} ({task.reason.value}){where}{why}{_times(task, now_s)}"
+
+
+def _times(task: Task, now_s: float) -> str:
+    """Return when a task started or is to start, and when it is expected to end."""
+    start_s, ends = start_of(task), end_of(task, now_s=now_s)
+    words = ""
+    if start_s is not None and task.started_s is not None:
+        words += f"; started {instant(start_s, now_s)}"
+    elif start_s is not None:
+        # A start that has passed is told as it is: the site queues it, or fetches for longer.
+        words += f"; {'expected' if start_s > now_s else 'was expected'} to start"
+        words += f" {instant(start_s, now_s)}"
+    if ends is not None:
+        words += f"; expected to end {instant(ends[0], now_s)} (p50),"
+        words += f" {instant(ends[1], now_s)} (p90)"
+    return words
+
+
+def _what(event: TaskEvent) -> str:
+    if event.report is not None:
+        return f"{event.report.state.value}: {event.report.message}"
+    if event.kind != "auction_closed":
+        return event.message
+    best = event.site_id or "none"
+    return (
+        f"{counted(len(event.bids), 'offer')}, {counted(len(event.refusals), 'refusal')}; "
+        f"best: {best}"
+    )
 
 
 def _fetches(bid: Bid) -> str:

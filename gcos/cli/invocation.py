@@ -32,8 +32,8 @@ Exit codes: 0 done; 1 a job that was waited for failed, was cancelled or rejecte
 wrong usage or refused; 3 the cluster cannot be reached or refuses the token; 4 internal error; \
 124 a wait reached its --timeout; 130 interrupted.
 
-Errors go to stderr: a sentence with its [REASON] and a hint, or a JSON object for each where \
--o json is given."""
+Errors go to stderr: a sentence with its [REASON] and a hint. Where -o json is given, each line of \
+stderr is a JSON object: level (info, warning, error), code, reason, message, hint, field."""
 
 _CODES: Final = {
     "INVALID_ARGUMENT": ExitCode.REFUSED,

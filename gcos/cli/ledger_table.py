@@ -1,6 +1,11 @@
-"""The ledger as tables: attempts, and sums with what they mean. Pure."""
+"""The ledger as tables: attempts, and sums with what they mean. Pure.
+
+Amounts under different terms (cost scope, carbon price) do not compare. Where terms differ, each
+row says which are its own, and nothing is added up across them.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gcos.accounting import G_PER_KG
 from gcos.cli.output import Table
@@ -11,9 +16,14 @@ from gcos.ledger_totals import SAVINGS_DEFINITION, LedgerGroup, LedgerKey
 
 
 def entries(ledger: Sequence[LedgerEntry], *, now_s: float) -> Table:
-    """Return one row for each attempt, oldest first."""
+    """Return one row for each attempt, oldest first, with its terms where they differ."""
+    shown = _Terms.of(ledger)
     return Table(
-        ("TASK", "NAME", "SITE", "GPU", "STATE", "ENDED", ">RUN", ">COST $", ">CO2 g", ">LATE"),
+        (
+            *("TASK", "NAME", "SITE", "GPU", "STATE", "ENDED", ">RUN"),
+            *shown.headings,
+            *(">COST $", ">CO2 g", ">LATE"),
+        ),
         tuple(
             (
                 entry.task_id,
@@ -23,6 +33,7 @@ def entries(ledger: Sequence[LedgerEntry], *, now_s: float) -> Table:
                 entry.state.value,
                 instant(entry.ended_s, now_s),
                 duration(None if entry.started_s is None else entry.ended_s - entry.started_s),
+                *shown.cells(entry),
                 significant(entry.charge.cost_usd(entry.scope)),
                 significant(entry.charge.carbon_gco2) if entry.is_carbon_known else "unknown",
                 duration(entry.late_s or None),
@@ -35,9 +46,11 @@ def entries(ledger: Sequence[LedgerEntry], *, now_s: float) -> Table:
 
 def costs(groups: Sequence[LedgerGroup], by: LedgerKey | None) -> Table:
     """Return what each group cost, by item, $, and the price of its GPU hours apart."""
+    shown = _Terms.of(groups)
     return Table(
         (
             f"{_heading(by)} ($)",
+            *shown.headings,
             ">ENERGY",
             ">EGRESS",
             ">LATE",
@@ -50,6 +63,7 @@ def costs(groups: Sequence[LedgerGroup], by: LedgerKey | None) -> Table:
         tuple(
             (
                 _label(group, by),
+                *shown.cells(group),
                 significant(group.spent.energy_usd),
                 significant(group.spent.transfer_usd),
                 significant(group.spent.penalty_usd),
@@ -67,9 +81,11 @@ def costs(groups: Sequence[LedgerGroup], by: LedgerKey | None) -> Table:
 
 def carbon(groups: Sequence[LedgerGroup], by: LedgerKey | None) -> Table:
     """Return the carbon of each group, by item, g, with its energy and number of runs."""
+    shown = _Terms.of(groups)
     return Table(
         (
             f"{_heading(by)} (CO2 g)",
+            *shown.headings,
             ">COMPUTE",
             ">NETWORK",
             ">CO2",
@@ -83,6 +99,7 @@ def carbon(groups: Sequence[LedgerGroup], by: LedgerKey | None) -> Table:
         tuple(
             (
                 _label(group, by),
+                *shown.cells(group),
                 significant(group.spent.compute_gco2),
                 significant(group.spent.network_gco2),
                 significant(group.carbon_gco2),
@@ -102,14 +119,12 @@ def carbon(groups: Sequence[LedgerGroup], by: LedgerKey | None) -> Table:
 def notes(groups: Sequence[LedgerGroup]) -> list[str]:
     """Return what one must know to read the sums."""
     scopes = dict.fromkeys(group.scope for group in groups)
-    prices = sorted({group.carbon_price_usd_per_kg for group in groups})
     attempts = sum(group.attempt_count for group in groups)
     unknown = sum(group.unknown_carbon_count for group in groups)
     modelled = sum(group.modelled_energy_count for group in groups)
     lines = [f"ORIGIN, SAVED: {SAVINGS_DEFINITION}"]
     lines += [f"cost ({scope.value}): {SCOPES[scope]}" for scope in scopes]
-    words = ", ".join(significant(price) for price in prices)
-    lines.append(f"carbon price: {words} $/kg; {_joint(groups)}")
+    lines += _joint(groups)
     if unknown:
         lines.append(
             f"carbon is unknown for {unknown} of {attempts} attempts (a signal was missing or "
@@ -130,20 +145,61 @@ def saved(spent: float, at_origin: float) -> str:
     return f"{'-' if ratio < 0 else ''}{percentage(abs(ratio))} %"
 
 
-def _joint(groups: Sequence[LedgerGroup]) -> str:
-    """Return J = cost + carbon price x carbon (DESIGN section 5), spent and at the origin."""
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """The columns that tell rows under different terms apart; none where all have the same.
 
-    def joint_usd(cost_usd: float, carbon_gco2: float, group: LedgerGroup) -> float:
-        return cost_usd + group.carbon_price_usd_per_kg * carbon_gco2 / G_PER_KG
+    Attributes:
+        has_scopes: Rows differ in what counts as cost.
+        has_prices: Rows differ in the carbon price.
+    """
 
-    spent = sum(joint_usd(each.cost_usd, each.carbon_gco2, each) for each in groups)
-    home = sum(
-        joint_usd(each.at_origin_cost_usd, each.at_origin_carbon_gco2, each) for each in groups
-    )
-    return (
-        f"cost + carbon price x carbon: {significant(spent)} $, {significant(home)} $ at the "
-        f"origin, saved {saved(spent, home)}"
-    )
+    has_scopes: bool
+    has_prices: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[LedgerEntry] | Sequence[LedgerGroup]) -> "_Terms":
+        return cls(
+            has_scopes=len({row.scope for row in rows}) > 1,
+            has_prices=len({row.carbon_price_usd_per_kg for row in rows}) > 1,
+        )
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        return (("SCOPE",) if self.has_scopes else ()) + ((">$/kg",) if self.has_prices else ())
+
+    def cells(self, row: LedgerEntry | LedgerGroup) -> tuple[str, ...]:
+        price = significant(row.carbon_price_usd_per_kg)
+        return ((row.scope.value,) if self.has_scopes else ()) + (
+            (price,) if self.has_prices else ()
+        )
+
+
+def _joint(groups: Sequence[LedgerGroup]) -> list[str]:
+    """Return J = cost + carbon price x carbon (DESIGN section 5), spent and at the origin.
+
+    A line for each scope and carbon price: sums under different terms mean nothing together.
+    """
+    terms = sorted({(each.carbon_price_usd_per_kg, each.scope.value) for each in groups})
+    has_scopes = len({scope for _, scope in terms}) > 1
+    lines = []
+    for price, scope in terms:
+        alike = [
+            each
+            for each in groups
+            if (each.carbon_price_usd_per_kg, each.scope.value) == (price, scope)
+        ]
+        spent = sum(each.cost_usd + price * each.carbon_gco2 / G_PER_KG for each in alike)
+        home = sum(
+            each.at_origin_cost_usd + price * each.at_origin_carbon_gco2 / G_PER_KG
+            for each in alike
+        )
+        lines.append(
+            f"carbon price: {significant(price)} $/kg{f', scope {scope}' if has_scopes else ''}; "
+            f"cost + carbon price x carbon: {significant(spent)} $, {significant(home)} $ at the "
+            f"origin, saved {saved(spent, home)}"
+        )
+    return lines
 
 
 def _heading(by: LedgerKey | None) -> str:

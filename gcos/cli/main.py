@@ -4,9 +4,11 @@ Commands are loaded when they are called: those of clients from this package, th
 processes from the entry-point group `gcos.commands`, so that the kernel imports none of them.
 """
 
+import difflib
 import importlib
 import importlib.metadata
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 import typer.core
 import typer.main
+import typer.rich_utils
 
 from gcos import __version__
 from gcos.cli.invocation import (
@@ -40,6 +43,12 @@ from gcos.cli.problems import (
 from gcos.errors import GcosError
 
 ENTRY_POINT_GROUP: Final = "gcos.commands"
+
+#: What typer says of a value that is none of an option's.
+_WRONG_CHOICE: Final = re.compile(
+    r"Invalid value for '(?P<option>[^']+)'[^:]*: Value error, "
+    r"(?P<quote>['\"])(?P<value>.*)(?P=quote) is not one of (?P<choices>'.*')\."
+)
 
 LoadedCommand = typer.core.TyperCommand | typer.core.TyperGroup
 
@@ -85,6 +94,8 @@ _SUMMARIES: Final = {
     "predictor": "Run a predictor of run times.",
     "up": "Start a cluster on this machine.",
     "down": "Stop the cluster of this machine.",
+    "data": "Bring in tables of carbon, price, network and work.",
+    "evaluate": "Compare policies on a scenario.",
 }
 
 
@@ -167,6 +178,7 @@ def main(
     invocation = Invocation(environ) if run is None else Invocation(environ, run)
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = wants_json(words)
+    _let_help_be_plain(environ)
     try:
         group = typer.main.get_command(app)
         code = group.main(words, prog_name="gcos", standalone_mode=False, obj=invocation)
@@ -184,6 +196,16 @@ def main(
     return code if isinstance(code, int) else ExitCode.OK
 
 
+def _let_help_be_plain(environ: Mapping[str, str]) -> None:
+    """Keep escape codes out of the help where NO_COLOR is set or nobody looks at a terminal.
+
+    Left alone, rich keeps bold and dim under NO_COLOR, and variables of build services make it
+    write codes into pipes.
+    """
+    is_plain = bool(environ.get("NO_COLOR")) or not sys.stdout.isatty()
+    typer.rich_utils.COLOR_SYSTEM = None if is_plain else "auto"
+
+
 def _usage_code(exc: typer.TyperException, *, as_json: bool) -> int:
     context = getattr(exc, "ctx", None)
     command = context.command_path if context is not None else "gcos"
@@ -193,6 +215,14 @@ def _usage_code(exc: typer.TyperException, *, as_json: bool) -> int:
         hint = f"see: {command} --help"
         parameter = getattr(getattr(exc, "param", None), "name", None)
         field = getattr(exc, "option_name", None) or parameter or ""
+        if (wrong := _WRONG_CHOICE.fullmatch(message)) is not None:
+            field, value = wrong["option"], wrong["value"]
+            choices = re.findall(r"'([^']*)'", wrong["choices"])
+            message = f"{field}: there is no {value[:60]!r}; it may be {', '.join(choices)}"
+            near = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.5)
+            hint = f"did you mean {field} {near[0]}? {hint}" if near else hint
+        # What the parser of values puts before its own sentence tells people nothing.
+        message = message.replace(": Value error, ", ": ")
         problem = Problem("INVALID_ARGUMENT", USAGE, message=message, hint=hint, field=field)
         tell(problem, as_json=as_json)
     return ExitCode.REFUSED

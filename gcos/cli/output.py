@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TextIO
@@ -14,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from gcos.cli.invocation import Format
+from gcos.cli.problems import Level, Problem, folded, tell
 from gcos.cli.quantities import printable
 from gcos.cli.yaml_text import yaml_text
 
@@ -165,7 +165,7 @@ class Output:
         console = self.console(sys.stdout)
         for text in texts:
             if console.is_terminal:
-                self.lines(textwrap.wrap(printable(text), console.width, subsequent_indent="  "))
+                self.lines(folded(printable(text), console.width))
             else:
                 self.line(text)
 
@@ -181,11 +181,19 @@ class Output:
     def say(self, text: str) -> None:
         """Write a line of talk to stderr, unless the command is to be quiet."""
         if not self.is_quiet:
-            sys.stderr.write(f"{printable(text)}\n")
+            note = Problem("OK", "TALK", message=text, hint="")
+            tell(note, as_json=self.format is Format.JSON, level=Level.INFO)
 
-    def warn(self, text: str) -> None:
-        """Write a warning to stderr, even if the command is to be quiet."""
-        sys.stderr.write(f"warning: {printable(text)}\n")
+    def warn(self, text: str, *, reason: str, hint: str) -> None:
+        """Write a warning to stderr, even if the command is to be quiet.
+
+        Args:
+            text: One sentence.
+            reason: Closed word that programs may branch on.
+            hint: The next step.
+        """
+        problem = Problem("UNAVAILABLE", reason, message=text, hint=hint)
+        tell(problem, as_json=self.format is Format.JSON, level=Level.WARNING)
 
     @contextlib.contextmanager
     def progress(self, text: str) -> Iterator[None]:

@@ -4,10 +4,12 @@ from gcos.accounting import CostScope
 from gcos.cli.output import Table
 from gcos.cli.quantities import (
     NOTHING,
-    duration,
+    clock,
     gigabytes,
+    in_one_unit,
     instant,
     percentage,
+    relative,
     significant,
 )
 from gcos.client_records import Plan, Scales
@@ -26,7 +28,8 @@ def offers(plan: Plan, *, now_s: float, has_deadline: bool) -> Table:
         (
             "SITE",
             "GPU",
-            "START",
+            ">START",
+            "UTC",
             ">RUN p50/p90",
             "FETCH",
             ">COST $",
@@ -39,11 +42,10 @@ def offers(plan: Plan, *, now_s: float, has_deadline: bool) -> Table:
             (
                 bid.site_id,
                 bid.pool_type,
-                instant(bid.start_s, now_s),
-                (
-                    f"{duration(bid.p50_finish_s - bid.start_s)} / "
-                    f"{duration(bid.p90_finish_s - bid.start_s)}"
-                ),
+                # What could start when it was asked for can start now.
+                relative(max(bid.start_s, now_s), now_s),
+                clock(bid.start_s),
+                _run_time(bid),
                 _fetch(bid),
                 significant(bid.charge.cost_usd(plan.terms.scope)),
                 significant(bid.charge.carbon_gco2) if bid.is_carbon_known else "unknown",
@@ -53,15 +55,7 @@ def offers(plan: Plan, *, now_s: float, has_deadline: bool) -> Table:
             )
             for bid in plan.bids
         ),
-        optional=("GPU", ">DEADLINE ok %"),
-    )
-
-
-def refusals(plan: Plan) -> Table:
-    """Return the sites that do not offer."""
-    return Table(
-        ("SITE", "REFUSED", "WHY"),
-        tuple((each.site_id, each.reason.value, each.message) for each in plan.refusals),
+        optional=("UTC", "GPU", ">DEADLINE ok %"),
     )
 
 
@@ -104,6 +98,12 @@ def scale_notes(scales: Scales) -> list[str]:
     if scales.byte_ratio != 1:
         notes.append(f"scaled: a stored byte stands for {scales.byte_ratio:g} bytes of the world")
     return notes
+
+
+def _run_time(bid: Bid) -> str:
+    p50_s, p90_s = bid.p50_finish_s - bid.start_s, bid.p90_finish_s - bid.start_s
+    (p50, p90), unit = in_one_unit(p50_s, p90_s, like_s=p90_s)
+    return f"{p50} / {p90} {unit}"
 
 
 def _fetch(bid: Bid) -> str:

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Final
 
-from gcos.errors import GcosError, InvalidRequestError
+from gcos.errors import GcosError
 
 TRACEBACK_VARIABLE: Final = "GCOS_TRACEBACK"
 
@@ -15,12 +18,20 @@ TRACEBACK_VARIABLE: Final = "GCOS_TRACEBACK"
 USAGE: Final = "USAGE"
 
 
+class Level(Enum):
+    """How much a line on stderr matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as it is told.
+    """An error, a warning or a line of talk as it is told.
 
     Attributes:
-        code: Name of the gRPC status.
+        code: Name of the gRPC status; `OK` for mere talk.
         reason: Closed word that programs may branch on.
         message: One sentence.
         hint: The next step.
@@ -38,8 +49,9 @@ def problem_of(error: Exception) -> Problem:
     """Return how `error` is told; what is no `GcosError` is a fault of ours."""
     if isinstance(error, GcosError):
         hint = error.hint or _HINTS.get(error.reason) or _HINTS.get(error.code, _HINT_OTHERWISE)
-        field = error.field if isinstance(error, InvalidRequestError) else ""
-        return Problem(error.code, error.reason, message=error.message, hint=hint, field=field)
+        return Problem(
+            error.code, error.reason, message=error.message, hint=hint, field=error.field
+        )
     return Problem(
         GcosError.code,
         GcosError.reason,
@@ -57,14 +69,36 @@ def leaves(error: BaseException) -> Iterator[Exception]:
         yield error
 
 
-def tell(problem: Problem, *, as_json: bool) -> None:
-    """Write a problem to stderr: two lines for people, or an object on one line."""
+def tell(problem: Problem, *, as_json: bool, level: Level = Level.ERROR) -> None:
+    """Write a problem, warning or line of talk to stderr.
+
+    For programs each is an object on one line: `level` and the fields of `Problem`. For people a
+    problem is two lines, a warning and a line of talk are one.
+    """
     if as_json:
-        sys.stderr.write(f"{json.dumps({'error': asdict(problem)})}\n")
+        sys.stderr.write(f"{json.dumps({'level': level.value, **asdict(problem)})}\n")
         return
     # Text of peers must not drive the terminal.
-    sys.stderr.write(f"error: {_printable(problem.message)} [{problem.reason}]\n")
-    sys.stderr.write(f"hint: {_printable(problem.hint)}\n")
+    message = _printable(problem.message)
+    if level is Level.ERROR:
+        _write(f"error: {message} [{problem.reason}]")
+        _write(f"hint: {_printable(problem.hint)}")
+    else:
+        _write(f"{'warning: ' if level is Level.WARNING else ''}{message}")
+
+
+def folded(text: str, width: int) -> list[str]:
+    """Return `text` in lines of at most `width` columns; addresses, ids and paths stay whole."""
+    return textwrap.wrap(
+        text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _write(text: str) -> None:
+    """Write a sentence to stderr: folded between words on a terminal, a line elsewhere."""
+    is_terminal = sys.stderr.isatty()
+    lines = folded(text, shutil.get_terminal_size().columns) if is_terminal else [text]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
 def wants_json(words: Sequence[str]) -> bool:

@@ -21,12 +21,20 @@ def instant(time_s: float | None, now_s: float) -> str:
     """Return a world instant as `11-23 14:05Z, in 2 h`; `-` where there is none."""
     if time_s is None:
         return NOTHING
+    return f"{clock(time_s)}, {relative(time_s, now_s)}"
+
+
+def clock(time_s: float) -> str:
+    """Return a world instant as `11-23 14:05Z`."""
+    return f"{datetime.fromtimestamp(time_s, UTC):%m-%d %H:%MZ}"
+
+
+def relative(time_s: float, now_s: float) -> str:
+    """Return how far an instant is from now, as `in 2 h` or `5 min ago`."""
     away_s = time_s - now_s
     if abs(away_s) < 1:
-        relative = "now"
-    else:
-        relative = f"in {duration(away_s)}" if away_s > 0 else f"{duration(-away_s)} ago"
-    return f"{datetime.fromtimestamp(time_s, UTC):%m-%d %H:%MZ}, {relative}"
+        return "now"
+    return f"in {duration(away_s)}" if away_s > 0 else f"{duration(-away_s)} ago"
 
 
 def duration(length_s: float | None) -> str:
@@ -46,10 +54,20 @@ def counted(count: int, noun: str) -> str:
 
 def interval(low_s: float, high_s: float) -> str:
     """Return two lengths of time, rounded in the unit of the higher one, such as `0.5-2.5 h`."""
-    number, _, unit = duration(high_s).partition(" ")
+    (low, high), unit = in_one_unit(low_s, high_s, like_s=high_s)
+    return f"{span(low, high)} {unit}"
+
+
+def in_one_unit(*lengths_s: float, like_s: float) -> tuple[tuple[str, ...], str]:
+    """Return lengths of time as numbers in the unit that `like_s` is told in, and that unit."""
+    _, _, unit = duration(like_s).partition(" ")
     unit_s = next((length_s for name, length_s, _ in _DURATION_UNITS if name == unit), 1.0)
-    low = _short(low_s / unit_s)
-    return f"{number} {unit}" if low == number else f"{low}-{number} {unit}"
+    return tuple(_short(length_s / unit_s) for length_s in lengths_s), unit
+
+
+def span(low: str, high: str) -> str:
+    """Return two numbers as `2-3`, or as one where they read alike."""
+    return high if low == high else f"{low}-{high}"
 
 
 def bar(ratio: float, width: int = 10) -> str:

@@ -43,7 +43,14 @@ class Session:
     def connect(self) -> contextlib.AbstractAsyncContextManager[Client]:
         """Return a connection to the cluster that the options and the environment name."""
         options = self.invocation.options
-        return Client.connect(options.agent, options.token_file, environ=self.invocation.environ)
+        return Client.connect(
+            options.agent,
+            options.token_file,
+            environ=self.invocation.environ,
+            tell=lambda text: self.out.warn(
+                text, reason="AGENT_UNREACHABLE", hint="see who answers: gcos sites ls"
+            ),
+        )
 
 
 def command(app: typer.Typer, name: str) -> Callable[[BodyT], BodyT]:

@@ -1,11 +1,16 @@
 """Sites, caches and signals as tables. Pure."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from gcos.cli.output import Table
 from gcos.cli.quantities import HOUR_S, NOTHING, duration, instant, percentage, significant, size
 from gcos.client_records import HourlySignal, SiteCache, SiteListing, SiteSignalsReading
 from gcos.known_sites import KnownSite
+
+#: A site that is not heard of for so long, protocol seconds, is told as silent: three beats of two
+#: seconds, after which the broker drops it. What it said last is then no news of its present.
+SILENT_AFTER_S: Final = 6.0
 
 
 def sites(listing: SiteListing) -> Table:
@@ -100,19 +105,53 @@ def signals(readings: Sequence[SiteSignalsReading]) -> Table:
     )
 
 
-def _site(known: KnownSite) -> tuple[str, ...]:
+def is_silent(known: KnownSite) -> bool:
+    """Tell whether a site has missed so many beats that its figures are none any more."""
+    return known.age_s > SILENT_AFTER_S
+
+
+def load(known: KnownSite, *, is_away: bool = False) -> tuple[str, str, str, str]:
+    """Return free GPUs, carbon intensity, price and runs; `-` where they are out of date.
+
+    Args:
+        known: The site as it was last heard.
+        is_away: It was asked just now and did not answer.
+    """
     digest = known.digest
+    if is_away or is_silent(known):
+        gpus = ", ".join(f"{NOTHING}/{pool.gpu_count} {pool.type}" for pool in digest.pools)
+        return gpus, NOTHING, NOTHING, NOTHING
     carbon = digest.carbon_gco2_per_kwh
     return (
-        known.site.site_id,
-        known.site.zone,
         ", ".join(f"{pool.free_count}/{pool.gpu_count} {pool.type}" for pool in digest.pools),
         NOTHING if carbon is None else significant(carbon),
         significant(digest.price_usd_per_kwh),
         str(digest.run_count),
-        str(len(digest.holdings)),
-        "draining" if digest.is_draining else "open",
-        f"{duration(known.age_s)} ago",
+    )
+
+
+def standing(known: KnownSite, *, is_away: bool = False) -> str:
+    """Return whether a site takes work, or for how long it has been silent."""
+    if is_silent(known):
+        return f"silent {duration(known.age_s)}"
+    if is_away:
+        return "no answer"
+    return "draining" if known.digest.is_draining else "open"
+
+
+def heard(known: KnownSite) -> str:
+    """Return how long ago a site was heard."""
+    return f"{duration(known.age_s)} ago"
+
+
+def _site(known: KnownSite) -> tuple[str, ...]:
+    return (
+        known.site.site_id,
+        known.site.zone,
+        *load(known),
+        NOTHING if is_silent(known) else str(len(known.digest.holdings)),
+        standing(known),
+        heard(known),
         known.site.address,
     )
 

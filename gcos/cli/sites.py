@@ -15,9 +15,18 @@ from gcos.cli.session import Session, command
 from gcos.cli.tasks import warn_of
 from gcos.ids import SiteId
 
-sites_commands = typer.Typer(help="Look at the sites of the cluster.", no_args_is_help=True)
-cache_commands = typer.Typer(help="Look at caches and add artifacts.", no_args_is_help=True)
-carbon_commands = typer.Typer(help="Look at carbon intensity and price.", no_args_is_help=True)
+sites_commands = typer.Typer(
+    help="Look at the sites of the cluster.\n\nExample:\n  gcos sites ls", no_args_is_help=True
+)
+cache_commands = typer.Typer(
+    help="Look at caches and add artifacts.\n\n"
+    "Example:\n  gcos cache ls\n  gcos cache add tiny-lm ./models/tiny-lm --kind model",
+    no_args_is_help=True,
+)
+carbon_commands = typer.Typer(
+    help="Look at carbon intensity and price.\n\nExample:\n  gcos carbon now",
+    no_args_is_help=True,
+)
 
 SiteOption = Annotated[
     str | None,
@@ -44,7 +53,11 @@ async def list_sites(session: Session) -> int:
     async with session.connect() as client:
         listing = await client.sites()
     if not listing.is_fresh:
-        session.out.warn("no broker answers; this is what the agent heard last")
+        session.out.warn(
+            "no broker answers; this is what the agent heard last",
+            reason="BROKER_UNREACHABLE",
+            hint="start it again with: gcos up",
+        )
     if session.out.is_record:
         session.out.record(listing)
     elif session.out.is_names:

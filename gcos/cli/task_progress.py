@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gcos.cli.output import Table
-from gcos.cli.quantities import NOTHING, bar, duration, instant, interval, size
+from gcos.cli.quantities import (
+    NOTHING,
+    bar,
+    duration,
+    in_one_unit,
+    interval,
+    relative,
+    size,
+    span,
+)
 from gcos.durations import RunTime, prediction_for
 from gcos.ids import TaskId
 from gcos.task_record import Task
@@ -132,11 +141,36 @@ def progress(task: Task, *, now_s: float, rate_bytes_per_s: float | None = None)
         return f"{bar(run.done_ratio, BAR_WIDTH)} {_running(run)}"
     if task.state is TaskState.RUNNING and task.started_s is not None:
         return f"for {duration(max(0.0, now_s - task.started_s))}"
-    if task.state is TaskState.WAITING and task.bid is not None:
-        return f"starts {instant(task.bid.start_s, now_s)} ({task.reason.value})"
     if task.state.is_terminal:
         return task.message
-    return f"{task.reason.value}, for {duration(max(0.0, now_s - task.submitted_s))}"
+    start_s = start_of(task)
+    if start_s is None or start_s <= now_s:
+        return f"{task.reason.value}, for {duration(max(0.0, now_s - task.submitted_s))}"
+    return f"{task.reason.value}, starts {relative(start_s, now_s)}"
+
+
+def start_of(task: Task) -> float | None:
+    """Return the world instant at which a task started, or is expected to; None where unknown.
+
+    What waits starts at the instant that it waits for; what was awarded, when its offer says; what
+    is still negotiated has no offer yet.
+    """
+    if task.report is not None:  # what began to start and never ran has no start in its report
+        return task.report.started_s
+    if task.state.is_terminal or task.started_s is not None:
+        return task.started_s
+    if task.state is TaskState.QUEUED:
+        return None
+    return task.wake_s if task.bid is None else task.bid.start_s
+
+
+def end_of(task: Task, *, now_s: float) -> tuple[float, float] | None:
+    """Return the world instants, p50 and p90, at which a task is expected to end; None: unknown."""
+    if (run := forecast(task, now_s=now_s)) is not None:
+        return now_s + run.remaining.p50_s, now_s + run.remaining.p90_s
+    if task.bid is None or task.state.is_terminal or task.state is TaskState.QUEUED:
+        return None
+    return task.bid.p50_finish_s, task.bid.p90_finish_s
 
 
 def change(task: Task) -> str:
@@ -158,7 +192,15 @@ def _fetching(task: Task, rate_bytes_per_s: float | None) -> str:
 
 
 def _running(run: RunForecast) -> str:
-    of = interval(run.predicted.p50_s, run.predicted.p90_s)
-    left = interval(run.remaining.p50_s, run.remaining.p90_s)
+    """Return elapsed, predicted and remaining time, all in one unit: they are to be compared."""
+    (elapsed, *ends), unit = in_one_unit(
+        run.elapsed_s,
+        *(run.predicted.p50_s, run.predicted.p90_s),
+        *(run.remaining.p50_s, run.remaining.p90_s),
+        like_s=max(run.elapsed_s, run.predicted.p90_s),
+    )
     is_over = run.elapsed_s > run.predicted.p90_s
-    return f"{duration(run.elapsed_s)} of {of}{' (over)' if is_over else ''}, {left} left"
+    return (
+        f"{elapsed} of {span(ends[0], ends[1])} {unit}{' (over)' if is_over else ''}, "
+        f"{span(ends[2], ends[3])} {unit} left"
+    )

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from gcos.accounting import CostScope
 from gcos.cli.output import Table
-from gcos.cli.quantities import NOTHING, duration, instant, significant, size
+from gcos.cli.quantities import NOTHING, duration, instant, relative, significant, size
+from gcos.cli.task_progress import end_of, start_of
 from gcos.task_record import Task
 
 _LOG_LINES = 10
@@ -13,7 +14,7 @@ _LOG_LINES = 10
 def queue(tasks: Sequence[Task], *, now_s: float) -> Table:
     """Return one row for each task."""
     return Table(
-        ("ID", "NAME", "STATE", "REASON", "SITE", "SUBMITTED", "WAIT/RUN", "DEADLINE"),
+        ("ID", "NAME", "STATE", "REASON", "SITE", "SUBMITTED", "WAIT/RUN", "STARTS", "DEADLINE"),
         tuple(
             (
                 task.task_id,
@@ -23,11 +24,12 @@ def queue(tasks: Sequence[Task], *, now_s: float) -> Table:
                 task.site_id or NOTHING,
                 instant(task.submitted_s, now_s),
                 _elapsed(task, now_s),
+                _starts(task, now_s),
                 instant(task.spec.deadline_s, now_s),
             )
             for task in tasks
         ),
-        optional=("SUBMITTED", "DEADLINE", "REASON"),
+        optional=("SUBMITTED", "DEADLINE", "REASON", "NAME"),
     )
 
 
@@ -69,11 +71,13 @@ def details(task: Task, *, now_s: float) -> Table:
         ("project", spec.project),
         ("submitted", instant(task.submitted_s, now_s)),
         ("announced again", _optional_instant(task.wake_s, now_s)),
-        ("started", _optional_instant(task.started_s, now_s)),
+        ("expected start", "" if _has_started(task) else _optional_instant(start_of(task), now_s)),
+        ("started", _optional_instant(start_of(task), now_s) if _has_started(task) else ""),
+        ("expected end", _expected_end(task, now_s)),
         ("ended", _optional_instant(task.ended_s, now_s)),
         ("deadline", _optional_instant(spec.deadline_s, now_s)),
         ("attempt", f"{task.fence.attempt}, {task.failure_count} failed or lost"),
-        *_offer(task, now_s),
+        *_offer(task),
         *_outcome(task),
     ]
     return Table(("FACT", "VALUE"), tuple(row for row in rows if row[1]))
@@ -84,16 +88,13 @@ def log_tail(task: Task) -> list[str]:
     return [] if task.report is None else task.report.log_tail.splitlines()[-_LOG_LINES:]
 
 
-def _offer(task: Task, now_s: float) -> list[tuple[str, str]]:
+def _offer(task: Task) -> list[tuple[str, str]]:
     bid = task.bid
     if bid is None or task.state.is_terminal:
         return []
     fetched = f"{size(task.fetched_bytes)} of {size(task.fetch_bytes)}" if task.fetch_bytes else ""
     return [
         ("offer of", f"{bid.site_id}, {bid.pool_type}, by {bid.actor}"),
-        ("start", instant(bid.start_s, now_s)),
-        ("end, p50", instant(bid.p50_finish_s, now_s)),
-        ("end, p90", instant(bid.p90_finish_s, now_s)),
         ("fetched", fetched),
     ]
 
@@ -120,9 +121,31 @@ def _elapsed(task: Task, now_s: float) -> str:
     if task.report is not None and task.report.started_s is not None:
         return f"run {duration(task.report.run_s)}"
     end_s = now_s if task.ended_s is None else task.ended_s
-    if task.started_s is not None:
+    if task.started_s is not None and task.report is None:
         return f"run {duration(max(0.0, end_s - task.started_s))}"
     return f"wait {duration(max(0.0, end_s - task.submitted_s))}"
+
+
+def _starts(task: Task, now_s: float) -> str:
+    """Return when a task that has not started is expected to, or was."""
+    start_s = start_of(task)
+    if start_s is None or task.state.is_terminal or task.started_s is not None:
+        return NOTHING
+    is_due = start_s < now_s
+    return f"{'due ' if is_due else ''}{relative(start_s, now_s)}"
+
+
+def _has_started(task: Task) -> bool:
+    if task.report is not None:
+        return task.report.started_s is not None
+    return task.started_s is not None
+
+
+def _expected_end(task: Task, now_s: float) -> str:
+    ends = end_of(task, now_s=now_s)
+    if ends is None:
+        return ""
+    return f"{instant(ends[0], now_s)} (p50); {instant(ends[1], now_s)} (p90)"
 
 
 def _optional_instant(time_s: float | None, now_s: float) -> str:

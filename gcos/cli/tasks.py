@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from gcos.cli import plan_table, task_tables
+from gcos.cli import plan_table, refusal_table, task_tables
 from gcos.cli.completion import complete_task_ids
 from gcos.cli.following import followed
 from gcos.cli.invocation import ExitCode, Format
@@ -52,9 +52,10 @@ async def plan(session: Session, file: FileArgument) -> int:
       gcos plan job.yaml
     """
     document = await asyncio.to_thread(read_document, file)
+    directory = None if file == STDIN else Path(file).parent
     async with session.connect() as client:
         with session.out.progress("asking the sites for offers"):
-            found = await client.plan(document)
+            found = await client.plan(document, directory=directory)
             now_s = await client.world_now_s()
     if session.out.is_record:
         session.out.record(found)
@@ -68,7 +69,8 @@ async def plan(session: Session, file: FileArgument) -> int:
             session.out.line("no site offers to run this task")
         if found.refusals:
             session.out.line("")
-            session.out.table(plan_table.refusals(found))
+            session.out.table(refusal_table.refusals(found.refusals))
+            session.out.prose(refusal_table.next_steps(found.refusals))
         if found.changes:
             session.out.line("")
             session.out.table(plan_table.changes(found, now_s=now_s))
@@ -117,6 +119,7 @@ async def submit(
             with _saying_that_tasks_go_on(session):
                 (task,) = await followed(client, [task], session.out)
             session.out.say(f"{task.state.value}: {task.message}")
+            _say_next_steps(session, [task])
             code = _code([task])
         else:
             session.out.say(f"next: gcos status {task.task_id}")
@@ -232,6 +235,7 @@ async def wait(
         session.out.lines(task.task_id for task in tasks)
     elif not session.out.is_quiet:  # the exit code says it all
         session.out.table(task_tables.ends(tasks))
+        _say_next_steps(session, tasks)
     going_on = sum(not task.state.is_terminal for task in tasks)
     if going_on:
         raise NotEndedError(
@@ -307,7 +311,11 @@ def read_document(file: str) -> bytes:
 def warn_of(session: Session, unreachable: tuple[Unreachable, ...], loss: str) -> None:
     """Tell on stderr which sites did not answer, and what is missing therefore."""
     for each in unreachable:
-        session.out.warn(f"site {each.site_id} did not answer, {loss} ({each.message})")
+        session.out.warn(
+            f"site {each.site_id} did not answer, {loss} ({each.message})",
+            reason="SITE_UNREACHABLE",
+            hint="see who answers: gcos sites ls",
+        )
 
 
 @contextlib.contextmanager
@@ -317,6 +325,13 @@ def _saying_that_tasks_go_on(session: Session) -> Iterator[None]:
     except asyncio.CancelledError:  # Ctrl-C
         session.out.say("stopped waiting; the task goes on: gcos queue")
         raise
+
+
+def _say_next_steps(session: Session, tasks: Sequence[Task]) -> None:
+    """Tell what may be done about each task that has ended in another way than was wished."""
+    for task in tasks:
+        if (step := refusal_table.step_after(task)) is not None:
+            session.out.say(f"next: {step}")
 
 
 def _code(tasks: list[Task]) -> ExitCode:

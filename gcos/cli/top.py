@@ -13,6 +13,7 @@ from rich.text import Text
 from gcos.cli import top_view
 from gcos.cli.invocation import ExitCode
 from gcos.cli.output import Output, as_rich, layout
+from gcos.cli.plan_table import scale_notes
 from gcos.cli.quantities import printable
 from gcos.cli.session import Session, command
 from gcos.cli.task_progress import FetchRates
@@ -132,6 +133,7 @@ def picture(
     if trouble:
         warnings.insert(0, f"out of date: {trouble}")
     parts: list[RenderableType] = [_line(top_view.head(snapshot), "bold" if out.has_color else "")]
+    parts += [_line(note, "") for note in scale_notes(snapshot.scales)]
     parts += [_line(f"warning: {warning}", "") for warning in warnings]
     sites = top_view.sites(snapshot)
     left = console.height - len(parts) - len(sites.rows) - _HEADINGS
@@ -152,9 +154,11 @@ def picture(
 
 
 def _print(snapshot: Snapshot, rates: FetchRates, out: Output) -> None:
-    out.line(top_view.head(snapshot))
+    out.prose([top_view.head(snapshot), *scale_notes(snapshot.scales)])
     for warning in top_view.warnings(snapshot):
-        out.warn(warning)
+        out.warn(
+            warning, reason="OUT_OF_DATE", hint="see who is there: gcos sites ls; start it: gcos up"
+        )
     active_count = len(snapshot.active.items)
     for table in (
         top_view.sites(snapshot),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from gcos.artifacts import ArtifactKind
 from gcos.cli.output import Table
-from gcos.cli.plan_table import scale_notes
 from gcos.cli.quantities import NOTHING, counted, duration, instant, percentage, significant, size
+from gcos.cli.site_tables import heard, is_silent, load, standing
 from gcos.cli.task_progress import progress, shortened
 from gcos.client_records import Gathered, Scales, SiteCache, SiteListing
 from gcos.ids import SiteId, TaskId
@@ -37,30 +37,29 @@ class Snapshot:
 
 def head(snapshot: Snapshot) -> str:
     """Return the line at the top."""
-    running = sum(known.digest.run_count for known in snapshot.sites.sites)
+    known_sites, away = snapshot.sites.sites, _away(snapshot)
+    heard_of = [each for each in known_sites if not _is_out_of_date(each, away)]
+    running = sum(known.digest.run_count for known in heard_of)
+    silent = len(known_sites) - len(heard_of)
     words = [
         f"{instant(snapshot.now_s, snapshot.now_s).partition(',')[0]}",
-        counted(len(snapshot.sites.sites), "site"),
+        f"{counted(len(known_sites), 'site')}{f', {silent} silent' if silent else ''}",
         counted(running, "run"),
         f"{counted(len(snapshot.active.items), 'task')} under way",
     ]
-    return "   ".join(words + scale_notes(snapshot.scales))
+    return "   ".join(words)
 
 
 def warnings(snapshot: Snapshot) -> list[str]:
     """Return what is missing from the picture."""
     lines = [] if snapshot.sites.is_fresh else ["no broker answers: sites are as last heard"]
-    silent = dict.fromkeys(
-        each.site_id
-        for gathered in (snapshot.active, snapshot.caches)
-        for each in gathered.unreachable
-    )
-    return lines + [f"site {site_id} does not answer" for site_id in silent]
+    return lines + [f"site {site_id} does not answer" for site_id in _away(snapshot)]
 
 
 def sites(snapshot: Snapshot) -> Table:
     """Return one row for each site."""
     caches = {cache.site_id: cache for cache in snapshot.caches.items}
+    away = _away(snapshot)
     return Table(
         (
             "SITE",
@@ -74,8 +73,8 @@ def sites(snapshot: Snapshot) -> Table:
             "STATE",
             "HEARD",
         ),
-        tuple(_site(known, caches) for known in snapshot.sites.sites),
-        optional=("HEARD", "ZONE", "STATE"),
+        tuple(_site(known, caches, away) for known in snapshot.sites.sites),
+        optional=("HEARD", "ZONE", ">DATA full %", ">MODELS full %"),
     )
 
 
@@ -112,21 +111,32 @@ def ended(snapshot: Snapshot, *, limit: int) -> Table:
     )
 
 
-def _site(known: KnownSite, caches: Mapping[SiteId, SiteCache]) -> tuple[str, ...]:
-    digest = known.digest
-    carbon = digest.carbon_gco2_per_kwh
-    cache = caches.get(known.site.site_id)
+def _away(snapshot: Snapshot) -> dict[SiteId, None]:
+    """Return the sites that were asked and did not answer, in the order in which they were told."""
+    return dict.fromkeys(
+        each.site_id
+        for gathered in (snapshot.active, snapshot.caches)
+        for each in gathered.unreachable
+    )
+
+
+def _is_out_of_date(known: KnownSite, away: Mapping[SiteId, None]) -> bool:
+    return known.site.site_id in away or is_silent(known)
+
+
+def _site(
+    known: KnownSite, caches: Mapping[SiteId, SiteCache], away: Mapping[SiteId, None]
+) -> tuple[str, ...]:
+    site_id = known.site.site_id
+    cache = None if _is_out_of_date(known, away) else caches.get(site_id)
     return (
-        known.site.site_id,
+        site_id,
         known.site.zone,
-        ", ".join(f"{pool.free_count}/{pool.gpu_count} {pool.type}" for pool in digest.pools),
-        NOTHING if carbon is None else significant(carbon),
-        significant(digest.price_usd_per_kwh),
-        str(digest.run_count),
+        *load(known, is_away=site_id in away),
         _fullness(cache, ArtifactKind.MODEL),
         _fullness(cache, ArtifactKind.DATA),
-        "draining" if digest.is_draining else "open",
-        f"{duration(known.age_s)} ago",
+        standing(known, is_away=site_id in away),
+        heard(known),
     )
 
 

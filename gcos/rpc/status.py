@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 
 from gcos import errors
-from gcos.errors import GcosError, InvalidRequestError
+from gcos.errors import GcosError
 from gcos.exception_groups import sole_error
 from gcos.logs import Log
 from gcos.rpc.interception import Context, GuardInterceptor
@@ -96,7 +96,7 @@ class _StatusGuard:
 
     async def _abort(self, error: GcosError) -> None:
         metadata = [(REASON_KEY, error.reason)]
-        if isinstance(error, InvalidRequestError) and error.field:
+        if error.field:
             metadata.append((FIELD_KEY, _quoted(error.field)))
         if error.hint:
             metadata.append((HINT_KEY, _quoted(error.hint)))
@@ -134,9 +134,8 @@ def _error_of(exc: grpc.aio.AioRpcError, peer: str) -> GcosError:
     reason = answer.get(REASON_KEY, "")
     if reason in _CLASSES_BY_REASON:
         error = _CLASSES_BY_REASON[reason](message, hint=answer.get(HINT_KEY, ""))
-        if isinstance(error, InvalidRequestError):
-            # Set afterwards, as a constructor may put the field in front of the message again.
-            error.field = answer.get(FIELD_KEY, "")
+        # Set afterwards, as a constructor may put the field in front of the message again.
+        error.field = answer.get(FIELD_KEY, "")
         return error
     if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
         return GcosError(

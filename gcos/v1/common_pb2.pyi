@@ -245,6 +245,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The run did not leave behind what the task declares."""
     REASON_PREEMPTED: _Reason.ValueType  # 38
     """A more important run needed its GPUs."""
+    REASON_PREDICTED_LATE: _Reason.ValueType  # 40
+    """Given back before it started: where it waited it would have missed its deadline."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a task or a run is where it is."""
@@ -327,6 +329,8 @@ REASON_OUTPUT_MISSING: Reason.ValueType  # 37
 """The run did not leave behind what the task declares."""
 REASON_PREEMPTED: Reason.ValueType  # 38
 """A more important run needed its GPUs."""
+REASON_PREDICTED_LATE: Reason.ValueType  # 40
+"""Given back before it started: where it waited it would have missed its deadline."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _RunState:
@@ -986,22 +990,26 @@ class Refusal(_message.Message):
     SITE_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    HINT_FIELD_NUMBER: _builtins.int
     site_id: _builtins.str
     """Which site."""
     reason: Global___Reason.ValueType
     """Closed code."""
     message: _builtins.str
     """One sentence for a person."""
+    hint: _builtins.str
+    """The next step for a person."""
     def __init__(
         self,
         *,
         site_id: _builtins.str = ...,
         reason: Global___Reason.ValueType = ...,
         message: _builtins.str = ...,
+        hint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "site_id", b"site_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint", b"hint", "message", b"message", "reason", b"reason", "site_id", b"site_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1267,6 +1275,8 @@ class SiteDigest(_message.Message):
     RUN_COUNT_FIELD_NUMBER: _builtins.int
     AWARDED_COUNT_FIELD_NUMBER: _builtins.int
     HOLDINGS_FIELD_NUMBER: _builtins.int
+    RUNS_IMAGES_FIELD_NUMBER: _builtins.int
+    SECRET_NAMES_FIELD_NUMBER: _builtins.int
     carbon_gco2_per_kwh: _builtins.float
     """Carbon intensity now; absent where missing or stale."""
     price_usd_per_kwh: _builtins.float
@@ -1277,6 +1287,8 @@ class SiteDigest(_message.Message):
     """Runs in any live state."""
     awarded_count: _builtins.int
     """Awards accepted since the agent started."""
+    runs_images: _builtins.bool
+    """Its executor takes container images."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolDigest]:
         """Load of each pool."""
@@ -1284,6 +1296,10 @@ class SiteDigest(_message.Message):
     @_builtins.property
     def holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
         """Complete, verified artifacts that it serves."""
+
+    @_builtins.property
+    def secret_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the secrets that its store has; values never travel."""
 
     def __init__(
         self,
@@ -1295,10 +1311,12 @@ class SiteDigest(_message.Message):
         run_count: _builtins.int = ...,
         awarded_count: _builtins.int = ...,
         holdings: _abc.Iterable[Global___Artifact] | None = ...,
+        runs_images: _builtins.bool = ...,
+        secret_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "awarded_count", b"awarded_count", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh", "holdings", b"holdings", "is_draining", b"is_draining", "pools", b"pools", "price_usd_per_kwh", b"price_usd_per_kwh", "run_count", b"run_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "awarded_count", b"awarded_count", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh", "holdings", b"holdings", "is_draining", b"is_draining", "pools", b"pools", "price_usd_per_kwh", b"price_usd_per_kwh", "run_count", b"run_count", "runs_images", b"runs_images", "secret_names", b"secret_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__carbon_gco2_per_kwh: _TypeAlias = _typing.Literal["carbon_gco2_per_kwh"]  # noqa: Y015
     _WhichOneofArgType__carbon_gco2_per_kwh: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh"]  # noqa: Y015

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from gcos.v1 import common_pb2 as gcos_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gcos/v1/predictor.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\"\xfb\x01\n\x0cWorkFeatures\x12\x1f\n\x04kind\x18\x01 \x01(\x0e\x32\x11.gcos.v1.WorkKind\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0bmodel_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x03(\t\x12\x12\n\ndata_bytes\x18\x05 \x01(\x03\x12\x13\n\x0btoken_count\x18\x06 \x01(\x03\x12\x13\n\x0b\x65poch_count\x18\x07 \x01(\x01\x12\x18\n\x10\x62\x61tch_size_count\x18\x08 \x01(\x03\x12\x1c\n\x14sequence_token_count\x18\t \x01(\x03\x12\x11\n\tgpu_count\x18\n \x01(\x03\x12\x0f\n\x07project\x18\x0b \x01(\t\".\n\tPoolSpeed\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x13\n\x0bspeed_ratio\x18\x02 \x01(\x01\"Y\n\x0ePredictRequest\x12$\n\x05works\x18\x01 \x03(\x0b\x32\x15.gcos.v1.WorkFeatures\x12!\n\x05pools\x18\x02 \x03(\x0b\x32\x12.gcos.v1.PoolSpeed\";\n\x0fWorkPredictions\x12(\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x13.gcos.v1.Prediction\":\n\x0fPredictResponse\x12\'\n\x05works\x18\x01 \x03(\x0b\x32\x18.gcos.v1.WorkPredictions\"\xa0\x01\n\x0bObservation\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\'\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32\x15.gcos.v1.WorkFeatures\x12\x11\n\tpool_type\x18\x03 \x01(\t\x12!\n\x07outcome\x18\x04 \x01(\x0e\x32\x10.gcos.v1.Outcome\x12\x11\n\telapsed_s\x18\x05 \x01(\x01\x12\x0f\n\x07\x65nded_s\x18\x06 \x01(\x01\"<\n\x0eObserveRequest\x12*\n\x0cobservations\x18\x01 \x03(\x0b\x32\x14.gcos.v1.Observation\"$\n\x0fObserveResponse\x12\x11\n\tnew_count\x18\x01 \x01(\x03\"\x11\n\x0f\x44\x65scribeRequest\"j\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0e\x66inished_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x63\x65nsored_count\x18\x03 \x01(\x03\x12\x15\n\rcontext_count\x18\x04 \x01(\x03*v\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x15\n\x11OUTCOME_CANCELLED\x10\x03\x12\x10\n\x0cOUTCOME_LOST\x10\x04\x32\xcf\x01\n\x10PredictorService\x12<\n\x07Predict\x12\x17.gcos.v1.PredictRequest\x1a\x18.gcos.v1.PredictResponse\x12<\n\x07Observe\x12\x17.gcos.v1.ObserveRequest\x1a\x18.gcos.v1.ObserveResponse\x12?\n\x08\x44\x65scribe\x12\x18.gcos.v1.DescribeRequest\x1a\x19.gcos.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gcos/v1/predictor.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\"\xfb\x01\n\x0cWorkFeatures\x12\x1f\n\x04kind\x18\x01 \x01(\x0e\x32\x11.gcos.v1.WorkKind\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0bmodel_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x03(\t\x12\x12\n\ndata_bytes\x18\x05 \x01(\x03\x12\x13\n\x0btoken_count\x18\x06 \x01(\x03\x12\x13\n\x0b\x65poch_count\x18\x07 \x01(\x01\x12\x18\n\x10\x62\x61tch_size_count\x18\x08 \x01(\x03\x12\x1c\n\x14sequence_token_count\x18\t \x01(\x03\x12\x11\n\tgpu_count\x18\n \x01(\x03\x12\x0f\n\x07project\x18\x0b \x01(\t\".\n\tPoolSpeed\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x13\n\x0bspeed_ratio\x18\x02 \x01(\x01\"Y\n\x0ePredictRequest\x12$\n\x05works\x18\x01 \x03(\x0b\x32\x15.gcos.v1.WorkFeatures\x12!\n\x05pools\x18\x02 \x03(\x0b\x32\x12.gcos.v1.PoolSpeed\";\n\x0fWorkPredictions\x12(\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x13.gcos.v1.Prediction\":\n\x0fPredictResponse\x12\'\n\x05works\x18\x01 \x03(\x0b\x32\x18.gcos.v1.WorkPredictions\"\xa0\x01\n\x0bObservation\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\'\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32\x15.gcos.v1.WorkFeatures\x12\x11\n\tpool_type\x18\x03 \x01(\t\x12!\n\x07outcome\x18\x04 \x01(\x0e\x32\x10.gcos.v1.Outcome\x12\x11\n\telapsed_s\x18\x05 \x01(\x01\x12\x0f\n\x07\x65nded_s\x18\x06 \x01(\x01\"<\n\x0eObserveRequest\x12*\n\x0cobservations\x18\x01 \x03(\x0b\x32\x14.gcos.v1.Observation\"$\n\x0fObserveResponse\x12\x11\n\tnew_count\x18\x01 \x01(\x03\"\x11\n\x0f\x44\x65scribeRequest\"j\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0e\x66inished_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x63\x65nsored_count\x18\x03 \x01(\x03\x12\x15\n\rcontext_count\x18\x04 \x01(\x03\"(\n\x0fSnapshotRequest\x12\x15\n\rknown_version\x18\x01 \x01(\t\"5\n\x10SnapshotResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\x0c*v\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x15\n\x11OUTCOME_CANCELLED\x10\x03\x12\x10\n\x0cOUTCOME_LOST\x10\x04\x32\x90\x02\n\x10PredictorService\x12<\n\x07Predict\x12\x17.gcos.v1.PredictRequest\x1a\x18.gcos.v1.PredictResponse\x12<\n\x07Observe\x12\x17.gcos.v1.ObserveRequest\x1a\x18.gcos.v1.ObserveResponse\x12?\n\x08\x44\x65scribe\x12\x18.gcos.v1.DescribeRequest\x1a\x19.gcos.v1.DescribeResponse\x12?\n\x08Snapshot\x12\x18.gcos.v1.SnapshotRequest\x1a\x19.gcos.v1.SnapshotResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gcos.v1.predictor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=962
-  _globals['_OUTCOME']._serialized_end=1080
+  _globals['_OUTCOME']._serialized_start=1059
+  _globals['_OUTCOME']._serialized_end=1177
   _globals['_WORKFEATURES']._serialized_start=59
   _globals['_WORKFEATURES']._serialized_end=310
   _globals['_POOLSPEED']._serialized_start=312
@@ -54,6 +54,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_end=852
   _globals['_DESCRIBERESPONSE']._serialized_start=854
   _globals['_DESCRIBERESPONSE']._serialized_end=960
-  _globals['_PREDICTORSERVICE']._serialized_start=1083
-  _globals['_PREDICTORSERVICE']._serialized_end=1290
+  _globals['_SNAPSHOTREQUEST']._serialized_start=962
+  _globals['_SNAPSHOTREQUEST']._serialized_end=1002
+  _globals['_SNAPSHOTRESPONSE']._serialized_start=1004
+  _globals['_SNAPSHOTRESPONSE']._serialized_end=1057
+  _globals['_PREDICTORSERVICE']._serialized_start=1180
+  _globals['_PREDICTORSERVICE']._serialized_end=1452
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,11 @@ class PredictorServiceStub:
                 request_serializer=gcos_dot_v1_dot_predictor__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_predictor__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.Snapshot = channel.unary_unary(
+                '/gcos.v1.PredictorService/Snapshot',
+                request_serializer=gcos_dot_v1_dot_predictor__pb2.SnapshotRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_predictor__pb2.SnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class PredictorServiceServicer:
@@ -77,6 +82,13 @@ class PredictorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Snapshot(self, request, context):
+        """Read what an agent needs to go on without a predictor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_PredictorServiceServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=gcos_dot_v1_dot_predictor__pb2.DescribeRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_predictor__pb2.DescribeResponse.SerializeToString,
+            ),
+            'Snapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.Snapshot,
+                    request_deserializer=gcos_dot_v1_dot_predictor__pb2.SnapshotRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_predictor__pb2.SnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class PredictorService:
             '/gcos.v1.PredictorService/Describe',
             gcos_dot_v1_dot_predictor__pb2.DescribeRequest.SerializeToString,
             gcos_dot_v1_dot_predictor__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Snapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.PredictorService/Snapshot',
+            gcos_dot_v1_dot_predictor__pb2.SnapshotRequest.SerializeToString,
+            gcos_dot_v1_dot_predictor__pb2.SnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class PredictorServiceStub:
     """Learn from ended runs. Idempotent by run."""
     Describe: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.DescribeRequest, _predictor_pb2.DescribeResponse]
     """Read what the predictor knows."""
+    Snapshot: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.SnapshotRequest, _predictor_pb2.SnapshotResponse]
+    """Read what an agent needs to go on without a predictor."""
 
 @_typing.type_check_only
 class PredictorServiceAsyncStub(PredictorServiceStub):
@@ -51,6 +53,8 @@ class PredictorServiceAsyncStub(PredictorServiceStub):
     """Learn from ended runs. Idempotent by run."""
     Describe: _aio.UnaryUnaryMultiCallable[_predictor_pb2.DescribeRequest, _predictor_pb2.DescribeResponse]  # type: ignore[assignment]
     """Read what the predictor knows."""
+    Snapshot: _aio.UnaryUnaryMultiCallable[_predictor_pb2.SnapshotRequest, _predictor_pb2.SnapshotResponse]  # type: ignore[assignment]
+    """Read what an agent needs to go on without a predictor."""
 
 class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Predicts run times and learns from finished runs."""
@@ -78,5 +82,13 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.DescribeResponse, _abc.Awaitable[_predictor_pb2.DescribeResponse]]:
         """Read what the predictor knows."""
+
+    @_abc_1.abstractmethod
+    def Snapshot(
+        self,
+        request: _predictor_pb2.SnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_predictor_pb2.SnapshotResponse, _abc.Awaitable[_predictor_pb2.SnapshotResponse]]:
+        """Read what an agent needs to go on without a predictor."""
 
 def add_PredictorServiceServicer_to_server(servicer: PredictorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

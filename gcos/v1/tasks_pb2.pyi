@@ -176,7 +176,9 @@ class SubmitRequest(_message.Message):
     document: _builtins.bytes
     """Task document: YAML 1.2 or JSON in UTF-8, `apiVersion: gcos/v1`, `kind: Task`; <= 256 KiB."""
     request_id: _builtins.str
-    """Same id, same answer; beats the document's own. Empty: none."""
+    """Same id and document, same answer; with another document it is refused with
+    FAILED_PRECONDITION. Beats the document's own. Empty: none.
+    """
     workdir: _builtins.str
     """Reference of the artifact that the document's local `workdir` was uploaded as. Empty: none."""
     def __init__(
@@ -761,19 +763,29 @@ class ReadLogRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     follow: _builtins.bool
     """Go on until the attempt has ended."""
+    offset_bytes: _builtins.int
+    """Begin at this byte of the output; 0: at its beginning."""
+    run_id: _builtins.str
+    """The attempt that the offset is of; where another one is the latest, that is read from its
+    beginning. Empty: the latest.
+    """
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         follow: _builtins.bool = ...,
+        offset_bytes: _builtins.int = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "offset_bytes", b"offset_bytes", "run_id", b"run_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -786,16 +798,24 @@ class ReadLogResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """Bytes as the command wrote them."""
+    offset_bytes: _builtins.int
+    """Where in the attempt's output they begin; to go on, ask for this and the length of `data`."""
+    run_id: _builtins.str
+    """The attempt that wrote them."""
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
+        offset_bytes: _builtins.int = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset_bytes", b"offset_bytes", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -966,6 +986,7 @@ class TaskSpec(_message.Message):
     SECRETS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     DISCONNECT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What the user calls it."""
     model: _builtins.str
@@ -992,6 +1013,8 @@ class TaskSpec(_message.Message):
     """Container image; absent: a plain command."""
     priority: _builtins.int
     """Higher goes first."""
+    document_digest: _builtins.str
+    """SHA-256 of what the document says, in hex; absent where no repeat is to be told from another."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Program and arguments."""
@@ -1058,15 +1081,18 @@ class TaskSpec(_message.Message):
         secrets: _abc.Iterable[_builtins.str] | None = ...,
         priority: _builtins.int = ...,
         disconnect: Global___Disconnect | None = ...,
+        document_digest: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "earliest_start_s", b"earliest_start_s", "gpu", b"gpu", "image", b"image", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "placement", b"placement", "request_id", b"request_id", "retry", b"retry", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_document_digest", b"_document_digest", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "document_digest", b"document_digest", "earliest_start_s", b"earliest_start_s", "gpu", b"gpu", "image", b"image", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "placement", b"placement", "request_id", b"request_id", "retry", b"retry", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "command", b"command", "data", b"data", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "earliest_start_s", b"earliest_start_s", "env", b"env", "gpu", b"gpu", "image", b"image", "is_idempotent", b"is_idempotent", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "name", b"name", "outputs", b"outputs", "placement", b"placement", "priority", b"priority", "project", b"project", "request_id", b"request_id", "retry", b"retry", "secrets", b"secrets", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_document_digest", b"_document_digest", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "command", b"command", "data", b"data", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "document_digest", b"document_digest", "earliest_start_s", b"earliest_start_s", "env", b"env", "gpu", b"gpu", "image", b"image", "is_idempotent", b"is_idempotent", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "name", b"name", "outputs", b"outputs", "placement", b"placement", "priority", b"priority", "project", b"project", "request_id", b"request_id", "retry", b"retry", "secrets", b"secrets", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__carbon_price_usd_per_kg: _TypeAlias = _typing.Literal["carbon_price_usd_per_kg"]  # noqa: Y015
     _WhichOneofArgType__carbon_price_usd_per_kg: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg"]  # noqa: Y015
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
+    _WhichOneofReturnType__document_digest: _TypeAlias = _typing.Literal["document_digest"]  # noqa: Y015
+    _WhichOneofArgType__document_digest: _TypeAlias = _typing.Literal["_document_digest", b"_document_digest"]  # noqa: Y015
     _WhichOneofReturnType__earliest_start_s: _TypeAlias = _typing.Literal["earliest_start_s"]  # noqa: Y015
     _WhichOneofArgType__earliest_start_s: _TypeAlias = _typing.Literal["_earliest_start_s", b"_earliest_start_s"]  # noqa: Y015
     _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
@@ -1085,6 +1111,8 @@ class TaskSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__carbon_price_usd_per_kg) -> _WhichOneofReturnType__carbon_price_usd_per_kg | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__document_digest) -> _WhichOneofReturnType__document_digest | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__earliest_start_s) -> _WhichOneofReturnType__earliest_start_s | None: ...
     @_typing.overload

@@ -1,13 +1,13 @@
-"""`joint`: every site offers its exact marginal J; the lowest offer wins (DESIGN section 7 A, E).
+"""Every site offers its exact marginal J; the lowest offer wins (DESIGN section 7 A, E).
 
-A start later than need be is offered only where it pays: it must save at least `DEFER_SAVING` of
-the earliest start's J and be late with a probability of at most `DEFER_LATE`. At load 0.5 deferral
-gave nothing and cost misses in trials, hence the price.
+`joint` takes the earliest feasible start. `joint-lookahead` may offer a later one, greener or
+cheaper, where that pays: it must save at least `DEFER_SAVING` of the earliest start's J and be late
+with a probability of at most `DEFER_LATE`.
 """
 
 from collections.abc import Sequence
 
-from policies.interface import Choice, Option
+from policies.interface import Choice, Option, SiteView
 from policies.offer import cheapest
 
 DEFER_SAVING = 0.05
@@ -15,12 +15,26 @@ DEFER_LATE = 0.01
 
 
 class JointBidder:
-    """Chooses the option of lowest J, deferring only where that pays."""
+    """Chooses the pool whose earliest start has the lowest J."""
 
     actor = "joint/1"
+    may_start_later = False
 
-    def choose(self, options: Sequence[Option]) -> Choice:
+    def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose among `options`, which are never empty."""
+        del view
+        return Choice(cheapest(options))
+
+
+class LookaheadBidder:
+    """Chooses the option of lowest J, deferring only where that pays."""
+
+    actor = "joint-lookahead/1"
+    may_start_later = True
+
+    def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
+        """Choose among `options`, which are never empty."""
+        del view
         now = [option for option in options if option.is_earliest]
         best_now = now[cheapest(now)]
         worth = best_now.offer_usd - DEFER_SAVING * abs(best_now.offer_usd)

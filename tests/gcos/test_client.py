@@ -1,6 +1,7 @@
 """The client against fake agents that talk real gRPC on loopback."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import gcos
-from gcos.artifacts import ArtifactKind
+from gcos.artifacts import ArtifactKind, checked_name
 from gcos.client import BACKOFF_S_MAX, OUTAGE_S_MAX, Client
 from gcos.client_records import (
     AddedArtifact,
@@ -22,6 +23,7 @@ from gcos.client_records import (
 )
 from gcos.clock import WorldScale
 from gcos.errors import (
+    GcosError,
     InvalidRequestError,
     InvalidTaskError,
     PeerUnreachableError,
@@ -169,6 +171,123 @@ async def test_the_log_arrives_byte_for_byte(client: Client, agent: FakeAgent) -
     await agent.put(task := samples.task_named("1"))
     agent.log = (b"\xff\x00one\n", b"two")
     assert [piece async for piece in client.log(task.task_id)] == [b"\xff\x00one\n", b"two"]
+
+
+@dataclass
+class BreakingAgent(FakeAgent):
+    """Serves `output` from the byte asked for, and breaks off after each piece of three bytes.
+
+    Attributes:
+        output: Output by attempt, the latest last.
+        asked: What was asked for: attempt and byte.
+    """
+
+    output: dict[str, bytes] = field(default_factory=dict)
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    async def ReadLog(
+        self, request: tasks_pb2.ReadLogRequest, context: object
+    ) -> AsyncIterator[tasks_pb2.ReadLogResponse]:
+        self.asked.append((request.run_id, request.offset_bytes))
+        run_id = list(self.output)[-1]
+        offset = request.offset_bytes if request.run_id in {"", run_id} else 0
+        data = self.output[run_id][offset : offset + 3]
+        if data:
+            yield tasks_pb2.ReadLogResponse(data=data, offset_bytes=offset, run_id=run_id)
+            raise SiteDrainingError("the agent stops")
+
+
+async def no_pause(_seconds: float) -> None:
+    return None
+
+
+async def test_a_log_that_breaks_off_goes_on_where_it_stopped(token_file: Path) -> None:
+    agent = BreakingAgent(output={"r.1": b"01234567"})
+    await agent.put(task := samples.task_named("1"))
+    async with (
+        agent.serving(),
+        Client.connect(agent.address, token_file, environ={}, pause=no_pause) as client,
+    ):
+        pieces = [piece async for piece in client.log(task.task_id, follow=True)]
+        assert pieces == [b"012", b"345", b"67"]
+        assert agent.asked == [("", 0), ("r.1", 3), ("r.1", 6), ("r.1", 8)]
+        tail = [piece async for piece in client.log(task.task_id, follow=True, offset_bytes=7)]
+        assert tail == [b"7"]
+
+
+async def test_a_log_goes_on_with_the_beginning_of_the_next_attempt(token_file: Path) -> None:
+    agent = BreakingAgent(output={"r.1": b"old"})
+    await agent.put(task := samples.task_named("1"))
+    async with (
+        agent.serving(),
+        Client.connect(agent.address, token_file, environ={}, pause=no_pause) as client,
+    ):
+        pieces = []
+        async with contextlib.aclosing(client.log(task.task_id, follow=True)) as reading:
+            async for piece in reading:
+                pieces.append(piece)
+                agent.output.setdefault("r.2", b"new")
+        assert pieces == [b"old", b"new"]
+
+
+async def test_a_log_that_is_not_followed_fails_where_no_agent_answers(
+    agent: FakeAgent, client: Client
+) -> None:
+    await agent.put(task := samples.task_named("1"))
+    agent.refusal = SiteDrainingError("it stops")
+    with pytest.raises(SiteDrainingError):
+        _ = [piece async for piece in client.log(task.task_id)]
+
+
+@pytest.mark.parametrize("verb", ["plan", "submit"])
+async def test_a_working_directory_that_cannot_be_sent_is_refused_by_plan_and_submit_alike(
+    agent: FakeAgent, client: Client, tmp_path: Path, verb: str
+) -> None:
+    agent.plan = samples.plan_of_two()
+    call = client.plan if verb == "plan" else client.submit
+    code = tmp_path / "code"
+    document = DOCUMENT + b"workdir: ./code\n"
+
+    async def refused(words: str) -> None:
+        with pytest.raises(InvalidRequestError, match=words) as caught:
+            await call(document, directory=tmp_path)
+        assert caught.value.message.startswith("line 4, workdir: ")
+        assert caught.value.hint
+
+    await refused("is no directory")
+    code.mkdir()
+    await refused("holds no bytes")
+    (code / "a").write_text("a")
+    (code / "link").symlink_to("/etc/passwd")
+    await refused("link is a link")
+    with pytest.raises(InvalidRequestError, match="home of nobody"):
+        await call(DOCUMENT + b"workdir: ~nobody-at-all/code\n")
+    assert not agent.documents
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"name: nightly tune/7\n", r"workdir-nightly-tune-7-[0-9a-f]{8}"),
+        (b"", r"workdir-code-[0-9a-f]{8}"),
+        ("name: '日本'\n".encode(), r"workdir-[0-9a-f]{8}"),
+    ],
+)
+async def test_a_working_directory_is_named_after_its_task_and_content(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes, name: str
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "main.py").write_text("print()")
+    sent: list[str] = []
+
+    async def put(name: str, kind: ArtifactKind, path: Path) -> AddedArtifact:
+        sent.append(checked_name(name, field="name"))
+        return AddedArtifact(samples.cache_entry().artifact, is_new=True)
+
+    monkeypatch.setattr(client, "put_artifact", put)
+    with contextlib.suppress(GcosError):  # the fake agent takes no uploads
+        await client.submit(DOCUMENT + head + b"workdir: ./code\n", directory=tmp_path)
+    assert re.fullmatch(name, sent[0])
 
 
 async def test_an_artifact_is_added_where_it_is_asked_for(agent: FakeAgent, client: Client) -> None:

@@ -14,7 +14,8 @@ from ruamel.yaml import YAML
 from gcos import schema, spec
 from gcos.errors import InvalidTaskError
 from gcos.schema import schema_of, task_schema
-from gcos.spec import TASK, Row, Section, Text, Whole, parse_document
+from gcos.shapes import Row, Section, Text, Whole
+from gcos.spec import TASK, parse_document
 from testbed.samples import NOW_S
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))

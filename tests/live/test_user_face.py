@@ -1,4 +1,4 @@
-"""What users see, on real processes: plans without side effects, explanations, the examples."""
+"""What users see, on real processes: plans without side effects, and explanations."""
 
 import json
 import sqlite3
@@ -10,12 +10,9 @@ import pytest
 from gcos.artifacts import ArtifactKind
 from gcos.client import Client
 from gcos.ids import SiteId
-from gcos.tasks import TaskState
 from testbed.workloads.make import make
 
 pytestmark = pytest.mark.live
-
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +64,6 @@ async def test_a_plan_changes_no_journal_and_no_cache(
         plan = await client.plan(document)
         assert plan.bids or plan.refusals
     assert durable(live.directory) == before
-
-
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-async def test_every_example_runs(
-    live: Any, client: Client, artifacts: Path, example: Path
-) -> None:
-    await added(client, artifacts)
-    submission = await client.submit(example.read_text(), directory=example.parent)
-    ended = await client.wait(submission.task.task_id, timeout_s=120)
-    assert ended.state is TaskState.SUCCEEDED, f"{ended.message}: {ended.report}"
 
 
 async def test_an_explanation_survives_a_restart(live: Any, client: Client) -> None:

@@ -118,7 +118,7 @@ async def test_on_a_terminal_the_stage_is_shown_in_place_and_goes_in_the_end(
     assert await followed(client, [QUEUED], Output()) == [ENDED]
     shown = terminal.getvalue()
     assert "██░░░░ 1 GB of 3 GB" in shown
-    assert "60 s of 60-88 min, " in shown
+    assert "1 of 60-88 min, " in shown
     assert shown.index("\x1b[?25l") < shown.rindex("\x1b[?25h")  # the cursor comes back
 
 

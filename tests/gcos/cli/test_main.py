@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -34,10 +35,12 @@ from gcos.errors import (
     UnauthenticatedError,
 )
 from gcos.ledger_totals import LedgerSummary
+from gcos.next_steps import next_step
 from gcos.rpc.wire import to_proto
 from gcos.schema import task_schema
 from gcos.task_record import Task
-from gcos.v1 import tasks_pb2
+from gcos.tasks import Reason
+from gcos.v1 import operator_pb2, tasks_pb2
 from testbed import samples
 from testbed.fakes import FAKE_TOKEN, FakeAgent
 from testbed.samples import CAL, DE
@@ -111,7 +114,8 @@ async def test_a_plan_is_a_table_with_its_refusals_and_footnotes(gcos: Gcos, job
     lines = ran.out.splitlines()
     assert (ran.code, ran.err) == (0, "")
     assert columns(lines[0]) == [
-        *["SITE", "GPU", "START", "RUN p50/p90", "FETCH", "COST $", "CO2 g", "DEADLINE ok %"],
+        *["SITE", "GPU", "START", "UTC", "RUN p50/p90", "FETCH", "COST $", "CO2 g"],
+        *["DEADLINE ok %"],
         *["CHOSEN", "REASON"],
     ]
     assert columns(lines[1])[-3:] == ["96", "yes", "lowest offer, 1.70 $"]
@@ -208,8 +212,14 @@ async def test_submit_and_wait_exits_as_the_job_did(
     document = json.loads(ran.out)
     assert list(document) == list(Submission.__dataclass_fields__)
     assert document["task"]["report"]["exit_code"] == exit_code
-    assert "RUNNING  EXECUTING  at de" in ran.err
-    assert ran.err.endswith(f": exit code {exit_code}\n")
+    told = [json.loads(line) for line in ran.err.splitlines()]
+    assert {each["level"] for each in told} == {"info"}
+    messages = [each["message"] for each in told]
+    assert any("RUNNING  EXECUTING  at de" in message for message in messages)
+    assert any(message.endswith(f": exit code {exit_code}") for message in messages)
+    assert (f"next: read what it wrote: gcos logs {document['task']['task_id']}" in messages) == (
+        exit_code != 0
+    )
 
 
 async def test_the_queue_hides_what_has_ended_unless_asked(gcos: Gcos, agent: FakeAgent) -> None:
@@ -218,7 +228,8 @@ async def test_the_queue_hides_what_has_ended_unless_asked(gcos: Gcos, agent: Fa
     ran = await gcos("queue")
     header, row = ran.out.splitlines()
     assert columns(header) == [
-        *["ID", "NAME", "STATE", "REASON", "SITE", "SUBMITTED", "WAIT/RUN", "DEADLINE"]
+        *["ID", "NAME", "STATE", "REASON", "SITE", "SUBMITTED", "WAIT/RUN", "STARTS"],
+        *["DEADLINE"],
     ]
     assert columns(row)[:3] == ["de-0000000000001", "job 1", "QUEUED"]
     assert (await gcos("queue", "--all", "-q")).out.split() == [
@@ -234,6 +245,65 @@ async def test_the_queue_names_sites_that_did_not_answer(gcos: Gcos, agent: Fake
     ran = await gcos("queue", "-q")
     assert (ran.code, ran.out) == (0, "")
     assert ran.err.startswith("warning: site cal did not answer, its tasks are missing here")
+
+
+async def test_a_warning_is_an_object_where_json_is_asked_for(gcos: Gcos, agent: FakeAgent) -> None:
+    agent.peers = (FakeAgent(CAL, address="127.0.0.1:1"),)
+    agent.is_broker_away = True
+    ran = await gcos("queue", "-o", "json")
+    (warning,) = [json.loads(line) for line in ran.err.splitlines()]
+    assert list(warning) == ["level", "code", "reason", "message", "hint", "field"]
+    assert (warning["level"], warning["reason"]) == ("warning", "SITE_UNREACHABLE")
+    assert warning["message"].startswith("site cal did not answer, its tasks are missing here")
+    assert warning["hint"] == "see who answers: gcos sites ls"
+    (line,) = (await gcos("sites", "ls", "-ojson")).err.splitlines()
+    warning = json.loads(line)
+    assert warning["reason"] == "BROKER_UNREACHABLE"
+    assert (await gcos("queue", "-o", "yaml")).err.startswith("warning: site cal did not answer")
+
+
+async def test_where_the_first_agent_is_dead_the_next_one_answers_and_a_line_says_so(
+    gcos: Gcos, agent: FakeAgent, environ: dict[str, str]
+) -> None:
+    await agent.put(task := samples.task_named("1"))
+    environ["GCOS_AGENT"] = f"127.0.0.1:1,{agent.address}"
+    ran = await gcos("status", task.task_id, "-q")
+    assert (ran.code, ran.out) == (0, f"{task.task_id}\n")
+    told = f"the agent at 127.0.0.1:1 does not answer; the one at {agent.address} (site de) does"
+    assert ran.err == f"warning: {told}\n"
+    warning = json.loads((await gcos("status", task.task_id, "-o", "json")).err)
+    assert (warning["reason"], warning["message"]) == ("AGENT_UNREACHABLE", told)
+
+
+class KnowsASilentSite(FakeAgent):
+    """An agent that has not heard of `cal` for long."""
+
+    async def ListSites(
+        self, request: operator_pb2.ListSitesRequest, context: Any
+    ) -> operator_pb2.ListSitesResponse:
+        answer = await super().ListSites(request, context)
+        for known in answer.sites:
+            known.age_s = 45.0 if known.site.site_id == CAL else 0.0
+        return answer
+
+
+async def test_a_site_that_was_not_heard_for_a_lease_is_silent_in_both_views(
+    gcos: Gcos, environ: dict[str, str]
+) -> None:
+    async with (other := FakeAgent(CAL)).serving(), (agent := KnowsASilentSite()).serving():
+        agent.peers = (other,)
+        environ["GCOS_AGENT"] = agent.address
+        row = columns((await gcos("sites", "ls")).out.splitlines()[1])
+        assert row[:6] == ["cal", "CAL", "-/8 H100", "-", "-", "-"]
+        assert row[7:9] == ["silent 45 s", "45 s ago"]
+        head, _, _, row, *_ = (await gcos("top")).out.splitlines()
+    assert "2 sites, 1 silent   3 runs" in head
+    assert columns(row)[1:] == ["CAL", "-/8 H100", *["-"] * 5, "silent 45 s", "45 s ago"]
+
+
+async def test_a_plan_tells_the_next_step_for_each_refusal(gcos: Gcos, job: str) -> None:
+    out = (await gcos("plan", job)).out
+    assert f"next step, GPU_TYPE_UNKNOWN: {next_step(Reason.GPU_TYPE_UNKNOWN)}" in out.splitlines()
 
 
 async def test_status_shows_a_task_and_the_end_of_its_output(gcos: Gcos, agent: FakeAgent) -> None:
@@ -334,7 +404,7 @@ async def test_cache_add_needs_a_kind_that_there_is(gcos: Gcos, agent: FakeAgent
     assert (await gcos("cache", "add", "tiny", "x")).code == 2
     ran = await gcos("cache", "add", "tiny", "x", "--kind", "movie")
     assert ran.code == 2
-    assert ran.err.startswith("error: Invalid value for '--kind'")
+    assert ran.err.startswith("error: --kind: there is no 'movie'; it may be model, data [USAGE]")
     assert agent.added == []
 
 
@@ -381,7 +451,7 @@ async def test_the_ledger_may_begin_late(gcos: Gcos, agent: FakeAgent) -> None:
     assert ran == Ran(0, "", "the ledger is empty: no attempt has ended since 10m\n")
     assert (await gcos("ledger", "--since", "2026-11-23T14:05:00Z", "-q")).out == ""
     ran = await gcos("ledger", "--since", "tea", "-o", "json")
-    assert json.loads(ran.err)["error"]["field"] == "--since"
+    assert json.loads(ran.err)["field"] == "--since"
 
 
 async def test_the_ledger_is_csv_on_request(gcos: Gcos, agent: FakeAgent) -> None:
@@ -451,16 +521,15 @@ async def test_an_error_is_an_object_where_json_is_asked_for(
     ran = await gcos("submit", str(path), "-o", "json")
     assert (ran.code, ran.out) == (2, "")
     assert json.loads(ran.err) == {
-        "error": {
-            "code": "INVALID_ARGUMENT",
-            "reason": "INVALID_TASK",
-            "message": "line 6, rum: unknown key",
-            "hint": "did you mean run?",
-            "field": "rum",
-        }
+        "level": "error",
+        "code": "INVALID_ARGUMENT",
+        "reason": "INVALID_TASK",
+        "message": "line 6, rum: unknown key",
+        "hint": "did you mean run?",
+        "field": "rum",
     }
     ran = await gcos("cancel", "de-x", "de-y", "--output", "json")
-    reasons = [json.loads(line)["error"]["reason"] for line in ran.err.splitlines()]
+    reasons = [json.loads(line)["reason"] for line in ran.err.splitlines()]
     assert reasons == ["UNKNOWN_TASK", "UNKNOWN_TASK"]
 
 
@@ -472,7 +541,7 @@ def test_wrong_usage_is_an_object_too(
     arguments: list[str], field: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments, environ={}) == 2
-    error = json.loads(capsys.readouterr().err)["error"]
+    error = json.loads(capsys.readouterr().err)
     assert (error["reason"], error["field"]) == ("USAGE", field)
     assert error["hint"].startswith("see: gcos ")
 
@@ -577,7 +646,7 @@ async def test_a_reader_that_has_left_is_no_error(
         (["plna"], "Did you mean 'plan'?"),
         (["plan"], "Missing argument 'FILE'"),
         (["plan", "--fast", "x"], "No such option: --fast"),
-        (["queue", "-o", "xml"], "Invalid value for '--output'"),
+        (["queue", "-o", "xml"], "--output: there is no 'xml'; it may be table, json, yaml, name"),
         (["sites", "rm"], "No such command 'rm'"),
     ],
 )
@@ -588,7 +657,78 @@ def test_wrong_usage_is_one_line_and_a_hint(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert words in captured.err
-    assert captured.err.splitlines()[-1].startswith("hint: see: gcos ")
+    assert re.fullmatch(r"hint: (did you mean .*\? )?see: gcos .*", captured.err.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (
+            ["ledger", "--by", "foo"],
+            "--by: there is no 'foo'; it may be project, site, model, kind, task",
+            "see: gcos ledger --help",
+        ),
+        (
+            ["ledger", "--by", "sites"],
+            "--by: there is no 'sites'; it may be project, site, model, kind, task",
+            "did you mean --by site? see: gcos ledger --help",
+        ),
+        (
+            ["queue", "-o", "jsno"],
+            "--output: there is no 'jsno'; it may be table, json, yaml, name",
+            "did you mean --output json? see: gcos queue --help",
+        ),
+    ],
+)
+def test_a_wrong_choice_is_told_with_its_option_and_the_nearest_value(
+    arguments: list[str], message: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments, environ={}) == 2
+    assert capsys.readouterr().err == f"error: {message} [USAGE]\nhint: {hint}\n"
+
+
+class Terminal(io.StringIO):
+    """Text that calls itself a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+EVERY_COMMAND = [
+    *("plan", "submit", "queue", "status", "explain", "results", "logs", "wait", "cancel", "top"),
+    *("ledger", "sites", "sites ls", "cache", "cache ls", "cache add", "carbon", "carbon now"),
+    *("schema", "agent", "agent run", "broker", "broker run", "predictor", "predictor run"),
+    *("up", "down", ""),
+]
+
+
+@pytest.mark.parametrize("name", EVERY_COMMAND)
+def test_no_help_has_escape_codes_off_a_terminal_or_without_color(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*name.split(), "--help"]
+    assert main(words, environ={}) == 0
+    captured = capsys.readouterr()
+    assert "Usage" in captured.out
+    assert "\x1b" not in captured.out + captured.err
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    assert main(words, environ={"NO_COLOR": "1"}) == 0
+    assert "Usage" in terminal.getvalue()
+    assert "\x1b" not in terminal.getvalue()
+    assert main(words, environ={}) == 0
+    assert "\x1b[" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    "words", [["plna"], ["plan"], ["queue", "-o", "x"], ["plan", "no.yaml"], ["queue"], ["sites"]]
+)
+def test_no_error_has_escape_codes(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stdout", out := Terminal())
+    monkeypatch.setattr(sys, "stderr", err := Terminal())
+    assert main(words, environ={"NO_COLOR": "1", "GCOS_HOME": "/nowhere"}) == 2
+    assert "\x1b" not in out.getvalue() + err.getvalue()
 
 
 CLIENT_COMMANDS = [
@@ -599,8 +739,19 @@ CLIENT_COMMANDS = [
 @pytest.mark.parametrize(
     "name",
     [
-        *(*CLIENT_COMMANDS, "sites ls", "cache ls", "cache add", "carbon now", "schema"),
-        *("up", "down", "broker run", "predictor run"),
+        *(*CLIENT_COMMANDS, "explain", "results", "sites ls", "cache ls", "cache add"),
+        *(
+            "sites",
+            "cache",
+            "carbon",
+            "carbon now",
+            "schema",
+            "up",
+            "down",
+            "agent run",
+            "broker run",
+            "predictor run",
+        ),
     ],
 )
 def test_every_command_has_an_example_in_its_help(

@@ -86,7 +86,7 @@ def test_a_quiet_command_warns_and_says_nothing_else(capsys: pytest.CaptureFixtu
     with out.progress("asking"):
         pass
     out.say("hello")
-    out.warn("look out")
+    out.warn("look out", reason="DANGER", hint="run")
     assert capsys.readouterr().err == "warning: look out\n"
 
 

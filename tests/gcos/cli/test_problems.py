@@ -1,11 +1,13 @@
 """How errors are told."""
 
+import io
 import json
+import sys
 
 import pytest
 
 from gcos import errors
-from gcos.cli.problems import Problem, leaves, problem_of, tell, wants_json
+from gcos.cli.problems import Level, Problem, leaves, problem_of, tell, wants_json
 from gcos.errors import GcosError, InvalidTaskError, UnknownTaskError
 
 CLASSES = [
@@ -53,14 +55,44 @@ def test_programs_get_an_object_on_one_line(capsys: pytest.CaptureFixture[str]) 
     tell(problem_of(UnknownTaskError("no\ntask", hint="see: gcos queue")), as_json=True)
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line) == {
-        "error": {
-            "code": "NOT_FOUND",
-            "reason": "UNKNOWN_TASK",
-            "message": "no\ntask",
-            "hint": "see: gcos queue",
-            "field": "",
-        }
+        "level": "error",
+        "code": "NOT_FOUND",
+        "reason": "UNKNOWN_TASK",
+        "message": "no\ntask",
+        "hint": "see: gcos queue",
+        "field": "",
     }
+
+
+class Terminal(io.StringIO):
+    """Text that calls itself a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_lines_are_folded_and_addresses_stay_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    problem = problem_of(UnknownTaskError("nobody at all answers at 127.0.0.1:38835", hint="wait"))
+    tell(problem, as_json=False)
+    assert terminal.getvalue().splitlines() == [
+        "error: nobody at all answers at",
+        "  127.0.0.1:38835 [UNKNOWN_TASK]",
+        "hint: wait",
+    ]
+
+
+@pytest.mark.parametrize("level", Level)
+def test_every_line_for_programs_has_the_same_keys(
+    level: Level, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell(problem_of(UnknownTaskError("no task")), as_json=True, level=level)
+    told = json.loads(capsys.readouterr().err)
+    assert list(told) == ["level", "code", "reason", "message", "hint", "field"]
+    assert told["level"] == level.value
 
 
 def test_groups_are_taken_apart() -> None:

@@ -8,6 +8,7 @@ from gcos.cli.quantities import (
     bar,
     duration,
     gigabytes,
+    in_one_unit,
     instant,
     interval,
     percentage,
@@ -98,6 +99,11 @@ def test_nothing_that_is_shown_can_drive_a_terminal(text: str) -> None:
 )
 def test_an_interval_is_told_in_the_unit_of_its_end(low_s: float, high_s: float, text: str) -> None:
     assert interval(low_s, high_s) == text
+
+
+def test_lengths_that_are_compared_have_one_unit() -> None:
+    assert in_one_unit(0.4, 90.0, 7200.0, like_s=180.0) == (("0", "1.5", "120"), "min")
+    assert in_one_unit(5.0, 7.25, like_s=7.25) == (("5", "7.2"), "s")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,12 @@ def test_a_run_is_shown_against_its_prediction_and_what_remains() -> None:
     run = forecast(task, now_s=NOW_S)
     assert run is not None
     assert run.remaining == PREDICTION.run_time.remaining_after(1800.0)
-    assert progress(task, now_s=NOW_S) == "███░░░ 30 min of 60-88 min, 30-58 min left"
+    assert progress(task, now_s=NOW_S) == "███░░░ 30 of 60-88 min, 30-58 min left"
+
+
+def test_a_run_that_has_just_begun_is_told_in_the_unit_of_its_prediction() -> None:
+    task = replace(RUNNING, started_s=NOW_S - 0.4)
+    assert progress(task, now_s=NOW_S) == "░░░░░░ 0 of 60-88 min, 60-88 min left"
 
 
 def test_what_remains_does_not_run_out_before_the_run_does() -> None:
@@ -92,7 +97,7 @@ def test_a_stage_without_a_share_is_told_in_words() -> None:
         QUEUED, state=TaskState.WAITING, reason=Reason.GREENER_START, bid=samples.bid_of(CAL)
     )
     assert progress(QUEUED, now_s=NOW_S) == "SUBMITTED, for 5 min"
-    assert progress(waiting, now_s=NOW_S) == "starts 11-23 14:15Z, in 10 min (GREENER_START)"
+    assert progress(waiting, now_s=NOW_S) == "GREENER_START, starts in 10 min"
     assert progress(samples.ended(QUEUED), now_s=NOW_S) == "exit code 0"
 
 

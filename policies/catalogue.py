@@ -1,0 +1,83 @@
+"""All policies by name: what agents run and what reports compare. Pure.
+
+A policy is what may differ between two runs of one world: who bids how, whether waiting tasks are
+announced again. Queue, caches, choice of source and eviction are the same for all.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from gcos.errors import InvalidRequestError
+from policies.baselines import rules
+from policies.baselines.joint import JointBidder, LookaheadBidder
+from policies.baselines.rules import RuleBidder
+from policies.interface import Bidder
+
+DEFAULT: Final = "joint-lookahead"
+"""What live agents run unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy.
+
+    Attributes:
+        name: As people type it.
+        summary: What it does, in one line.
+        bidder: Makes the bidder of one site.
+        gives_back_late: A waiting run predicted to be late is announced again (DESIGN 7 B).
+    """
+
+    name: str
+    summary: str
+    bidder: Callable[[], Bidder]
+    gives_back_late: bool = False
+
+
+_in_time = rules.in_time_first
+
+
+def _rule(name: str, summary: str, score: rules.Score, *, waits: bool = False) -> Policy:
+    return Policy(name, summary, lambda: RuleBidder(name, score, waits=waits))
+
+
+POLICIES: Final = {
+    policy.name: policy
+    for policy in (
+        _rule("random", "a site drawn uniformly", rules.random),
+        _rule("round-robin", "the site with the fewest awards so far", rules.round_robin),
+        _rule("local", "where the task was submitted", rules.local),
+        _rule("least-loaded", "the least backlog per GPU", rules.least_loaded),
+        _rule("cost-greedy", "the cheapest electricity for the run", _in_time(rules.energy_cost)),
+        _rule("carbon-greedy", "the least carbon for the run", _in_time(rules.run_carbon)),
+        _rule("locality", "the fewest bytes to fetch", _in_time(rules.missing_data)),
+        _rule("wait-local", "at home, when greenest", rules.local, waits=True),
+        _rule(
+            "wait-best", "anywhere, at the greenest hour", _in_time(rules.run_carbon), waits=True
+        ),
+        Policy("joint", "the least exact marginal J, at once", JointBidder),
+        Policy("joint-lookahead", "the least J over later starts too", LookaheadBidder),
+        Policy(
+            "joint+reauction",
+            "joint; waiting tasks that would be late are announced again",
+            JointBidder,
+            gives_back_late=True,
+        ),
+    )
+}
+
+
+def policy_named(name: str, *, field: str = "policy") -> Policy:
+    """Return the policy of that name.
+
+    Raises:
+        InvalidRequestError: There is none; the hint names the nearest.
+    """
+    policy = POLICIES.get(name)
+    if policy is None:
+        near = difflib.get_close_matches(name, POLICIES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(POLICIES)}"
+        raise InvalidRequestError(f"no policy {name!r}", field=field, hint=hint)
+    return policy

@@ -1,0 +1,103 @@
+"""Where a task stands and how it came there, in words."""
+
+from dataclasses import replace
+
+import pytest
+
+from gcos.cli import explain_tables
+from gcos.cli.task_progress import end_of, start_of
+from gcos.client_records import Explanation, Scales
+from gcos.contract_net import Refusal
+from gcos.task_events import TaskEvent
+from gcos.task_record import Task
+from gcos.tasks import Reason, TaskState
+from testbed import samples
+from testbed.samples import CAL, DE, NOW_S, PREDICTION
+
+QUEUED = samples.task_named("1")
+OFFERED = replace(QUEUED, bid=samples.bid_of(DE), message="")
+END = "expected to end 11-23 15:15Z, in 70 min (p50), 11-23 15:45Z, in 1.7 h (p90)"
+
+
+def told(task: Task) -> str:
+    return explain_tables.verdict(task, now_s=NOW_S)
+
+
+def test_a_running_task_tells_since_when_and_until_when() -> None:
+    task = replace(samples.running(QUEUED), predictions=(PREDICTION,), message="")
+    assert told(task) == (
+        f"{task.task_id} is RUNNING (EXECUTING) at site de; started 11-23 14:04Z, 60 s ago; "
+        "expected to end 11-23 15:04Z, in 59 min (p50), 11-23 15:32Z, in 87 min (p90)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (TaskState.AWARDING, Reason.AWARD_SENT),
+        (TaskState.LEASED, Reason.QUEUED_AT_SITE),
+        (TaskState.STAGING, Reason.QUEUED_AT_SITE),
+        (TaskState.STAGING, Reason.FETCHING),
+    ],
+)
+def test_what_has_not_started_tells_when_it_is_expected_to(
+    state: TaskState, reason: Reason
+) -> None:
+    task = replace(OFFERED, state=state, reason=reason)
+    assert told(task) == (
+        f"{task.task_id} is {state.value} ({reason.value}) at site de; "
+        f"expected to start 11-23 14:15Z, in 10 min; {END}"
+    )
+
+
+def test_a_start_that_has_passed_is_told_as_one() -> None:
+    task = replace(OFFERED, state=TaskState.STAGING, reason=Reason.QUEUED_AT_SITE)
+    words = explain_tables.verdict(task, now_s=NOW_S + 660.0)
+    assert "; was expected to start 11-23 14:15Z, 60 s ago; " in words
+
+
+def test_what_waits_tells_for_which_site_and_start() -> None:
+    task = replace(OFFERED, state=TaskState.WAITING, reason=Reason.GREENER_START)
+    assert told(task) == (
+        f"{task.task_id} waits (GREENER_START) for site de; "
+        f"expected to start 11-23 14:15Z, in 10 min; {END}"
+    )
+
+
+def test_what_has_ended_tells_where_and_how() -> None:
+    task = samples.ended(QUEUED, exit_code=3)
+    assert told(task) == f"{task.task_id} FAILED (EXIT_CODE) at site de: exit code 3"
+
+
+def test_what_is_still_negotiated_has_neither_start_nor_end() -> None:
+    again = replace(OFFERED, state=TaskState.QUEUED)
+    assert (start_of(again), end_of(again, now_s=NOW_S)) == (None, None)
+    assert "announced again soon" in told(again)
+
+
+def test_what_never_ran_has_no_start() -> None:
+    task = samples.ended(QUEUED)
+    assert task.report is not None
+    never = replace(task, started_s=NOW_S - 60.0, report=replace(task.report, started_s=None))
+    assert start_of(task) is not None
+    assert start_of(never) is None
+
+
+def test_offers_and_refusals_are_counted_in_plain_words() -> None:
+    refusal = Refusal(CAL, Reason.GPU_TYPE_UNKNOWN, "has A100, not H100")
+    auction = TaskEvent(
+        *(NOW_S, "auction_closed", "1 offers; best: de"),
+        site_id=DE,
+        bids=(samples.bid_of(DE),),
+        refusals=(refusal, refusal),
+    )
+    ended = samples.ended(QUEUED)
+    end = TaskEvent(NOW_S, "run_ended", "SUCCEEDED at de: exit code 0", report=ended.report)
+    table = explain_tables.events(
+        Explanation(ended, events=(auction, end), scales=Scales()), now_s=NOW_S
+    )
+    assert [row[-1] for row in table.rows] == [
+        "1 offer, 2 refusals; best: de",
+        "SUCCEEDED: exit code 0",
+    ]
+    assert len(explain_tables.offers(auction, now_s=NOW_S).rows) == 1

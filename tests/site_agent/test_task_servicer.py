@@ -1,0 +1,626 @@
+"""What an agent answers to clients: one real agent without processes, among peers of paper."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gcos.accounting import Charge, CostScope
+from gcos.artifacts import Artifact, ArtifactKind
+from gcos.client_records import Plan, Submission
+from gcos.clock import WorldScale
+from gcos.contract_net import Announcement, Refusal, Renewal, RunProgress
+from gcos.errors import (
+    ArtifactNotFoundError,
+    GcosError,
+    InvalidRequestError,
+    NoCandidateError,
+    PeerUnreachableError,
+    RequestIdTakenError,
+    UnavailableError,
+)
+from gcos.ids import ArtifactId, RunId, SiteId
+from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, SiteBook
+from gcos.rpc.wire import from_proto
+from gcos.signals import Provenance, Signal, SiteSignals, StepSeries
+from gcos.sites import Link, Pool, PoolDigest, Site, SiteDigest
+from gcos.store import MemoryStore
+from gcos.task_record import Task
+from gcos.tasks import Reason, RunState, TaskState
+from gcos.v1 import tasks_pb2
+from policies.baselines.joint import JointBidder
+from site_agent import runner as runner_module
+from site_agent.config import AgentConfig
+from site_agent.dual_cache import DualCache
+from site_agent.lease import LeaseTerms
+from site_agent.origin import Origin, OriginSettings
+from site_agent.participant import Participant
+from site_agent.peers import AnnounceAnswer
+from site_agent.runner import Runner
+from site_agent.task_servicer import TaskServicer
+
+WORLD_S = 1_795_442_700.0
+PROVENANCE = Provenance("test", "DE", None, None, 0.0, is_estimated=False)
+SIGNALS = SiteSignals(
+    carbon=Signal(StepSeries.constant(100.0), PROVENANCE, "gCO2/kWh"),
+    price=Signal(StepSeries.constant(0.1), PROVENANCE, "USD/kWh"),
+)
+LOG = b"0123456789"
+
+
+@dataclass
+class Clock:
+    now_s: float = 0.0
+    scale: WorldScale = field(default_factory=WorldScale)
+
+    def protocol_s(self) -> float:
+        return self.now_s
+
+    def wall_s(self) -> float:
+        return WORLD_S + self.now_s
+
+    def world_s(self) -> float:
+        return WORLD_S + self.now_s
+
+
+def site_of(name: str, zone: str, *, gpu_type: str = "H100") -> Site:
+    return Site(
+        site_id=SiteId(name),
+        incarnation="i",
+        address=f"{name}:1",
+        zone=zone,
+        pue=1.2,
+        pools=(Pool(gpu_type, 4, speed_ratio=1, active_kw=1, idle_kw=0, usd_per_gpu_h=2.0),),
+        model_cache_bytes=10**9,
+        data_cache_bytes=10**9,
+    )
+
+
+def known(
+    name: str, zone: str, *, gpu_type: str = "H100", holdings: Sequence[Artifact] = (), **more: Any
+) -> KnownSite:
+    digest = SiteDigest(
+        pools=(PoolDigest(gpu_type, gpu_count=4, free_count=4, committed_gpu_s=0.0),),
+        carbon_gco2_per_kwh=100.0,
+        price_usd_per_kwh=0.1,
+        is_draining=False,
+        run_count=0,
+        awarded_count=0,
+        holdings=tuple(holdings),
+        **more,
+    )
+    return KnownSite(site_of(name, zone, gpu_type=gpu_type), digest, age_s=0.0)
+
+
+def artifact(name: str, kind: ArtifactKind, letter: str) -> Artifact:
+    return Artifact(ArtifactId("sha256:" + letter * 64), kind, name, size_bytes=1000)
+
+
+@dataclass
+class PaperPeers:
+    """Sites that refuse, or are silent; a broker that knows some of them; no predictor."""
+
+    book: dict[str, KnownSite] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    is_settled: bool = True
+    broker_addresses: tuple[str, ...] = ()
+
+    async def sites(self) -> SiteBook:
+        return SiteBook(tuple(self.book.values()), self.is_settled)
+
+    async def resolve(self, references: Sequence[str]) -> None:
+        raise UnavailableError("nobody keeps a directory")
+
+    async def predict(self, *_: object) -> None:
+        raise UnavailableError("nobody predicts")
+
+    async def nominate(self, query: NominationQuery) -> Nomination:
+        nominees = [Nominee(k.site.site_id, k.site.address, k.site.zone) for k in self.all()]
+        return Nomination(tuple(nominees[:8]), (), (), self.is_settled)
+
+    def all(self) -> list[KnownSite]:
+        return [known("de", "DE"), *self.book.values()]
+
+    async def announce(
+        self, address: str, announcement: Announcement, *, timeout_s: float
+    ) -> AnnounceAnswer:
+        site = address.partition(":")[0]
+        if site in self.silent:
+            raise PeerUnreachableError(f"{address} does not answer")
+        return AnnounceAnswer(refusal=Refusal(SiteId(site), Reason.QUEUE_FULL, "is full"))
+
+    async def award(self, *_: object) -> None:
+        raise PeerUnreachableError("does not answer")
+
+    observe = reject = report = renew = revoke = award
+
+
+@dataclass
+class PaperRuns:
+    """Runs whose output is `LOG`."""
+
+    names: frozenset[str] = frozenset()
+    is_away: bool = False
+
+    def secret_names(self) -> frozenset[str]:
+        return self.names
+
+    async def read_log(self, run_id: RunId, offset: int) -> tuple[bytes, bool]:
+        if self.is_away:
+            raise UnavailableError("the site is away")
+        data = LOG[offset : offset + 4]
+        return data, not data
+
+    async def cancel(self, run_id: RunId) -> None:
+        pass
+
+
+@dataclass
+class Agent:
+    runner: Runner
+    servicer: TaskServicer
+    peers: PaperPeers
+    runs: PaperRuns
+    clock: Clock
+
+    async def submit(self, spec: dict[str, Any] | bytes, **more: str) -> Submission:
+        document = spec if isinstance(spec, bytes) else document_of(**spec)
+        request = tasks_pb2.SubmitRequest(document=document, **more)
+        return from_proto(await self.servicer.Submit(request, cast(Any, None)), Submission)
+
+    async def plan(self, **spec: Any) -> Plan:
+        request = tasks_pb2.PlanRequest(document=document_of(**spec))
+        return from_proto(await self.servicer.Plan(request, cast(Any, None)), Plan)
+
+    @property
+    def tasks(self) -> dict[Any, Task]:
+        return self.runner.origin.tasks
+
+
+def document_of(**spec: Any) -> bytes:
+    text = json.dumps({"apiVersion": "gcos/v1", "kind": "Task", "run": "true", **spec}, indent=1)
+    return text.encode()
+
+
+@contextlib.asynccontextmanager
+async def agent(*others: KnownSite, secrets: frozenset[str] = frozenset()) -> AsyncIterator[Agent]:
+    """An agent of site `de` whose broker knows `others`."""
+    clock, runs = Clock(), PaperRuns(secrets)
+    site = site_of("de", "DE")
+    peers = PaperPeers({each.site.site_id: each for each in others})
+    participant = Participant(
+        site=site,
+        cache=DualCache(model_capacity_bytes=10**9, data_capacity_bytes=10**9),
+        bidder=JointBidder(),
+        links=lambda _a, _b: Link(0.01, 1e9, 0.05),
+        signals=SIGNALS,
+    )
+    origin = Origin(
+        OriginSettings(
+            site_id=site.site_id,
+            address=site.address,
+            lease=LeaseTerms(),
+            carbon_price_usd_per_kg=0.2,
+            network_kwh_per_gb=0.0065,
+            scope=CostScope.OPERATOR,
+        ),
+        at_origin=lambda _task, _report: Charge(),
+    )
+    async with asyncio.TaskGroup() as group:
+        runner = Runner(
+            config=AgentConfig("de", Path("unused"), Path("unused")),
+            clock=clock,
+            store=MemoryStore(),
+            origin=origin,
+            participant=participant,
+            peers=cast(Any, peers),
+            runs=cast(Any, runs),
+            signal_source=cast(Any, None),
+            links=participant.links,
+            group=group,
+            log=structlog.wrap_logger(None, processors=[_drop]),
+        )
+        await runner.refresh_sites()
+        yield Agent(runner, TaskServicer(runner, cast(Any, None)), peers, runs, clock)
+        runner.cancel_effects()
+
+
+def _drop(*_: object) -> Any:
+    raise structlog.DropEvent
+
+
+async def refused(awaited: Any) -> GcosError:
+    with pytest.raises(GcosError) as caught:
+        await awaited
+    assert caught.value.hint, "every refusal tells the next step"
+    return caught.value
+
+
+# ---------------------------------------------------------------- plans
+
+
+async def test_a_dead_site_stands_in_the_plan_with_code_sentence_and_next_step() -> None:
+    async with agent(known("on", "CA-ON"), known("cal", "US-CAL")) as here:
+        here.peers.silent.add("on")
+        plan = await here.plan()
+        assert {bid.site_id for bid in plan.bids} == {"de"}
+        codes = {each.site_id: each.reason for each in plan.refusals}
+        assert codes == {"on": Reason.NO_SITE_REACHABLE, "cal": Reason.QUEUE_FULL}
+        assert all(each.message and each.hint for each in plan.refusals)
+        # Its lease ends at the broker, too: it is told of all the same, for as long as it is known.
+        del here.peers.book["on"]
+        here.clock.now_s += 40
+        plan = await here.plan()
+        (dead,) = [each for each in plan.refusals if each.site_id == "on"]
+        assert (dead.reason, dead.message) == (
+            Reason.NO_SITE_REACHABLE,
+            "does not answer; last heard 40 s ago",
+        )
+        assert "gcos sites ls" in dead.hint
+
+
+async def test_every_known_site_stands_in_a_plan_even_those_not_asked() -> None:
+    others = [known(f"s{index:02}", f"Z{index}") for index in range(12)]
+    others.append(known("small", "ZZ", gpu_type="T4"))
+    async with agent(*others) as here:
+        plan = await here.plan(resources={"gpu": {"type": "H100"}})
+        told = [bid.site_id for bid in plan.bids] + [each.site_id for each in plan.refusals]
+        assert sorted(told) == sorted(["de", *(each.site.site_id for each in others)])
+        codes = {each.site_id: each.reason for each in plan.refusals}
+        assert codes["s11"] is Reason.NO_BID
+        assert codes["small"] is Reason.GPU_TYPE_UNKNOWN
+        assert all(each.hint for each in plan.refusals)
+
+
+# ---------------------------------------------------------------- request ids
+
+
+async def test_the_same_document_under_the_same_request_id_gets_the_same_task() -> None:
+    async with agent() as here:
+        first = await here.submit({"deadline": "6h"}, request_id="night")
+        here.clock.now_s += 60  # a duration counts from later, and means the same
+        again = await here.submit({"deadline": "6h"}, request_id="night")
+        assert (first.is_repeat, again.is_repeat) == (False, True)
+        assert again.task.task_id == first.task.task_id
+        commented = b"# said again\n" + b'deadline: "6h"\nrun: "true"\nkind: Task\n'
+        spaced = await here.submit(commented + b"apiVersion: gcos/v1\n", request_id="night")
+        assert spaced.task.task_id == first.task.task_id
+
+
+async def test_another_document_under_the_same_request_id_is_refused() -> None:
+    async with agent() as here:
+        first = await here.submit({"request_id": "night"})
+        for other in ({"name": "other"}, {"env": {"A": "1"}}, {"run": "false"}):
+            error = await refused(here.submit(other, request_id="night"))
+            assert isinstance(error, RequestIdTakenError)
+            assert (error.code, error.reason) == ("FAILED_PRECONDITION", "REQUEST_ID_TAKEN")
+            assert first.task.task_id in error.message
+            assert "another --request-id" in error.hint
+        located = await refused(here.submit({"name": "x", "request_id": "night"}))
+        assert located.message.startswith("line 6, request_id: ")
+        assert list(here.tasks) == [first.task.task_id]
+
+
+async def test_other_files_in_the_working_directory_make_another_task() -> None:
+    files = [artifact("workdir-a", ArtifactKind.DATA, letter) for letter in "ab"]
+    async with agent(known("on", "CA-ON", holdings=files)) as here:
+        named = [f"workdir-a@{each.artifact_id}" for each in files]
+        spec = {"workdir": "./code"}
+        first = await here.submit(spec, request_id="r", workdir=named[0])
+        again = await here.submit(spec, request_id="r", workdir=named[0])
+        assert again.task.task_id == first.task.task_id
+        error = await refused(here.submit(spec, request_id="r", workdir=named[1]))
+        assert isinstance(error, RequestIdTakenError)
+
+
+async def test_two_documents_that_race_for_one_request_id_make_one_task() -> None:
+    async with agent() as here:
+        errors: list[GcosError] = []
+
+        async def send(name: str) -> None:
+            try:
+                await here.submit({"name": name}, request_id="r")
+            except GcosError as exc:
+                errors.append(exc)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send("a"))
+            group.create_task(send("b"))
+        assert len(here.tasks) == 1
+        assert [type(error) for error in errors] == [RequestIdTakenError]
+
+
+# ---------------------------------------------------------------- what nobody can ever do
+
+
+@pytest.mark.parametrize(
+    ("spec", "line", "field", "words"),
+    [
+        ({"image": "python:3.12"}, 5, "image", "no site runs container images"),
+        ({"secrets": ["HF_TOKEM"]}, 6, "secrets[0]", "did you mean HF_TOKEN?"),
+        ({"secrets": ["HF_TOKEN", "OTHER"]}, 7, "secrets[1]", "secrets/OTHER"),
+        ({"resources": {"gpu": {"type": "h100"}}}, 7, "resources.gpu.type", "did you mean H100?"),
+        ({"resources": {"gpu": {"count": 5}}}, 7, "resources.gpu.count", "write 4 or less"),
+        ({"placement": {"allow": ["onn"]}}, 6, "placement.allow", "did you mean on?"),
+        ({"placement": {"deny": ["de", "on"]}}, 6, "placement.deny", "known: CA-ON, DE"),
+        ({"placement": {"deny": ["onn"]}}, 7, "placement.deny[0]", "did you mean on?"),
+        ({"placement": {"prefer": ["DE", "ca-on"]}}, 8, "placement.prefer[1]", "mean CA-ON?"),
+        (
+            {"secrets": ["HF_TOKEN"], "placement": {"allow": ["de"]}},
+            6,
+            "secrets[0]",
+            "that placement admits has a secret",
+        ),
+    ],
+)
+async def test_what_no_site_can_ever_do_is_refused_at_once(
+    spec: dict[str, Any], line: int, field: str, words: str
+) -> None:
+    async with agent(known("on", "CA-ON", secret_names=("HF_TOKEN",))) as here:
+        error = await refused(here.submit(spec))
+        assert error.message.startswith(f"line {line}, {field}: ")
+        assert words in str(error)
+        assert not here.tasks
+        assert str(await refused(here.plan(**spec))) == str(error)
+
+
+async def test_what_no_one_site_can_do_alone_is_refused_with_each_sites_reason() -> None:
+    others = [
+        known("on", "CA-ON", gpu_type="T4", runs_images=True),
+        known("cal", "US-CAL", secret_names=("KEY",)),
+    ]
+    async with agent(*others) as here:
+        spec = {"image": "x", "secrets": ["KEY"], "resources": {"gpu": {"type": "H100"}}}
+        error = await refused(here.submit(spec))
+        assert isinstance(error, NoCandidateError)
+        for words in ("on: has T4, not H100", "cal: its executor runs no", "de: its executor"):
+            assert words in error.message
+
+
+async def test_a_task_that_one_site_can_run_is_taken() -> None:
+    others = known("on", "CA-ON", runs_images=True, secret_names=("KEY",))
+    async with agent(others, secrets=frozenset({"OWN"})) as here:
+        await here.submit({"image": "python:3.12", "secrets": ["KEY"]})
+        await here.submit({"secrets": ["OWN"]})
+        await here.submit({"placement": {"deny": ["fr", "PL", "far-away"]}})
+        assert len(here.tasks) == 3
+
+
+async def test_a_secret_that_a_site_got_since_it_was_last_heard_is_looked_up() -> None:
+    async with agent(known("on", "CA-ON")) as here:
+        here.peers.book["on"] = known("on", "CA-ON", secret_names=("KEY",))
+        assert (await here.submit({"secrets": ["KEY"]})).task.state is TaskState.QUEUED
+
+
+async def test_where_sites_may_be_missing_the_task_is_refused_for_now_only() -> None:
+    async with agent() as here:
+        here.peers.is_settled = False
+        await here.runner.refresh_sites()
+        error = await refused(here.submit({"image": "python:3.12"}))
+        assert isinstance(error, UnavailableError)
+        assert "line 5, image: " in error.message
+
+
+# ---------------------------------------------------------------- artifacts
+
+
+MODEL = artifact("tiny-lm", ArtifactKind.MODEL, "a")
+DATA = artifact("corpus", ArtifactKind.DATA, "b")
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "message", "hint"),
+    [
+        (
+            {"model": "tiny-ml"},
+            ArtifactNotFoundError,
+            "line 5, model: no site holds 'tiny-ml'",
+            "did you mean tiny-lm?",
+        ),
+        (
+            {"data": ["corpus", "zzz"]},
+            ArtifactNotFoundError,
+            "line 7, data[1]: no site holds 'zzz'",
+            "gcos cache ls",
+        ),
+        (
+            {"model": "corpus"},
+            InvalidRequestError,
+            "line 5, model: wanted a model, but 'corpus' is a data set",
+            "name it under data: corpus",
+        ),
+        (
+            {"data": "tiny-lm"},
+            InvalidRequestError,
+            "line 5, data[0]: wanted a data set, but 'tiny-lm' is a model",
+            "name it under model: tiny-lm",
+        ),
+        (
+            {"workdir": "code"},
+            ArtifactNotFoundError,
+            "line 5, workdir: no site holds 'code'",
+            "write ./code",
+        ),
+        (
+            {"workdir": "./code"},
+            InvalidRequestError,
+            "line 5, workdir: './code' is a directory",
+            "gcos submit sends it",
+        ),
+        (
+            {"data": "corpus", "workdir": "corpus"},
+            InvalidRequestError,
+            "line 6, workdir: holds the same files as data[0]",
+            "remove one",
+        ),
+        (
+            {"data": "twice"},
+            InvalidRequestError,
+            "line 5, data[0]: 'twice' stands for 2 contents",
+            f"such as twice@sha256:{'c' * 64}",
+        ),
+    ],
+)
+async def test_an_artifact_that_is_not_there_is_refused_with_line_and_name(
+    spec: dict[str, Any], kind: type[GcosError], message: str, hint: str
+) -> None:
+    twice = [artifact("twice", ArtifactKind.DATA, letter) for letter in "cd"]
+    async with agent(known("on", "CA-ON", holdings=[MODEL, DATA, *twice])) as here:
+        error = await refused(here.submit(spec))
+        assert type(error) is kind or isinstance(error, InvalidRequestError)
+        assert error.message.startswith(message)
+        assert hint in error.hint
+        assert not here.tasks
+
+
+async def test_a_content_that_sites_know_by_another_name_goes_by_the_one_asked_for() -> None:
+    async with agent(known("on", "CA-ON", holdings=[DATA])) as here:
+        spec = {"workdir": "./code"}
+        taken = await here.submit(spec, workdir=f"corpus@{DATA.artifact_id}")
+        assert [need.name for need in taken.task.needs] == ["corpus"]
+
+
+# ---------------------------------------------------------------- logs
+
+
+async def log_of(here: Agent, **more: Any) -> list[tuple[int, bytes, str]]:
+    (task_id,) = here.tasks
+    request = tasks_pb2.ReadLogRequest(task_id=task_id, **more)
+    pieces = here.servicer.ReadLog(request, cast(Any, None))
+    return [(piece.offset_bytes, piece.data, piece.run_id) async for piece in pieces]
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [(0, [(0, b"0123"), (4, b"4567"), (8, b"89")]), (7, [(7, b"789")]), (10, []), (99, [])],
+)
+async def test_a_log_is_read_from_the_byte_asked_for(
+    offset: int, expected: list[tuple[int, bytes]]
+) -> None:
+    async with agent() as here:
+        task = (await here.submit({"placement": {"allow": "de"}})).task
+        run = _let_run(here, task)
+        pieces = await log_of(here, offset_bytes=offset)
+        assert pieces == [(position, data, run) for position, data in expected]
+        assert await log_of(here, offset_bytes=offset, run_id=run) == pieces
+        # An offset in an earlier attempt means nothing in this one.
+        assert (
+            b"".join(data for _, data, _ in await log_of(here, offset_bytes=7, run_id="x")) == LOG
+        )
+
+
+async def test_a_log_begins_at_no_negative_byte() -> None:
+    async with agent() as here:
+        await here.submit({})
+        assert (await refused(log_of(here, offset_bytes=-1))).code == "INVALID_ARGUMENT"
+
+
+def _let_run(here: Agent, task: Task) -> RunId:
+    """Let the latest attempt of a task run here."""
+    bid = here.runner.participant.bid(
+        here.runner.origin.announcement(
+            task.task_id, task.spec, fence=task.fence.next_attempt(), needs=(), predictions=()
+        ),
+        now=here.runner.now(),
+    )
+    assert isinstance(bid, Refusal), "nothing is predicted"
+    from testbed.samples import bid_of
+
+    running = replace(
+        task,
+        state=TaskState.RUNNING,
+        fence=task.fence.next_attempt(),
+        bid=replace(bid_of("de"), task_id=task.task_id),
+    )
+    here.runner.origin.tasks[task.task_id] = running
+    return running.active_run_id
+
+
+# ---------------------------------------------------------------- progress
+
+
+async def test_progress_reaches_whoever_watches_at_once() -> None:
+    """Bytes alone are no change that is written, and yet they are shown."""
+    async with agent() as here:
+        task = (await here.submit({})).task
+        run = _let_run(here, task)
+        waiting = asyncio.Event()
+
+        async def watch() -> None:
+            waiting.set()
+            await here.runner.changed(timeout_s=3600)
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(watch())
+            await waiting.wait()
+            progress = RunProgress(
+                run, RunState.RUNNING, Reason.EXECUTING, fetched_bytes=7, fetch_bytes=9
+            )
+            await here.runner.renew(Renewal(SiteId("de"), "i", (progress,)))
+        assert here.tasks[task.task_id].fetched_bytes == 7
+
+
+# ---------------------------------------------------------------- malformed documents
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+_NAMES = st.sampled_from(["de", "onn", "CA-ON", "tiny-ml", "corpus", "./code", "~nobody/x", "H200"])
+_FIELDS = st.sampled_from(
+    ["model", "data", "workdir", "image", "secrets", "placement", "resources", "outputs", "env"]
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.dictionaries(
+        _FIELDS,
+        _VALUES
+        | _NAMES
+        | st.lists(_NAMES, max_size=2)
+        | st.dictionaries(st.sampled_from(["allow", "deny", "prefer", "gpu", "A"]), _NAMES),
+        min_size=1,
+        max_size=2,
+    )
+)
+def test_a_malformed_document_is_refused_whole_with_its_next_step(spec: dict[str, Any]) -> None:
+    async def check() -> None:
+        async with agent(known("on", "CA-ON", holdings=[MODEL, DATA])) as here:
+            problem: GcosError | None = None
+            try:
+                await here.submit(document_of(**spec), request_id="r")
+            except GcosError as exc:
+                problem = exc
+            taken_count = 1 if problem is None else 0
+            assert len(here.tasks) == len(here.runner.origin.requests) == taken_count
+            assert problem is None or (problem.message and problem.hint)
+
+    asyncio.run(check())
+
+
+async def test_bytes_that_arrive_renew_early_and_no_bytes_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner_module, "PROGRESS_S", 0.0)
+    async with agent() as here, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        looking = group.create_task(here.runner.progress_forever())
+        here.runner.participant.moved_bytes[RunId("r")] = 5
+        await here.runner._renew_now.wait()
+        here.runner._renew_now.clear()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not here.runner._renew_now.is_set()
+        looking.cancel()
