@@ -1,0 +1,1 @@
+"""The simulator: the live cores driven by a heap of events over real or typical signals."""

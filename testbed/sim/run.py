@@ -1,0 +1,83 @@
+"""Runs an instance under a named policy and tells what it came to."""
+
+import contextlib
+import difflib
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from gcos.errors import InvalidRequestError
+from gcos.system import SystemClock
+from policies.catalogue import policy_named
+from testbed.sim.cache_modes import CacheMode
+from testbed.sim.export import write_scenario
+from testbed.sim.instance import Instance
+from testbed.sim.result import RunResult
+from testbed.sim.simulation import Simulation
+
+
+def simulate(
+    instance: Instance, *, policy: str, cache_mode: str = "dual", log: Path | None = None
+) -> RunResult:
+    """Return what came of an instance under a policy, run until every task has ended.
+
+    Args:
+        instance: The drawn problem.
+        policy: Name in `policies.catalogue`.
+        cache_mode: Name in `testbed.sim.cache_modes`.
+        log: Directory for the three files of DESIGN section 10; None: none.
+
+    Raises:
+        InvalidRequestError: There is no such policy or cache mode, or some task fits no site.
+    """
+    chosen = policy_named(policy)
+    mode = _mode_named(cache_mode)
+    _check(instance)
+    clock = SystemClock()
+    begun_s = clock.protocol_s()
+    with contextlib.ExitStack() as stack:
+        lines: TextIO | None = None
+        if log is not None:
+            write_scenario(instance, mode, log / "scenario.json")
+            lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
+        simulation = Simulation(instance, chosen, mode=mode, log=lines)
+        simulation.run()
+    books = simulation.books
+    if log is not None:
+        (log / "reported.json").write_bytes(msgspec.json.encode(books.reported()))
+    return RunResult(
+        policy=policy,
+        cache_mode=cache_mode,
+        whole=books.totals(books.whole),
+        measured=books.totals(books.measured),
+        event_count=simulation.engine.event_count,
+        wall_s=clock.protocol_s() - begun_s,
+        trace_hash=books.trace_hash,
+    )
+
+
+def _mode_named(name: str) -> CacheMode:
+    names = [mode.value for mode in CacheMode]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}"
+        raise InvalidRequestError(f"no cache mode {name!r}", field="cache_mode", hint=hint)
+    return CacheMode(name)
+
+
+def _check(instance: Instance) -> None:
+    """Let an instance pass whose every task fits some site that is there from the begin.
+
+    Raises:
+        InvalidRequestError: One asks for more GPUs than any site has.
+    """
+    largest = max((pool.gpu_count for site in instance.sites for pool in site.pools), default=0)
+    for task in instance.tasks:
+        if task.gpu_count > largest:
+            raise InvalidRequestError(
+                f"task {task.task_id} needs {task.gpu_count} GPUs and no site has more than"
+                f" {largest}",
+                field="gpus",
+                hint="give a site more GPUs, or leave the task out",
+            )

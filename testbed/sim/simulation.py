@@ -1,0 +1,726 @@
+"""One simulated run: the live cores of agents and broker, driven by a heap of events.
+
+Each site has an `Origin` and a `Participant`, as an agent has; one `Matchmaker` introduces them.
+They exchange the same records as live agents. What the simulator replaces is the world: the clock,
+signals and their forecasts, the network, disks that hold bytes without holding them, and an
+executor that ends each run after its true time.
+
+Simplifications, each against the live system:
+
+- A message takes `rtt / 2` of its link, or nothing where `is_instant` is set (the default: an
+  auction takes milliseconds and a task hours; the fast core does the same).
+- Leases are confirmed as live, but do not expire: a site that leaves is noticed `LEASE_S` and the
+  margin later, as if its renewals had stopped coming. Protocol time and world time are one.
+- A transfer, once begun, runs to its end, even if the run that wanted it or its target is gone.
+- A site that leaves takes its GPUs and caches with it. Its agent goes on as the origin of its
+  tasks, and upstream copies beside it stay reachable.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TextIO
+
+from broker.matching import NOMINEE_COUNT_MAX, Matchmaker
+from gcos.accounting import Charge, transfer_charge
+from gcos.artifacts import Artifact
+from gcos.contract_net import (
+    ArtifactNeed,
+    Award,
+    AwardAnswer,
+    Bid,
+    Fetch,
+    Holder,
+    Refusal,
+    Report,
+    Verdict,
+)
+from gcos.durations import Prediction, PredictionSource, RunTime
+from gcos.errors import CacheFullError
+from gcos.ids import ArtifactId, RunId, SiteId, TaskId
+from gcos.known_sites import NominationQuery
+from gcos.signals import HOUR_S
+from gcos.sites import Link, Pool, Site
+from gcos.tasks import (
+    GpuRequest,
+    Reason,
+    Retry,
+    RetryCause,
+    RunState,
+    TaskSpec,
+    TaskState,
+    Work,
+    WorkKind,
+)
+from policies.catalogue import Policy
+from site_agent import effects as fx
+from site_agent.auction import Auction
+from site_agent.effects import Now, Ready
+from site_agent.held_run import HeldRun
+from site_agent.lease import LEASE_S, LeaseTerms
+from site_agent.origin import Origin, OriginSettings
+from site_agent.participant import Exit, Participant
+from site_agent.sourcing import cheapest_fetch
+from testbed.sim.books import Books
+from testbed.sim.cache_modes import CacheMode, cache_of
+from testbed.sim.engine import BEAT, DECISION, Engine
+from testbed.sim.forecast import Forecaster
+from testbed.sim.instance import Churn, ChurnKind, Instance, SimTask
+from testbed.sim.network import Network
+
+#: Leases that never end within a run; what ends them is `Simulation._leave`.
+_FOR_EVER_S = 1e9
+#: After so long a site's silence is certain to its tasks' origins (`site_agent.lease`).
+_NOTICED_S = LeaseTerms(LEASE_S).origin_until_s(0.0)
+_RETRY = Retry(limit_count=1_000, on=tuple(RetryCause))
+
+
+@dataclass(slots=True)
+class _Execution:
+    """A run that executes."""
+
+    task: SimTask
+    started_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A site in the simulation: its two cores and what its machine holds."""
+
+    site: Site
+    origin: Origin
+    participant: Participant
+    is_here: bool = True
+    #: It changed since the broker last heard of it.
+    is_dirty: bool = True
+    executions: dict[RunId, _Execution] = field(default_factory=dict)
+    #: Runs that bring artifacts: what stands here goes on.
+    staging: set[RunId] = field(default_factory=set)
+    #: Runs that wait for an artifact that another one brings.
+    waiting: dict[ArtifactId, list[RunId]] = field(default_factory=dict)
+    #: What each staging run did not find.
+    waited: dict[RunId, set[ArtifactId]] = field(default_factory=dict)
+    #: Origins to which a renewal is about to go.
+    renewing: set[str] = field(default_factory=set)
+
+    @property
+    def pool(self) -> Pool:
+        return self.site.pools[0]
+
+
+class Simulation:
+    """One run of one policy in one world.
+
+    Args:
+        instance: The world.
+        policy: Who bids how.
+        mode: Which caches there are.
+        log: Where the lines of `log.jsonl` go; None: nowhere.
+        is_instant: Messages take no time.
+        checks: Assert the cores' invariants after every event; slow.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        policy: Policy,
+        *,
+        mode: CacheMode = CacheMode.DUAL,
+        log: TextIO | None = None,
+        is_instant: bool = True,
+        checks: bool = False,
+    ) -> None:
+        self.instance = instance
+        self.policy = policy
+        self.mode = mode
+        self.engine = Engine(instance.start_s)
+        self.books = Books(instance, log)
+        self.auction_count = 0
+        self.reauction_count = 0
+        self._is_instant = is_instant
+        self._checks = checks
+        self._network = Network(self.engine, shares_bandwidth=instance.shares_bandwidth)
+        self._broker = Matchmaker(lease_s=math.inf)
+        self._forecaster = Forecaster(instance)
+        self._links = {
+            (self._zone(a), self._zone(b)): link for (a, b), link in instance.links.items()
+        }
+        self._artifacts = {each.artifact.artifact_id: each.artifact for each in instance.upstreams}
+        self._homes = {each.artifact.artifact_id: each.home for each in instance.upstreams}
+        self._pools = {site.pools[0].type: site.pools[0] for site in instance.sites}
+        self._tasks: dict[TaskId, SimTask] = {}
+        self._left_count = len(instance.tasks)
+        self.places = {site.site_id: self._place(site) for site in instance.sites}
+        #: Sites with a stored, complete copy of each artifact.
+        self._stored: dict[ArtifactId, dict[SiteId, None]] = {key: {} for key in self._artifacts}
+
+    # ---------------------------------------------------------------- the run
+
+    def run(self) -> None:
+        """Run until every task has ended."""
+        self._begin_churn()
+        self._beat()
+        self._arrive(0)
+        self.engine.run()
+        assert self._left_count == 0, "a task was lost (I1)"
+        self.books.close()
+
+    def _place(self, site: Site) -> _Place:
+        instance = self.instance
+        cache = cache_of(site, self.mode)
+        for upstream in instance.upstreams:
+            if upstream.home == site.site_id:
+                cache.settle(upstream.artifact)
+        participant = Participant(
+            site=site,
+            cache=cache,
+            bidder=self.policy.bidder(),
+            links=self._link,
+            signals=self._forecaster.signals(site.site_id, instance.start_s),
+            streams_to_scratch=True,
+            gives_back_late=self.policy.gives_back_late,
+        )
+        origin = Origin(
+            settings=OriginSettings(
+                site_id=site.site_id,
+                address=site.site_id,
+                lease=LeaseTerms(_FOR_EVER_S),
+                carbon_price_usd_per_kg=instance.carbon_price_usd_per_kg,
+                network_kwh_per_gb=instance.network_kwh_per_gb,
+                scope=instance.scope,
+            ),
+            at_origin=lambda _task, _report: Charge(),
+            lateness=lambda spec, _predictions: self._tasks[TaskId(spec.name)].late_penalty,
+        )
+        return _Place(site, origin, participant)
+
+    def _beat(self) -> None:
+        """Give every site the hour's signals, and whoever waits a look at them."""
+        now_s = self.engine.now_s
+        for place in self.places.values():
+            place.participant.signals = self._forecaster.signals(place.site.site_id, now_s)
+            place.is_dirty = True
+            self._tick_participant(place)
+            self._tick_origin(place)
+        if self._left_count:
+            self.engine.at(now_s + HOUR_S, self._beat, BEAT)
+
+    # ---------------------------------------------------------------- tasks
+
+    def _arrive(self, index: int) -> None:
+        """Submit the task of that index, once its time has come, and look to the next."""
+        tasks = self.instance.tasks
+        if index >= len(tasks):
+            return
+        task = tasks[index]
+
+        def submit() -> None:
+            self._submit(task)
+            self._arrive(index + 1)
+
+        self.engine.at(task.arrival_s, submit, DECISION)
+
+    def _submit(self, task: SimTask) -> None:
+        key = TaskId(task.task_id)
+        self._tasks[key] = task
+        spec = TaskSpec(
+            name=task.task_id,
+            command=("simulated",),
+            work=Work(WorkKind.CUSTOM),
+            gpu=GpuRequest(gpu_count=task.gpu_count),
+            deadline_s=task.deadline_s,
+            retry=_RETRY,
+        )
+        place = self.places[task.origin]
+        needs = tuple(self._need(each) for each in (task.model, task.data))
+        _, ready = place.origin.submit(key, spec, needs, (), now=self._now())
+        self._apply(place, ready)
+
+    def _ended(self, place: _Place, task_id: TaskId) -> None:
+        """Forget a task that has ended: a long run takes no more memory than a short one."""
+        assert place.origin.tasks[task_id].state is TaskState.SUCCEEDED, "a task has failed"
+        place.origin.forget(task_id)
+        del self._tasks[task_id]
+        self._left_count -= 1
+
+    # ---------------------------------------------------------------- negotiating
+
+    def _negotiate(self, place: _Place, task_id: TaskId) -> None:
+        self.auction_count += 1
+        origin = place.origin
+        task = origin.tasks[task_id]
+        truth = self._tasks[task_id]
+        self._tell_broker()
+        nomination = self._broker.nominate(
+            NominationQuery(
+                gpu=task.spec.gpu,
+                artifact_ids=tuple(need.artifact_id for need in task.needs),
+                run_s=truth.predicted_work_s,
+                carbon_price_usd_per_kg=self.instance.carbon_price_usd_per_kg,
+                scope=self.instance.scope,
+                limit_count=min(len(self.places), NOMINEE_COUNT_MAX),
+            ),
+            now_s=self.engine.now_s,
+        )
+        predictions = self._predictions(truth)
+        announcement = origin.announcement(
+            task_id,
+            task.spec,
+            fence=task.fence.next_attempt(),
+            needs=tuple(self._need(need.artifact_id) for need in task.needs),
+            predictions=predictions,
+        )
+        answers: list[Bid | Refusal] = []
+
+        def close() -> None:
+            auction = Auction(
+                predictions=predictions,
+                needs=announcement.needs,
+                bids=tuple(each for each in answers if isinstance(each, Bid)),
+                refusals=(
+                    *nomination.refusals,
+                    *(each for each in answers if isinstance(each, Refusal)),
+                ),
+                is_complete=True,
+            )
+            self._apply(place, origin.close_auction(task_id, auction, now=self._now()))
+
+        def answer(bidder: _Place) -> None:
+            bid = bidder.participant.bid(announcement, now=self._now())
+            self._send(bidder.site.site_id, place.site.site_id, partial(collect, bid))
+
+        def collect(bid: Bid | Refusal) -> None:
+            answers.append(bid)
+            if len(answers) == len(nomination.nominees):
+                close()
+
+        if not nomination.nominees:
+            close()
+        for nominee in nomination.nominees:
+            bidder = self.places[nominee.site_id]
+            self._send(place.site.site_id, nominee.site_id, partial(answer, bidder))
+
+    def _predictions(self, task: SimTask) -> tuple[Prediction, ...]:
+        """Return what the predictor says: the median it was drawn from and its stated spread."""
+        return tuple(
+            Prediction(
+                pool_type=pool.type,
+                run_time=RunTime.lognormal(task.predicted_work_s / pool.speed_ratio, task.sigma),
+                source=PredictionSource.PREDICTOR,
+                is_cold=False,
+            )
+            for pool in self._pools.values()
+        )
+
+    def _need(self, artifact_id: ArtifactId) -> ArtifactNeed:
+        """Return an artifact with everyone who has all of it now."""
+        artifact = self._artifacts[artifact_id]
+        holders = dict.fromkeys((self._homes[artifact_id], *self._stored[artifact_id]))
+        return ArtifactNeed(
+            artifact_id,
+            kind=artifact.kind,
+            name=artifact.name,
+            size_bytes=artifact.size_bytes,
+            holders=tuple(self._holder(site_id) for site_id in sorted(holders)),
+        )
+
+    def _holder(self, site_id: SiteId) -> Holder:
+        place = self.places[site_id]
+        carbon = self.instance.carbon[site_id].at(self.engine.now_s)
+        return Holder(site_id, place.site.zone, site_id, carbon)
+
+    def _tell_broker(self) -> None:
+        for place in self.places.values():
+            if place.is_dirty and place.is_here:
+                place.is_dirty = False
+                digest = place.participant.digest(now=self._now())
+                self._broker.register(place.site, digest, now_s=self.engine.now_s)
+
+    # ---------------------------------------------------------------- effects
+
+    def _apply(self, place: _Place, ready: Ready) -> None:
+        """Do what a core asks; nothing needs to be written, since nothing here forgets."""
+        for write in ready.writes:
+            if isinstance(write, fx.SaveTask):
+                self._look_ahead(place, write.task.task_id)
+        for effect in ready.effects:
+            self._begin(place, effect)
+        place.is_dirty = True
+        if self._checks:
+            place.origin.check_invariants()
+            place.participant.check_invariants()
+
+    def _look_ahead(self, place: _Place, task_id: TaskId) -> None:
+        """Let time pass for a task that waits, and forget one that has ended."""
+        task = place.origin.tasks.get(task_id)
+        if task is None:
+            return
+        if task.state is TaskState.WAITING and task.wake_s is not None:
+            self.engine.at(task.wake_s, partial(self._tick_origin, place), DECISION)
+        elif task.state is TaskState.QUEUED:
+            due_s = place.origin.pause_until_s.get(task_id, 0.0)
+            self.engine.at(due_s, partial(self._tick_origin, place), DECISION)
+
+    def _begin(self, place: _Place, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Negotiate(task):
+                self.engine.soon(partial(self._negotiate, place, task), DECISION)
+            case fx.SendAward(to, award):
+                self._send_award(place, to, award)
+            case fx.Stage(run):
+                place.staging.add(run)
+                self.engine.soon(partial(self._stage, place, run))
+            case fx.StopStaging(run):
+                place.staging.discard(run)
+            case fx.StartRun(run):
+                self._start(place, run)
+            case fx.StopRun(run):
+                self.engine.soon(partial(self._kill, place, run, Reason.CANCELLED_BY_USER))
+            case fx.Publish(run):
+                self.engine.soon(partial(self._publish, place, run))
+            case fx.SendReport(address, report):
+                self._send_report(place, SiteId(address), report)
+            case fx.RenewSoon(address):
+                if address not in place.renewing:
+                    place.renewing.add(address)
+                    self.engine.soon(partial(self._renew, place, address))
+            case fx.SendRevoke() | fx.Adopt():
+                raise AssertionError("nobody cancels and nothing restarts here")
+            case fx.ExtendLease() | fx.Reap() | fx.SendRejections() | fx.Observe():
+                pass
+
+    def _send(self, source: SiteId, target: SiteId, action: Callable[[], None]) -> None:
+        """Deliver a message."""
+        if self._is_instant or source == target:
+            self.engine.soon(action)
+        else:
+            link = self.instance.links[source, target]
+            self.engine.at(self.engine.now_s + link.rtt_s / 2, action)
+
+    def _send_award(self, place: _Place, to: SiteId, award: Award) -> None:
+        winner = self.places[to]
+
+        def deliver() -> None:
+            answer, ready = winner.participant.award(award, now=self._now())
+            self._apply(winner, ready)
+            self._send(to, place.site.site_id, partial(answered, answer))
+            run = winner.participant.runs.get(award.run_id)
+            if run is not None:
+                planned = winner.participant.schedules[award.pool_type].planned[award.run_id]
+                if planned.ready_s > self.engine.now_s:
+                    self.engine.at(planned.ready_s, partial(self._tick_participant, winner))
+
+        def answered(answer: AwardAnswer) -> None:
+            ready = place.origin.award_answered(award.run_id, answer, now=self._now())
+            self._apply(place, ready)
+
+        self._send(place.site.site_id, to, deliver)
+
+    def _renew(self, place: _Place, address: str) -> None:
+        """Confirm the leases of one origin's runs, as live renewals do."""
+        place.renewing.discard(address)
+        renewal = place.participant.renewals().get(address)
+        if renewal is None:
+            return
+        sent_s = self.engine.now_s
+        origin = self.places[SiteId(address)]
+
+        def deliver() -> None:
+            answer, ready = origin.origin.renew(renewal, now=self._now())
+            self._apply(origin, ready)
+            kept = tuple(
+                RunId(run)
+                for run, verdict in answer.verdicts.items()
+                if verdict is Verdict.CONTINUE
+            )
+            self._send(origin.site.site_id, place.site.site_id, partial(confirmed, kept))
+
+        def confirmed(kept: tuple[RunId, ...]) -> None:
+            ready = place.participant.renewed(kept, sent_s=sent_s, now=self._now())
+            self._apply(place, ready)
+
+        self._send(place.site.site_id, origin.site.site_id, deliver)
+
+    def _send_report(self, place: _Place, to: SiteId, report: Report) -> None:
+        origin = self.places[to]
+        if report.state is RunState.LEASE_RETURNED and report.reason is Reason.PREDICTED_LATE:
+            self.reauction_count += 1
+
+        def deliver() -> None:
+            answer, ready = origin.origin.report(report, now=self._now())
+            self._apply(origin, ready)
+            assert answer.is_accepted, "a report of the only attempt does not count"
+            if report.state is RunState.SUCCEEDED:
+                self._ended(origin, report.task_id)
+            self._send(to, place.site.site_id, answered)
+
+        def answered() -> None:
+            self._apply(place, place.participant.report_answered(report.run_id))
+
+        self._send(place.site.site_id, to, deliver)
+
+    # ---------------------------------------------------------------- staging
+
+    def _stage(self, place: _Place, run_id: RunId) -> None:
+        """Bring one artifact after the other."""
+        if run_id not in place.staging:
+            return
+        participant = place.participant
+        missing = participant.missing(run_id)
+        if not missing:
+            place.staging.discard(run_id)
+            self._count_hits(place, participant.runs[run_id])
+            self._apply(place, participant.staged(run_id, now=self._now()))
+            self._tick_participant(place)
+            return
+        artifact = self._artifacts[missing[0].artifact_id]
+        place.waited.setdefault(run_id, set()).add(artifact.artifact_id)
+        self._apply(place, participant.staging(run_id, now=self._now()))
+        if participant.cache.is_reserved(artifact.artifact_id):
+            place.waiting.setdefault(artifact.artifact_id, []).append(run_id)
+            return
+        try:
+            evicted = participant.cache.reserve(artifact, now_s=self.engine.now_s)
+            is_stored = True
+        except CacheFullError:
+            evicted = ()
+            is_stored = False
+        for victim in evicted:
+            self._forget_copy(place, victim)
+        if is_stored:
+            participant.cache.pin(artifact.artifact_id, run_id)
+        self._transfer(place, run_id, artifact, evicted, is_stored=is_stored)
+
+    def _count_hits(self, place: _Place, run: HeldRun) -> None:
+        """Count what the run found when it was accepted, and what it had to wait for."""
+        waited = place.waited.pop(run.run_id, set())
+        task = self._tasks[run.award.task_id]
+        for need in run.award.needs:
+            self.books.lookup(task, need.kind, is_hit=need.artifact_id not in waited)
+
+    def _forget_copy(self, place: _Place, artifact_id: ArtifactId) -> None:
+        del self._stored[artifact_id][place.site.site_id]
+        artifact = self._artifacts[artifact_id]
+        self.books.evict(place.site.site_id, artifact, now_s=self.engine.now_s)
+
+    def _transfer(
+        self,
+        place: _Place,
+        run_id: RunId,
+        artifact: Artifact,
+        evicted: tuple[ArtifactId, ...],
+        *,
+        is_stored: bool,
+    ) -> None:
+        run = place.participant.runs[run_id]
+        begun_s = self.engine.now_s
+        carbon = place.participant.signals.carbon
+        found = cheapest_fetch(
+            self._need(artifact.artifact_id),
+            here=place.site.site_id,
+            zone=place.site.zone,
+            links=self._link,
+            terms=run.award.terms,
+            carbon_here=None if carbon is None else carbon.series,
+            byte_ratio=1.0,
+            now_s=begun_s,
+        )
+        assert found is not None, "an artifact has its home, and it is elsewhere"
+        fetch = found[0]
+        source = self.places[fetch.source.site_id]
+        is_read = fetch.source.site_id != self._homes[artifact.artifact_id]
+        if is_read:
+            source.participant.cache.open_reader(artifact.artifact_id)
+
+        def end() -> None:
+            if is_read:
+                source.participant.cache.close_reader(artifact.artifact_id)
+            self._arrived(place, run_id, artifact, fetch, evicted, begun_s, is_stored=is_stored)
+
+        self._network.start(
+            fetch.source.site_id,
+            place.site.site_id,
+            self.instance.links[fetch.source.site_id, place.site.site_id],
+            artifact.size_bytes,
+            end,
+        )
+
+    def _arrived(
+        self,
+        place: _Place,
+        run_id: RunId,
+        artifact: Artifact,
+        fetch: Fetch,
+        evicted: tuple[ArtifactId, ...],
+        begun_s: float,
+        *,
+        is_stored: bool,
+    ) -> None:
+        source = fetch.source.site_id
+        here = place.site.site_id
+        run = place.participant.runs.get(run_id)
+        self.books.transfer(
+            artifact,
+            source,
+            here,
+            start_s=begun_s,
+            end_s=self.engine.now_s,
+            task_id=run_id.split(".", 1)[0],
+            is_stored=is_stored,
+        )
+        if is_stored:
+            place.participant.cache.insert(artifact.artifact_id)
+            self._stored[artifact.artifact_id][here] = None
+            place.is_dirty = True
+        elif run is not None and run.report is None:
+            place.participant.streamed(run_id, artifact.artifact_id)
+        charge = transfer_charge(
+            artifact.size_bytes,
+            egress_usd_per_gb=self.instance.links[source, here].egress_usd_per_gb,
+            network_kwh_per_gb=self.instance.network_kwh_per_gb,
+            carbon_src=self.instance.carbon[source],
+            carbon_dst=self.instance.carbon[here],
+            start_s=begun_s,
+            end_s=self.engine.now_s,
+        )
+        self._apply(place, place.participant.fetched(run_id, fetch, charge, evicted))
+        self._stage(place, run_id)
+        for waiter in place.waiting.pop(artifact.artifact_id, []) if is_stored else []:
+            self._stage(place, waiter)
+
+    # ---------------------------------------------------------------- executing
+
+    def _start(self, place: _Place, run_id: RunId) -> None:
+        run = place.participant.runs[run_id]
+        task = self._tasks[run.award.task_id]
+        place.executions[run_id] = _Execution(task, self.engine.now_s)
+        if self._checks:
+            self._check_start(place, run)
+        end_s = self.engine.now_s + task.work_s / place.pool.speed_ratio
+        self.engine.at(end_s, partial(self._exit, place, run_id))
+
+    def _check_start(self, place: _Place, run: HeldRun) -> None:
+        scratch = place.participant.scratch.get(run.run_id, ())
+        for need in run.award.needs:
+            is_here = place.participant.cache.has(need.artifact_id)
+            assert is_here or need.artifact_id in scratch, "I5: a run lacks its artifact"
+        busy = sum(each.task.gpu_count for each in place.executions.values())
+        assert busy <= place.pool.gpu_count, "more GPUs in use than there are"
+        ids = [
+            each.task.task_id
+            for where in self.places.values()
+            for each in where.executions.values()
+        ]
+        assert len(ids) == len(set(ids)), "I3: two runs of a task execute"
+
+    def _exit(self, place: _Place, run_id: RunId) -> None:
+        execution = place.executions.pop(run_id, None)
+        if execution is None:
+            return  # it was killed
+        now_s = self.engine.now_s
+        self.books.run(
+            execution.task, place.site, place.pool, start_s=execution.started_s, end_s=now_s
+        )
+        exit_ = _exit_of(execution, now_s, Reason.EXITED_ZERO)
+        self._apply(place, place.participant.exited(run_id, exit_, now=self._now()))
+
+    def _publish(self, place: _Place, run_id: RunId) -> None:
+        now_s = self.engine.now_s
+        started_s = place.participant.runs[run_id].started_s
+        exit_ = Exit(started_s, now_s, 0, Reason.EXITED_ZERO, "", "")
+        self._apply(place, place.participant.published(run_id, exit_, now=self._now()))
+        self._tick_participant(place)
+
+    def _kill(self, place: _Place, run_id: RunId, reason: Reason) -> None:
+        execution = place.executions.pop(run_id, None)
+        if execution is None:
+            return
+        now_s = self.engine.now_s
+        self.books.abort(
+            execution.task, place.site, place.pool, start_s=execution.started_s, end_s=now_s
+        )
+        exit_ = _exit_of(execution, now_s, reason)
+        self._apply(place, place.participant.exited(run_id, exit_, now=self._now()))
+
+    # ---------------------------------------------------------------- time
+
+    def _tick_origin(self, place: _Place) -> None:
+        self._apply(place, place.origin.tick(now=self._now()))
+
+    def _tick_participant(self, place: _Place) -> None:
+        now = self._now()
+        ready = place.participant.start_what_fits(now=now)
+        self._apply(place, ready + place.participant.give_back_late(now=now))
+
+    # ---------------------------------------------------------------- sites that go and come
+
+    def _begin_churn(self) -> None:
+        first: dict[SiteId, Churn] = {}
+        for churn in self.instance.churn:
+            first.setdefault(churn.site_id, churn)
+            act = self._leave if churn.kind is ChurnKind.LEAVE else self._join
+            self.engine.at(churn.at_s, partial(act, churn), BEAT)
+        for site_id, churn in first.items():
+            if churn.kind is ChurnKind.JOIN:  # it comes for the first time
+                place = self.places[site_id]
+                place.is_here = False
+                place.participant.is_draining = True
+
+    def _leave(self, churn: Churn) -> None:
+        """Kill what runs, and let origins notice when they would."""
+        place = self.places[churn.site_id]
+        place.is_here = False
+        place.participant.is_draining = True
+        self._broker.drop(churn.site_id)
+        left_s = self.engine.now_s
+        killed = dict(place.executions)
+        place.executions.clear()
+        for execution in killed.values():
+            self.books.abort(
+                execution.task, place.site, place.pool, start_s=execution.started_s, end_s=left_s
+            )
+
+        def noticed() -> None:
+            now = self._now()
+            for run_id, execution in killed.items():
+                exit_ = _exit_of(execution, left_s, Reason.SITE_LOST)
+                self._apply(place, place.participant.exited(run_id, exit_, now=now))
+            self._apply(place, place.participant.drain(now=now))
+
+        self.engine.at(left_s + _NOTICED_S, noticed, BEAT)
+
+    def _join(self, churn: Churn) -> None:
+        place = self.places[churn.site_id]
+        place.is_here = True
+        place.is_dirty = True
+        place.participant.is_draining = False
+        if not churn.keeps_caches:
+            lost = [key for key, sites in self._stored.items() if churn.site_id in sites]
+            for artifact_id in lost:
+                place.participant.cache.drop(artifact_id)
+                self._forget_copy(place, artifact_id)
+        self._tick_participant(place)
+
+    # ---------------------------------------------------------------- small things
+
+    def _now(self) -> Now:
+        now_s = self.engine.now_s
+        return Now(protocol_s=now_s, world_s=now_s)
+
+    def _zone(self, site_id: SiteId) -> str:
+        return next(site.zone for site in self.instance.sites if site.site_id == site_id)
+
+    def _link(self, source_zone: str, target_zone: str) -> Link:
+        return self._links[source_zone, target_zone]
+
+
+def _exit_of(execution: _Execution, now_s: float, reason: Reason) -> Exit:
+    return Exit(
+        started_s=execution.started_s,
+        ended_s=now_s,
+        exit_code=0 if reason is Reason.EXITED_ZERO else None,
+        reason=reason,
+        message="",
+        log_tail="",
+    )
