@@ -1,0 +1,254 @@
+"""`gcos evaluate`: compares policies on a scenario. Imports of weight wait for the command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gcos.cli.invocation import ExitCode, Format, Invocation, OutputOption, QuietOption
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from gcos.cli.output import Output
+    from testbed.evaluate import RunOrder
+    from testbed.evaluation import Evaluation
+    from testbed.run_store import RunRecord
+    from testbed.scenarios import Scenario
+    from testbed.sim.result import Simulate
+
+
+def evaluate(
+    context: typer.Context,
+    policies: Annotated[
+        str, typer.Option(help="Policies, separated by commas; the first one is the baseline.")
+    ],
+    scenario: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Shipped scenario, or a file of that form.")
+    ] = "default",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Directory of tables (gcos data import); else shipped typical days."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each policy; seed i meets week i.")] = 24,
+    weeks: Annotated[
+        str | None,
+        typer.Option(help="Mondays such as 2024-01-01, or 2024-W01; separated by commas."),
+    ] = None,
+    first_day: Annotated[
+        str | None,
+        typer.Option("--from", metavar="YYYY-MM-DD", help="Mondays from here on (2023-01-02)."),
+    ] = None,
+    last_day: Annotated[
+        str | None, typer.Option("--until", metavar="YYYY-MM-DD", help="Last Monday (2023-12-31).")
+    ] = None,
+    cache_mode: Annotated[
+        str, typer.Option(help="dual, coupled, no-model, no-data or none.")
+    ] = "dual",
+    baseline: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="Compare with this one of the policies.")
+    ] = None,
+    replay: Annotated[
+        str | None, typer.Option(metavar="LOG", help="Take the tasks from this job log of --data.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes that simulate at the same time.")] = 1,
+    out_directory: Annotated[
+        Path | None, typer.Option("--out", help="Keep finished runs here, and go on with them.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write each run as files that anyone can recheck.")
+    ] = None,
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare policies on the same weeks and seeds of a scenario, in simulation.
+
+    A run is a calendar week with a day of warm-up, drawn under a seed. Repeat an
+    interrupted call with the same --out, and it goes on where it was.
+
+    Exit codes:
+      0  all runs ended
+      2  a scenario, a policy, a week or data are refused
+      4  a run failed
+      130  interrupted; with --out, the same call goes on
+
+    Example:
+      gcos evaluate --policies joint,locality,random --seeds 4
+      gcos evaluate --scenario cache-tenth --policies joint,joint+reauction
+      --data world --jobs 8 --out runs -o json
+    """
+    from gcos.cli.output import Output, has_color  # noqa: PLC0415
+    from testbed.evaluate import pairs, run_orders  # noqa: PLC0415
+    from testbed.run_store import code_digest, writable_directory  # noqa: PLC0415
+    from testbed.scenarios import load_scenario  # noqa: PLC0415
+
+    invocation = context.find_object(Invocation)
+    assert invocation is not None, "main() hands it in"
+    out = Output(
+        format=output or invocation.options.format or Format.TABLE,
+        is_quiet=quiet or invocation.options.is_quiet,
+        has_color=has_color(invocation.environ),
+    )
+    names = _names(policies)
+    chosen = _baseline(baseline, names)
+    plan = load_scenario(scenario)
+    weeks_s, refused = _weeks_s(plan, data, weeks=weeks, first=first_day, last=last_day)
+    orders = run_orders(
+        plan,
+        data=data,
+        policies=names,
+        pairs=pairs(weeks_s, seeds),
+        cache_mode=cache_mode,
+        code=code_digest(),
+        replay_log=replay,
+        out=None if out_directory is None else writable_directory(out_directory, option="out"),
+        export=None if export is None else writable_directory(export, option="export"),
+    )
+    try:
+        found = run_evaluation(
+            orders, _simulator(), job_count=jobs, baseline=chosen, refused=refused, out=out
+        )
+    except KeyboardInterrupt:
+        kept = "no run is kept without --out"
+        if out_directory is not None:
+            kept = f"runs that ended are in {out_directory}; the same call goes on with them"
+        out.say(f"interrupted; {kept}")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    show(found, out)
+
+
+def run_evaluation(
+    orders: "Sequence[RunOrder]",
+    simulate: "Simulate",
+    *,
+    job_count: int,
+    baseline: str,
+    refused: Sequence[str],
+    out: "Output",
+) -> "Evaluation":
+    """Make all runs, with a bar on stderr where there is a terminal, and return what they say."""
+    import sys  # noqa: PLC0415
+
+    from rich import progress  # noqa: PLC0415
+
+    from testbed.evaluate import make_runs  # noqa: PLC0415
+    from testbed.evaluation import evaluation  # noqa: PLC0415
+
+    console = out.console(sys.stderr)
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    is_off = out.is_quiet or not console.is_terminal
+    with progress.Progress(*columns, console=console, disable=is_off, transient=True) as bar:
+        runs = bar.add_task("runs", total=len(orders))
+
+        def tell(record: "RunRecord") -> None:
+            bar.update(runs, advance=1, description=f"{record.policy}, seed {record.seed}")
+
+        records = make_runs(orders, simulate, job_count=job_count, tell=tell)
+    data = orders[0].data
+    return evaluation(
+        records, baseline=baseline, data="" if data is None else str(data), notes=_told(refused)
+    )
+
+
+def show(found: "Evaluation", out: "Output") -> None:
+    """Write an evaluation in the form that was asked for."""
+    from testbed import evaluate_table  # noqa: PLC0415
+
+    if out.is_record:
+        out.record(found)
+    elif out.is_names:
+        ranked = sorted(found.policies, key=lambda each: each.joint_usd.mean)
+        out.lines(each.policy for each in ranked)
+    else:
+        out.prose(evaluate_table.heading(found))
+        out.line("")
+        out.table(evaluate_table.table(found))
+        out.line("")
+        out.prose(evaluate_table.notes(found))
+
+
+def _told(refused: Sequence[str]) -> list[str]:
+    """Return a note of weeks that were left out."""
+    if not refused:
+        return []
+    more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
+    return [f"left out: {refused[0]}{more}"]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part for each in text.split(",") if (part := each.strip()))
+
+
+def _baseline(name: str | None, policies: Sequence[str]) -> str:
+    """Return the policy to compare with: the first one unless another is named.
+
+    Raises:
+        InvalidRequestError: It is none of the policies.
+    """
+    from gcos.errors import InvalidRequestError  # noqa: PLC0415
+
+    if not policies:
+        raise InvalidRequestError("no policy is named", field="policies", hint="such as joint")
+    if name is not None and name not in policies:
+        raise InvalidRequestError(
+            f"{name} is not among the policies", field="baseline", hint="add it to --policies"
+        )
+    return name or policies[0]
+
+
+def _weeks_s(
+    scenario: "Scenario",
+    data: Path | None,
+    *,
+    weeks: str | None,
+    first: str | None,
+    last: str | None,
+) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """Return the weeks to run, and which ones of the span are refused."""
+    from gcos.errors import InvalidRequestError  # noqa: PLC0415
+    from testbed.evaluate import FIRST_DAY, LAST_DAY, available_weeks_s, monday_s  # noqa: PLC0415
+    from testbed.world import load_world  # noqa: PLC0415
+
+    if weeks is not None:
+        if first is not None or last is not None:
+            raise InvalidRequestError(
+                "--weeks stands alone", field="weeks", hint="drop it, or drop --from and --until"
+            )
+        return tuple(dict.fromkeys(monday_s(each) for each in _names(weeks))), ()
+    return available_weeks_s(
+        scenario,
+        load_world(data),
+        FIRST_DAY if first is None else _day(first, "from"),
+        LAST_DAY if last is None else _day(last, "until"),
+    )
+
+
+def _day(text: str, option: str) -> "date":
+    """Return the day that `text` names.
+
+    Raises:
+        InvalidRequestError: It names none.
+    """
+    from datetime import date  # noqa: PLC0415
+
+    from gcos.errors import InvalidRequestError  # noqa: PLC0415
+
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequestError(
+            f"{text!r} is no day", field=option, hint="write it like 2023-07-03"
+        ) from None
+
+
+def _simulator() -> "Simulate":
+    """Return the simulator."""
+    from testbed.sim.run import simulate  # noqa: PLC0415
+
+    return simulate
