@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test soak bench lint clean
 
 demo: $(VENV)/.demo-installed
 	@$(VENV)/bin/python -m testbed.demo --json demo.json
@@ -18,6 +18,9 @@ lint: $(VENV)/.test-installed
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy examples/python/*.py examples/tune
 	$(VENV)/bin/lint-imports
+
+soak: $(VENV)/.test-installed
+	$(VENV)/bin/python -m pytest -m soak
 
 bench: $(VENV)/.test-installed
 	@$(VENV)/bin/python -m testbed.bench

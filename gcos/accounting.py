@@ -205,8 +205,8 @@ def expected_run_charges(
     starts_s: NDArray[np.float64],
     durations_s: NDArray[np.float64],
     weights: NDArray[np.float64],
-) -> RunChargeArrays:
-    """Return expectations of `run_charge` over the run time, at each candidate start.
+) -> list[RunChargeArrays]:
+    """Return expectations of `run_charge` under m distributions of the run time, at each start.
 
     E[g k e int_S^{S+T} f dt] = g k e sum_q w_q (F(S + d_q) - F(S)): the integral of DESIGN
     section 5 under a run-time distribution with mass w_q at d_q.
@@ -216,22 +216,28 @@ def expected_run_charges(
         price: $/kWh.
         carbon: gCO2/kWh; None: unknown, and no carbon is charged.
         starts_s: (k,) candidate starts.
-        durations_s: (q,) points of the run-time distribution, seconds.
-        weights: (q,) their probabilities, which sum to 1.
+        durations_s: (q,) points of the run time, seconds.
+        weights: (q, m): the probabilities of each distribution, which sum to 1.
     """
     starts = starts_s[:, np.newaxis]
     ends = starts + durations_s
     power_kw = terms.power_kw
-    mean_h = float(durations_s @ weights) / S_PER_H
+    mean_h = durations_s @ weights / S_PER_H
     ones = np.ones(len(starts_s))
-    return RunChargeArrays(
-        energy_kwh=power_kw * mean_h * ones,
-        energy_usd=price.integrals(starts, ends) @ weights * (power_kw / S_PER_H),
-        gpu_usd=terms.gpu_count * mean_h * terms.gpu_usd_per_h * ones,
-        compute_gco2=0.0 * ones
-        if carbon is None
-        else carbon.integrals(starts, ends) @ weights * (power_kw / S_PER_H),
-    )
+    energy_usd = price.integrals(starts, ends) @ weights * (power_kw / S_PER_H)
+    if carbon is None:
+        compute_gco2 = np.zeros_like(energy_usd)
+    else:
+        compute_gco2 = carbon.integrals(starts, ends) @ weights * (power_kw / S_PER_H)
+    return [
+        RunChargeArrays(
+            energy_kwh=power_kw * mean_h[m] * ones,
+            energy_usd=energy_usd[:, m],
+            gpu_usd=terms.gpu_count * mean_h[m] * terms.gpu_usd_per_h * ones,
+            compute_gco2=compute_gco2[:, m],
+        )
+        for m in range(weights.shape[1])
+    ]
 
 
 def transfer_charge(

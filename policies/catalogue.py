@@ -1,7 +1,8 @@
 """All policies by name: what agents run and what reports compare. Pure.
 
 A policy is what may differ between two runs of one world: who bids how, whether waiting tasks are
-announced again. Queue, caches, choice of source and eviction are the same for all.
+announced again, which copies are pulled ahead of need. Queue, caches, choice of source and eviction
+are the same for all.
 """
 
 import difflib
@@ -13,7 +14,8 @@ from gcos.errors import InvalidRequestError
 from policies.baselines import rules
 from policies.baselines.joint import JointBidder, LookaheadBidder
 from policies.baselines.rules import RuleBidder
-from policies.interface import Bidder
+from policies.interface import Bidder, Migrator
+from policies.migrators import NoMigrator, Popularity, Regret
 
 DEFAULT: Final = "joint-lookahead"
 """What live agents run unless told otherwise."""
@@ -28,12 +30,14 @@ class Policy:
         summary: What it does, in one line.
         bidder: Makes the bidder of one site.
         gives_back_late: A waiting run predicted to be late is announced again (DESIGN 7 B).
+        migrator: Makes what decides which copies one site pulls ahead of need.
     """
 
     name: str
     summary: str
     bidder: Callable[[], Bidder]
     gives_back_late: bool = False
+    migrator: Callable[[], Migrator] = NoMigrator
 
 
 _in_time = rules.in_time_first
@@ -64,6 +68,25 @@ POLICIES: Final = {
             "joint; waiting tasks that would be late are announced again",
             JointBidder,
             gives_back_late=True,
+        ),
+        Policy(
+            "joint+regret",
+            "joint; copies are pulled where their lack has cost auctions",
+            JointBidder,
+            migrator=Regret,
+        ),
+        Policy(
+            "joint+popularity",
+            "joint; copies are pulled of what is used much elsewhere",
+            JointBidder,
+            migrator=Popularity,
+        ),
+        Policy(
+            "rule",
+            "joint+reauction with regret migration: the best rule we know",
+            JointBidder,
+            gives_back_late=True,
+            migrator=Regret,
         ),
     )
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gcos.accounting import Charge
-from gcos.ids import SiteId, TaskId
+from gcos.ids import ArtifactId, SiteId, TaskId
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +89,94 @@ class Bidder(Protocol):
 
     def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose among `options`, which are never empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedItem:
+    """An artifact in a cache, as an evictor sees it. Uses are runs that needed it.
+
+    Attributes:
+        artifact_id: What.
+        size_bytes: Its size.
+        last_used_s: World instant of the last use.
+        use_count: Uses since it arrived.
+        demand: Uses at this site, each decayed with its age (`site_agent.demand`).
+        elsewhere: The same at all other sites together, as last heard.
+        refetch_usd: J of bringing it again: egress + lambda x carbon.
+        mark: What `Evictor.mark` returned when it was last used.
+    """
+
+    artifact_id: ArtifactId
+    size_bytes: int
+    last_used_s: float
+    use_count: int
+    demand: float
+    elsewhere: float
+    refetch_usd: float
+    mark: float
+
+
+class Evictor(Protocol):
+    """Says what a cache should rather keep. One object a cache: it may remember."""
+
+    @property
+    def name(self) -> str:
+        """As people type it."""
+
+    def mark(self) -> float:
+        """Return what to remember with an item that is used now."""
+
+    def worth(self, item: CachedItem) -> float:
+        """Return what keeping `item` is worth; the least goes first."""
+
+    def evicted(self, worth: float) -> None:
+        """Take note that an item of this worth went."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """An auction that this site lost for want of a copy.
+
+    Attributes:
+        artifact_id: What it lacked.
+        saving_usd: J that the task would have saved here with the copy in place, against where it
+            went; where several were lacking, this artifact's share by price of transfer.
+        transfer_usd: J of bringing the copy here.
+    """
+
+    artifact_id: ArtifactId
+    saving_usd: float
+    transfer_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A copy that a migrator would like to have here.
+
+    Attributes:
+        artifact_id: What.
+        worth_usd: J that it expects the copy to save while its demand lasts; what would be evicted
+            for it must be worth less.
+        why: In words.
+    """
+
+    artifact_id: ArtifactId
+    worth_usd: float
+    why: str
+
+
+class Migrator(Protocol):
+    """Decides which copies a site pulls ahead of need. One object a site."""
+
+    @property
+    def name(self) -> str:
+        """As people type it."""
+
+    def lost(self, losses: Sequence[Loss], *, now_s: float) -> Sequence[Wish]:
+        """Learn from a lost auction; return what is worth pulling now, best first."""
+
+    def beat(self, demand: Sequence[CachedItem], *, now_s: float) -> Sequence[Wish]:
+        """Look around, once an hour of world time, at what is used elsewhere and not here."""
+
+    def pulled(self, artifact_id: ArtifactId) -> None:
+        """Take note that a copy is on its way: its wish is granted."""

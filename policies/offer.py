@@ -11,6 +11,7 @@ their data.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,13 @@ from policies.interface import Option
 #: Later starts are looked for on the hour, where hourly signals step, and no further than this.
 HORIZON_H = 48
 
-_LEVELS: NDArray[np.float64] = np.concatenate((MIDPOINT_LEVELS, [0.5, 0.9]))
-_WEIGHTS: NDArray[np.float64] = np.full(len(MIDPOINT_LEVELS), 1 / len(MIDPOINT_LEVELS))
+#: 20 slices of equal mass, then the 90 % quantile.
+_LEVELS: NDArray[np.float64] = np.concatenate((MIDPOINT_LEVELS, [0.9]))
+_SLICES: NDArray[np.float64] = np.full(len(MIDPOINT_LEVELS), 1 / len(MIDPOINT_LEVELS))
+#: (21, 2): the mean over the slices, and the 90 % quantile alone.
+_WEIGHTS: NDArray[np.float64] = np.zeros((len(_LEVELS), 2))
+_WEIGHTS[:-1, 0] = _SLICES
+_WEIGHTS[-1, 1] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +100,14 @@ def options_of(
         gpu_usd_per_h=offer.pool.usd_per_gpu_h,
     )
     starts = candidate_starts(offer, announcement, ready_s=ready_s, may_start_later=may_start_later)
-    points = offer.run_time.quantiles_at(_LEVELS)
-    durations, p50_s, p90_s = points[:-2], float(points[-2]), float(points[-1])
+    durations = _durations_s(offer.run_time)
+    p50_s, p90_s = offer.run_time.p50_s, offer.run_time.p90_s
     carbon = None if signals.carbon is None else signals.carbon.series
     price = signals.price.series
-    expected = expected_run_charges(
+    expected, at_p90 = expected_run_charges(
         run, price, carbon, starts_s=starts, durations_s=durations, weights=_WEIGHTS
     )
-    at_p90 = expected_run_charges(
-        run, price, carbon, starts_s=starts, durations_s=np.array([p90_s]), weights=np.ones(1)
-    )
-    penalties, late = _lateness(announcement, offer.run_time, starts, durations)
+    penalties, late = _lateness(announcement, offer.run_time, starts, durations[:-1])
     options = []
     for i, start in enumerate(starts):
         charge = transfers + Charge(
@@ -136,6 +139,14 @@ def options_of(
     return options
 
 
+@lru_cache(maxsize=1024)
+def _durations_s(run_time: RunTime) -> NDArray[np.float64]:
+    """Return the run times at `_LEVELS`, (21,), read-only: sites of one type ask for the same."""
+    points = run_time.quantiles_at(_LEVELS)
+    points.setflags(write=False)
+    return points
+
+
 def _lateness(
     announcement: Announcement,
     run_time: RunTime,
@@ -147,7 +158,7 @@ def _lateness(
         return np.zeros(len(starts)), np.zeros(len(starts))
     late_s = starts[:, np.newaxis] + durations - announcement.deadline_s
     return (
-        announcement.terms.late_penalty.expected_usd(late_s, _WEIGHTS),
+        announcement.terms.late_penalty.expected_usd(late_s, _SLICES),
         # Twenty slices would round this to a multiple of 5 %, and deferral asks for 1 %.
         1.0 - run_time.probabilities_within(announcement.deadline_s - starts),
     )

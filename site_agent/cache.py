@@ -18,6 +18,9 @@ from enum import Enum
 from gcos.artifacts import Artifact, ArtifactKind, CacheEntry, CacheUsage
 from gcos.errors import ArtifactNotFoundError, CacheFullError, InvalidRequestError, WrongStateError
 from gcos.ids import ArtifactId, RunId, SiteId
+from policies.evictors import DEFAULT, EVICTORS
+from policies.interface import CachedItem, Evictor
+from site_agent.demand import Demand
 
 
 class EntryState(Enum):
@@ -45,6 +48,12 @@ class _Entry:
     #: Peers that read it now; protects it as a pin does, but no run uses it.
     reader_count: int = 0
     hit_count: int = 0
+    #: Runs that used it since it arrived, those that waited for it included.
+    use_count: int = 0
+    #: J of bringing it again.
+    refetch_usd: float = 0.0
+    #: What the evictor wanted remembered at the last use.
+    mark: float = 0.0
 
     @property
     def is_pinned(self) -> bool:
@@ -67,11 +76,21 @@ class Cache:
     Args:
         kind: Of what it holds; None: of either.
         capacity_bytes: Capacity.
+        evictor: What goes first; its own.
+        demand: How often artifacts are used; shared by the caches of a site.
     """
 
-    def __init__(self, kind: ArtifactKind | None, capacity_bytes: int) -> None:
+    def __init__(
+        self,
+        kind: ArtifactKind | None,
+        capacity_bytes: int,
+        evictor: Evictor | None = None,
+        demand: Demand | None = None,
+    ) -> None:
         assert capacity_bytes >= 0, "a capacity is not negative"
         self.kind = kind
+        self._evictor = EVICTORS[DEFAULT]() if evictor is None else evictor
+        self._demand = Demand() if demand is None else demand
         self.capacity_bytes = capacity_bytes
         self._entries: dict[ArtifactId, _Entry] = {}
         self._occupied_bytes = 0  #: Sum over COMPLETE entries; with the next one <= capacity (I4).
@@ -142,6 +161,8 @@ class Cache:
         """
         entry = self._complete(artifact_id)
         entry.last_used_s = max(entry.last_used_s, now_s)
+        entry.use_count += 1
+        entry.mark = self._evictor.mark()
         if not entry.pins.get(run_id, False):
             entry.hit_count += 1
         if run_id in entry.pins:
@@ -150,19 +171,19 @@ class Cache:
     def evictions_for(self, size_bytes: int) -> tuple[ArtifactId, ...] | None:
         """Return what `reserve` would evict for this many bytes; None: they cannot fit now.
 
-        Changes nothing: bids ask for it (I8). The least recently used goes first; of two used at
-        the same instant, the lower id.
+        Changes nothing: bids ask for it (I8). What the evictor thinks least worth keeping goes
+        first; of equals the one used longer ago, then the lower id.
         """
         lacking_bytes = size_bytes - self.free_bytes
         if lacking_bytes <= 0:
             return ()
         evictable = [
-            (entry.last_used_s, artifact_id)
+            (self._worth(entry), entry.last_used_s, artifact_id)
             for artifact_id, entry in self._entries.items()
             if entry.is_evictable
         ]
         victims: list[ArtifactId] = []
-        for _, artifact_id in sorted(evictable):
+        for _, _, artifact_id in sorted(evictable):
             victims.append(artifact_id)
             lacking_bytes -= self._entries[artifact_id].artifact.size_bytes
             if lacking_bytes <= 0:
@@ -170,7 +191,12 @@ class Cache:
         return None
 
     def reserve(
-        self, artifact: Artifact, *, now_s: float, is_custodian: bool = False
+        self,
+        artifact: Artifact,
+        *,
+        now_s: float,
+        is_custodian: bool = False,
+        refetch_usd: float = 0.0,
     ) -> tuple[ArtifactId, ...]:
         """Promise the artifact its bytes and return what was evicted for them.
 
@@ -180,6 +206,7 @@ class Cache:
             artifact: What will arrive.
             now_s: World instant.
             is_custodian: The copy will be protected, since this site is its custodian.
+            refetch_usd: J of bringing it, and so of bringing it again.
 
         Raises:
             InvalidRequestError: The artifact has no bytes.
@@ -198,7 +225,9 @@ class Cache:
             raise self._full(artifact)
         for victim in victims:
             self._evict(victim)
-        self._entries[artifact.artifact_id] = _Entry(artifact, now_s, is_custodian)
+        self._entries[artifact.artifact_id] = _Entry(
+            artifact, now_s, is_custodian, refetch_usd=refetch_usd, mark=self._evictor.mark()
+        )
         self._reserved_bytes += size_bytes
         assert self.free_bytes >= 0, "I4: more promised than there is"
         return victims
@@ -330,9 +359,32 @@ class Cache:
         assert self._reserved_bytes == sizes_bytes[EntryState.RESERVED], "reserved_bytes drifted"
         assert self._occupied_bytes + self._reserved_bytes <= self.capacity_bytes, "I4"
 
+    def items(self) -> Iterator[CachedItem]:
+        """Yield the complete entries as an evictor sees them."""
+        for entry in self._entries.values():
+            if entry.state is EntryState.COMPLETE:
+                yield self._item(entry)
+
+    def _item(self, entry: _Entry) -> CachedItem:
+        known = entry.artifact.artifact_id
+        return CachedItem(
+            artifact_id=known,
+            size_bytes=entry.artifact.size_bytes,
+            last_used_s=entry.last_used_s,
+            use_count=entry.use_count,
+            demand=self._demand.here(known),
+            elsewhere=self._demand.elsewhere(known),
+            refetch_usd=entry.refetch_usd,
+            mark=entry.mark,
+        )
+
+    def _worth(self, entry: _Entry) -> float:
+        return self._evictor.worth(self._item(entry))
+
     def _evict(self, artifact_id: ArtifactId) -> None:
         entry = self._entries.pop(artifact_id)
         assert entry.is_evictable, "I5: a protected entry was chosen"
+        self._evictor.evicted(self._worth(entry))
         self._occupied_bytes -= entry.artifact.size_bytes
 
     def _complete(self, artifact_id: ArtifactId) -> _Entry:

@@ -10,27 +10,52 @@ upstream's copies. They are found and served like any other, take no room, and a
 `DualCache.shared` is what others have, one cache for both kinds, for comparison.
 """
 
+from collections.abc import Callable
+
 from gcos.artifacts import Artifact, ArtifactKind, CacheEntry, CacheUsage
 from gcos.errors import ArtifactNotFoundError, WrongStateError
 from gcos.ids import ArtifactId, RunId, SiteId
+from policies.evictors import DEFAULT, EVICTORS
+from policies.interface import CachedItem, Evictor
 from site_agent.cache import Cache, EntryState
+from site_agent.demand import Demand
 
 
 class DualCache:
-    """The model cache and the data cache. Invariants I4 to I6 are those of `site_agent.cache`."""
+    """The model cache and the data cache. Invariants I4 to I6 are those of `site_agent.cache`.
 
-    def __init__(self, model_capacity_bytes: int, data_capacity_bytes: int) -> None:
+    Args:
+        model_capacity_bytes: Capacity of the model cache.
+        data_capacity_bytes: Capacity of the data cache.
+        evictor: Makes what says which artifact goes first; each cache has its own.
+    """
+
+    def __init__(
+        self,
+        model_capacity_bytes: int,
+        data_capacity_bytes: int,
+        evictor: Callable[[], Evictor] = EVICTORS[DEFAULT],
+    ) -> None:
+        #: How often artifacts are used here and elsewhere, cached or not.
+        self.demand = Demand()
+        capacities = {
+            ArtifactKind.MODEL: model_capacity_bytes,
+            ArtifactKind.DATA: data_capacity_bytes,
+        }
         self._caches = {
-            ArtifactKind.MODEL: Cache(ArtifactKind.MODEL, model_capacity_bytes),
-            ArtifactKind.DATA: Cache(ArtifactKind.DATA, data_capacity_bytes),
+            kind: Cache(kind, capacity, evictor(), self.demand)
+            for kind, capacity in capacities.items()
         }
         self._residents: dict[ArtifactId, Artifact] = {}
 
     @classmethod
-    def shared(cls, capacity_bytes: int) -> "DualCache":
+    def shared(
+        cls, capacity_bytes: int, evictor: Callable[[], Evictor] = EVICTORS[DEFAULT]
+    ) -> "DualCache":
         """Return one cache for both kinds, where either may drive out the other."""
         made = cls(0, 0)
-        made._caches = dict.fromkeys(ArtifactKind, Cache(None, capacity_bytes))
+        both = Cache(None, capacity_bytes, evictor(), made.demand)
+        made._caches = dict.fromkeys(ArtifactKind, both)
         return made
 
     def settle(self, artifact: Artifact) -> None:
@@ -79,6 +104,7 @@ class DualCache:
         Raises:
             ArtifactNotFoundError: It is not complete here.
         """
+        self.demand.note(artifact_id, now_s=now_s)
         if artifact_id not in self._residents:
             self._holding(artifact_id).hit(artifact_id, run_id, now_s=now_s)
 
@@ -86,8 +112,17 @@ class DualCache:
         """Return what a reservation of this size would evict; None: it cannot fit now."""
         return self._caches[kind].evictions_for(size_bytes)
 
+    def items(self, kind: ArtifactKind) -> tuple[CachedItem, ...]:
+        """Return the complete artifacts of one cache as an evictor sees them."""
+        return tuple(self._caches[kind].items())
+
     def reserve(
-        self, artifact: Artifact, *, now_s: float, is_custodian: bool = False
+        self,
+        artifact: Artifact,
+        *,
+        now_s: float,
+        is_custodian: bool = False,
+        refetch_usd: float = 0.0,
     ) -> tuple[ArtifactId, ...]:
         """Promise the artifact its bytes and return what was evicted for them.
 
@@ -101,7 +136,9 @@ class DualCache:
             raise WrongStateError(f"{artifact.name} lies here for good")
         if known is not None and known.kind not in (None, artifact.kind):
             raise WrongStateError(f"{artifact.artifact_id} is in the {known.kind.value} cache")
-        return self._caches[artifact.kind].reserve(artifact, now_s=now_s, is_custodian=is_custodian)
+        return self._caches[artifact.kind].reserve(
+            artifact, now_s=now_s, is_custodian=is_custodian, refetch_usd=refetch_usd
+        )
 
     def insert(self, artifact_id: ArtifactId) -> None:
         """Turn a reservation into a complete entry: its bytes are here and verified.

@@ -632,6 +632,8 @@ class Participant:
         for need in run.award.needs:
             if self.cache.has(need.artifact_id):
                 self.cache.hit(need.artifact_id, run_id, now_s=now.world_s)
+            else:
+                self.cache.demand.note(need.artifact_id, now_s=now.world_s)
         kept = replace(
             self._advance(run, RunState.STAGING, Reason.QUEUED_AT_SITE), staged_s=now.world_s
         )

@@ -1,8 +1,10 @@
 """Which caches a site has: what is compared to show what each of the two is worth. Pure."""
 
+from collections.abc import Callable
 from enum import Enum
 
 from gcos.sites import Site
+from policies.interface import Evictor
 from site_agent.dual_cache import DualCache
 
 
@@ -35,7 +37,9 @@ def capacities_bytes(site: Site, mode: CacheMode) -> tuple[int, int]:
     return site.model_cache_bytes * has_models, site.data_cache_bytes * has_data
 
 
-def cache_of(site: Site, mode: CacheMode) -> DualCache:
+def cache_of(site: Site, mode: CacheMode, evictor: Callable[[], Evictor]) -> DualCache:
     """Return the empty cache of a site."""
     models, data = capacities_bytes(site, mode)
-    return DualCache.shared(models + data) if mode is CacheMode.COUPLED else DualCache(models, data)
+    if mode is CacheMode.COUPLED:
+        return DualCache.shared(models + data, evictor)
+    return DualCache(models, data, evictor)

@@ -17,13 +17,14 @@ Simplifications, each against the live system:
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TextIO
 
 from broker.matching import NOMINEE_COUNT_MAX, Matchmaker
-from gcos.accounting import Charge, transfer_charge
+from gcos.accounting import Charge, LatePenalty, transfer_charge
 from gcos.artifacts import Artifact
 from gcos.contract_net import (
     ArtifactNeed,
@@ -33,7 +34,9 @@ from gcos.contract_net import (
     Fetch,
     Holder,
     Refusal,
+    Rejection,
     Report,
+    Terms,
     Verdict,
 )
 from gcos.durations import Prediction, PredictionSource, RunTime
@@ -54,11 +57,14 @@ from gcos.tasks import (
     WorkKind,
 )
 from policies.catalogue import Policy
+from policies.evictors import DEFAULT as DEFAULT_EVICTION
+from policies.evictors import evictor_named
 from site_agent import effects as fx
 from site_agent.auction import Auction
 from site_agent.effects import Now, Ready
 from site_agent.held_run import HeldRun
 from site_agent.lease import LEASE_S, LeaseTerms
+from site_agent.migration import Migration, Pull
 from site_agent.origin import Origin, OriginSettings
 from site_agent.participant import Exit, Participant
 from site_agent.sourcing import cheapest_fetch
@@ -73,6 +79,8 @@ from testbed.sim.network import Network
 _FOR_EVER_S = 1e9
 #: After so long a site's silence is certain to its tasks' origins (`site_agent.lease`).
 _NOTICED_S = LeaseTerms(LEASE_S).origin_until_s(0.0)
+#: Artifacts of which a digest tells the uses.
+DIGEST_HIT_COUNT_MAX = 64
 _RETRY = Retry(limit_count=1_000, on=tuple(RetryCause))
 
 
@@ -84,6 +92,22 @@ class _Execution:
     started_s: float
 
 
+@dataclass(slots=True)
+class _Arrival:
+    """A transfer under way to a site."""
+
+    artifact: Artifact
+    fetch: Fetch
+    begun_s: float
+    #: Whom it is brought for; None: a copy ahead of need.
+    run_id: RunId | None
+    evicted: tuple[ArtifactId, ...] = ()
+    #: False: to scratch, for its run alone.
+    is_stored: bool = True
+    #: Site whose cached copy is read; None: an upstream's.
+    read_from: "_Place | None" = None
+
+
 @dataclass(slots=True, eq=False)
 class _Place:
     """A site in the simulation: its two cores and what its machine holds."""
@@ -91,6 +115,7 @@ class _Place:
     site: Site
     origin: Origin
     participant: Participant
+    migration: Migration
     is_here: bool = True
     #: It changed since the broker last heard of it.
     is_dirty: bool = True
@@ -116,6 +141,7 @@ class Simulation:
         instance: The world.
         policy: Who bids how.
         mode: Which caches there are.
+        eviction: Name in `policies.evictors` of what goes first when a cache is full.
         log: Where the lines of `log.jsonl` go; None: nowhere.
         is_instant: Messages take no time.
         checks: Assert the cores' invariants after every event; slow.
@@ -127,6 +153,7 @@ class Simulation:
         policy: Policy,
         *,
         mode: CacheMode = CacheMode.DUAL,
+        eviction: str = DEFAULT_EVICTION,
         log: TextIO | None = None,
         is_instant: bool = True,
         checks: bool = False,
@@ -134,6 +161,7 @@ class Simulation:
         self.instance = instance
         self.policy = policy
         self.mode = mode
+        self._evictor = evictor_named(eviction)
         self.engine = Engine(instance.start_s)
         self.books = Books(instance, log)
         self.auction_count = 0
@@ -149,6 +177,12 @@ class Simulation:
         self._artifacts = {each.artifact.artifact_id: each.artifact for each in instance.upstreams}
         self._homes = {each.artifact.artifact_id: each.home for each in instance.upstreams}
         self._pools = {site.pools[0].type: site.pools[0] for site in instance.sites}
+        self._terms = Terms(
+            carbon_price_usd_per_kg=instance.carbon_price_usd_per_kg,
+            network_kwh_per_gb=instance.network_kwh_per_gb,
+            scope=instance.scope,
+            late_penalty=LatePenalty(0.0, 0.0, 0.0),
+        )
         self._tasks: dict[TaskId, SimTask] = {}
         self._left_count = len(instance.tasks)
         self.places = {site.site_id: self._place(site) for site in instance.sites}
@@ -168,7 +202,7 @@ class Simulation:
 
     def _place(self, site: Site) -> _Place:
         instance = self.instance
-        cache = cache_of(site, self.mode)
+        cache = cache_of(site, self.mode, self._evictor)
         for upstream in instance.upstreams:
             if upstream.home == site.site_id:
                 cache.settle(upstream.artifact)
@@ -193,7 +227,7 @@ class Simulation:
             at_origin=lambda _task, _report: Charge(),
             lateness=lambda spec, _predictions: self._tasks[TaskId(spec.name)].late_penalty,
         )
-        return _Place(site, origin, participant)
+        return _Place(site, origin, participant, Migration(cache, self.policy.migrator()))
 
     def _beat(self) -> None:
         """Give every site the hour's signals, and whoever waits a look at them."""
@@ -203,8 +237,24 @@ class Simulation:
             place.is_dirty = True
             self._tick_participant(place)
             self._tick_origin(place)
+        self._share_demand()
         if self._left_count:
             self.engine.at(now_s + HOUR_S, self._beat, BEAT)
+
+    def _share_demand(self) -> None:
+        """Tell every site what is used elsewhere, as digests do, and let its migrator look."""
+        total: Counter[ArtifactId] = Counter()
+        tops = {}
+        for site_id, place in self.places.items():
+            tops[site_id] = dict(place.participant.cache.demand.top(DIGEST_HIT_COUNT_MAX))
+            total.update(tops[site_id])
+        for site_id, place in self.places.items():
+            own = tops[site_id]
+            elsewhere = {key: count - own.get(key, 0.0) for key, count in total.items()}
+            place.participant.cache.demand.hear(elsewhere)
+            if place.is_here:
+                for pull in place.migration.beat(now_s=self.engine.now_s):
+                    self._pull(place, pull)
 
     # ---------------------------------------------------------------- tasks
 
@@ -288,6 +338,7 @@ class Simulation:
 
         def answer(bidder: _Place) -> None:
             bid = bidder.participant.bid(announcement, now=self._now())
+            bidder.migration.offered(announcement, bid)
             self._send(bidder.site.site_id, place.site.site_id, partial(collect, bid))
 
         def collect(bid: Bid | Refusal) -> None:
@@ -387,7 +438,10 @@ class Simulation:
                     self.engine.soon(partial(self._renew, place, address))
             case fx.SendRevoke() | fx.Adopt():
                 raise AssertionError("nobody cancels and nothing restarts here")
-            case fx.ExtendLease() | fx.Reap() | fx.SendRejections() | fx.Observe():
+            case fx.SendRejections(rejections):
+                for to, rejection in rejections:
+                    self._send(place.site.site_id, to, partial(self._reject, to, rejection))
+            case fx.ExtendLease() | fx.Reap() | fx.Observe():
                 pass
 
     def _send(self, source: SiteId, target: SiteId, action: Callable[[], None]) -> None:
@@ -402,6 +456,7 @@ class Simulation:
         winner = self.places[to]
 
         def deliver() -> None:
+            winner.migration.won(award.task_id)
             answer, ready = winner.participant.award(award, now=self._now())
             self._apply(winner, ready)
             self._send(to, place.site.site_id, partial(answered, answer))
@@ -416,6 +471,12 @@ class Simulation:
             self._apply(place, ready)
 
         self._send(place.site.site_id, to, deliver)
+
+    def _reject(self, to: SiteId, rejection: Rejection) -> None:
+        loser = self.places[to]
+        now_s = self.engine.now_s
+        for pull in loser.migration.rejected(rejection, now_s=now_s):
+            self._pull(loser, pull)
 
     def _renew(self, place: _Place, address: str) -> None:
         """Confirm the leases of one origin's runs, as live renewals do."""
@@ -480,17 +541,7 @@ class Simulation:
         if participant.cache.is_reserved(artifact.artifact_id):
             place.waiting.setdefault(artifact.artifact_id, []).append(run_id)
             return
-        try:
-            evicted = participant.cache.reserve(artifact, now_s=self.engine.now_s)
-            is_stored = True
-        except CacheFullError:
-            evicted = ()
-            is_stored = False
-        for victim in evicted:
-            self._forget_copy(place, victim)
-        if is_stored:
-            participant.cache.pin(artifact.artifact_id, run_id)
-        self._transfer(place, run_id, artifact, evicted, is_stored=is_stored)
+        self._transfer(place, artifact, run_id)
 
     def _count_hits(self, place: _Place, run: HeldRun) -> None:
         """Count what the run found when it was accepted, and what it had to wait for."""
@@ -504,89 +555,99 @@ class Simulation:
         artifact = self._artifacts[artifact_id]
         self.books.evict(place.site.site_id, artifact, now_s=self.engine.now_s)
 
-    def _transfer(
-        self,
-        place: _Place,
-        run_id: RunId,
-        artifact: Artifact,
-        evicted: tuple[ArtifactId, ...],
-        *,
-        is_stored: bool,
-    ) -> None:
-        run = place.participant.runs[run_id]
-        begun_s = self.engine.now_s
+    def _pull(self, place: _Place, pull: Pull) -> None:
+        """Bring a copy that no run waits for."""
+        artifact = self._artifacts[pull.need.artifact_id]
+        if place.participant.cache.is_reserved(artifact.artifact_id):
+            place.migration.ended(artifact.artifact_id)
+        else:
+            self._transfer(place, artifact, None)
+
+    def _transfer(self, place: _Place, artifact: Artifact, run_id: RunId | None) -> None:
+        """Bring an artifact from the cheapest source, to the cache or, for a run, to scratch."""
+        cache = place.participant.cache
+        here = place.site.site_id
         carbon = place.participant.signals.carbon
         found = cheapest_fetch(
             self._need(artifact.artifact_id),
-            here=place.site.site_id,
+            here=here,
             zone=place.site.zone,
             links=self._link,
-            terms=run.award.terms,
+            terms=self._terms,
             carbon_here=None if carbon is None else carbon.series,
             byte_ratio=1.0,
-            now_s=begun_s,
+            now_s=self.engine.now_s,
         )
         assert found is not None, "an artifact has its home, and it is elsewhere"
-        fetch = found[0]
-        source = self.places[fetch.source.site_id]
-        is_read = fetch.source.site_id != self._homes[artifact.artifact_id]
-        if is_read:
-            source.participant.cache.open_reader(artifact.artifact_id)
-
-        def end() -> None:
-            if is_read:
-                source.participant.cache.close_reader(artifact.artifact_id)
-            self._arrived(place, run_id, artifact, fetch, evicted, begun_s, is_stored=is_stored)
-
+        fetch, charge = found
+        refetch_usd = charge.joint_usd(self._terms.scope, self._terms.carbon_price_usd_per_kg)
+        arrival = _Arrival(artifact, fetch, self.engine.now_s, run_id)
+        try:
+            arrival.evicted = cache.reserve(
+                artifact,
+                now_s=self.engine.now_s,
+                refetch_usd=refetch_usd,
+            )
+        except CacheFullError:
+            if run_id is None:
+                place.migration.ended(artifact.artifact_id)
+                return
+            arrival.is_stored = False
+        for victim in arrival.evicted:
+            self._forget_copy(place, victim)
+        if arrival.is_stored and run_id is not None:
+            cache.pin(artifact.artifact_id, run_id)
+        source = fetch.source.site_id
+        if source != self._homes[artifact.artifact_id]:
+            arrival.read_from = self.places[source]
+            arrival.read_from.participant.cache.open_reader(artifact.artifact_id)
         self._network.start(
-            fetch.source.site_id,
-            place.site.site_id,
-            self.instance.links[fetch.source.site_id, place.site.site_id],
+            source,
+            here,
+            self.instance.links[source, here],
             artifact.size_bytes,
-            end,
+            partial(self._arrived, place, arrival),
         )
 
-    def _arrived(
-        self,
-        place: _Place,
-        run_id: RunId,
-        artifact: Artifact,
-        fetch: Fetch,
-        evicted: tuple[ArtifactId, ...],
-        begun_s: float,
-        *,
-        is_stored: bool,
-    ) -> None:
-        source = fetch.source.site_id
-        here = place.site.site_id
-        run = place.participant.runs.get(run_id)
+    def _arrived(self, place: _Place, arrival: _Arrival) -> None:
+        artifact, run_id = arrival.artifact, arrival.run_id
+        participant = place.participant
+        source, here = arrival.fetch.source.site_id, place.site.site_id
+        now_s = self.engine.now_s
+        if arrival.read_from is not None:
+            arrival.read_from.participant.cache.close_reader(artifact.artifact_id)
         self.books.transfer(
             artifact,
             source,
             here,
-            start_s=begun_s,
-            end_s=self.engine.now_s,
-            task_id=run_id.split(".", 1)[0],
-            is_stored=is_stored,
+            start_s=arrival.begun_s,
+            end_s=now_s,
+            task_id=None if run_id is None else run_id.split(".", 1)[0],
+            is_stored=arrival.is_stored,
         )
-        if is_stored:
-            place.participant.cache.insert(artifact.artifact_id)
+        if arrival.is_stored:
+            participant.cache.insert(artifact.artifact_id)
             self._stored[artifact.artifact_id][here] = None
             place.is_dirty = True
-        elif run is not None and run.report is None:
-            place.participant.streamed(run_id, artifact.artifact_id)
-        charge = transfer_charge(
-            artifact.size_bytes,
-            egress_usd_per_gb=self.instance.links[source, here].egress_usd_per_gb,
-            network_kwh_per_gb=self.instance.network_kwh_per_gb,
-            carbon_src=self.instance.carbon[source],
-            carbon_dst=self.instance.carbon[here],
-            start_s=begun_s,
-            end_s=self.engine.now_s,
-        )
-        self._apply(place, place.participant.fetched(run_id, fetch, charge, evicted))
-        self._stage(place, run_id)
-        for waiter in place.waiting.pop(artifact.artifact_id, []) if is_stored else []:
+        if run_id is None:
+            place.migration.ended(artifact.artifact_id)
+        else:
+            run = participant.runs.get(run_id)
+            if not arrival.is_stored and run is not None and run.report is None:
+                participant.streamed(run_id, artifact.artifact_id)
+            charge = transfer_charge(
+                artifact.size_bytes,
+                egress_usd_per_gb=self.instance.links[source, here].egress_usd_per_gb,
+                network_kwh_per_gb=self.instance.network_kwh_per_gb,
+                carbon_src=self.instance.carbon[source],
+                carbon_dst=self.instance.carbon[here],
+                start_s=arrival.begun_s,
+                end_s=now_s,
+            )
+            ready = participant.fetched(run_id, arrival.fetch, charge, arrival.evicted)
+            self._apply(place, ready)
+            self._stage(place, run_id)
+        for waiter in place.waiting.pop(artifact.artifact_id, []) if arrival.is_stored else []:
             self._stage(place, waiter)
 
     # ---------------------------------------------------------------- executing

@@ -194,32 +194,34 @@ def test_a_penalty_below_zero_is_refused(field: str, value: float) -> None:
 
 def test_expected_charges_are_the_weighted_mean_of_runs() -> None:
     price, carbon = series(0.1, -0.2, 0.5, 0.3), series(50, 400, 10, 200)
-    starts_h, durations_h, weights = [0.0, 0.7, 5.0], [0.2, 1.0, 2.5], [0.5, 0.3, 0.2]
+    starts_h, durations_h = [0.0, 0.7, 5.0], [0.2, 1.0, 2.5]
+    mixtures = [[0.5, 0.3, 0.2], [0.0, 0.0, 1.0]]
 
-    found = expected_run_charges(
+    every = expected_run_charges(
         TERMS,
         price,
         carbon,
         starts_s=T0 + np.array(starts_h) * HOUR_S,
         durations_s=np.array(durations_h) * HOUR_S,
-        weights=np.array(weights),
+        weights=np.array(mixtures).T,
     )
 
-    for k, start_h in enumerate(starts_h):
-        runs = [run(price, carbon, start_h, start_h + d) for d in durations_h]
-        for name in ("energy_kwh", "energy_usd", "gpu_usd", "compute_gco2"):
-            mean = sum(w * getattr(r, name) for w, r in zip(weights, runs, strict=True))
-            assert getattr(found, name)[k] == pytest.approx(mean, rel=1e-9)
+    for found, weights in zip(every, mixtures, strict=True):
+        for k, start_h in enumerate(starts_h):
+            runs = [run(price, carbon, start_h, start_h + d) for d in durations_h]
+            for name in ("energy_kwh", "energy_usd", "gpu_usd", "compute_gco2"):
+                mean = sum(w * getattr(r, name) for w, r in zip(weights, runs, strict=True))
+                assert getattr(found, name)[k] == pytest.approx(mean, rel=1e-9)
 
 
 def test_expected_charges_without_carbon_are_zero_grams() -> None:
-    found = expected_run_charges(
+    (found,) = expected_run_charges(
         TERMS,
         series(0.1),
         None,
         starts_s=np.array([T0, T0 + 1]),
         durations_s=np.array([60.0]),
-        weights=np.array([1.0]),
+        weights=np.array([[1.0]]),
     )
 
     assert found.compute_gco2.tolist() == [0, 0]

@@ -1,0 +1,106 @@
+"""What to keep when a cache is full. Pure; each evictor belongs to one cache.
+
+    lru     last use                                                          the default of disks
+    lfu     uses since it arrived
+    gdsf    L + uses x refetch cost / size,  L = worth of the last victim     Cherkasova, HPL-98-69
+    value   (own demand + 0.1 x demand elsewhere) x refetch cost / size       DESIGN section 7 D
+
+`value` is what a byte of the copy is expected to save: decayed uses here, and a tenth of those
+elsewhere, which may come here, times the price of bringing it again.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from gcos.errors import InvalidRequestError
+from policies.interface import CachedItem, Evictor
+
+#: Weight of uses elsewhere beside own ones.
+ELSEWHERE_WEIGHT: Final = 0.1
+
+
+class Lru:
+    """Keeps what was used last."""
+
+    name = "lru"
+
+    def mark(self) -> float:
+        """Return what to remember with an item that is used now."""
+        return 0.0
+
+    def worth(self, item: CachedItem) -> float:
+        """Return what keeping `item` is worth; the least goes first."""
+        return item.last_used_s
+
+    def evicted(self, worth: float) -> None:
+        """Take note that an item of this worth went."""
+
+
+class Lfu(Lru):
+    """Keeps what was used most since it arrived."""
+
+    name = "lfu"
+
+    def worth(self, item: CachedItem) -> float:
+        """Return what keeping `item` is worth; the least goes first."""
+        return float(item.use_count)
+
+
+class Value(Lru):
+    """Keeps what is expected to save most a byte."""
+
+    name = "value"
+
+    def worth(self, item: CachedItem) -> float:
+        """Return what keeping `item` is worth, $ a byte; the least goes first."""
+        return expected_saving_usd(item) / item.size_bytes
+
+
+class Gdsf(Lru):
+    """Greedy-Dual-Size-Frequency: frequency and price a byte, aged by what was evicted."""
+
+    name = "gdsf"
+
+    def __init__(self) -> None:
+        self._inflation = 0.0
+
+    def mark(self) -> float:
+        """Return what to remember with an item that is used now."""
+        return self._inflation
+
+    def worth(self, item: CachedItem) -> float:
+        """Return what keeping `item` is worth; the least goes first."""
+        uses = max(1, item.use_count)
+        return item.mark + uses * item.refetch_usd / item.size_bytes
+
+    def evicted(self, worth: float) -> None:
+        """Take note that an item of this worth went."""
+        self._inflation = max(self._inflation, worth)
+
+
+def expected_saving_usd(item: CachedItem) -> float:
+    """Return the J that a copy has been saving, decayed as its demand is."""
+    return (item.demand + ELSEWHERE_WEIGHT * item.elsewhere) * item.refetch_usd
+
+
+EVICTORS: Final[Mapping[str, Callable[[], Evictor]]] = {
+    "value": Value,
+    "lru": Lru,
+    "lfu": Lfu,
+    "gdsf": Gdsf,
+}
+
+DEFAULT: Final = "value"
+
+
+def evictor_named(name: str, *, field: str = "eviction") -> Callable[[], Evictor]:
+    """Return what makes evictors of that name.
+
+    Raises:
+        InvalidRequestError: There is none; the hint names those there are.
+    """
+    if name not in EVICTORS:
+        raise InvalidRequestError(
+            f"no eviction {name!r}", field=field, hint=f"one of {', '.join(EVICTORS)}"
+        )
+    return EVICTORS[name]
