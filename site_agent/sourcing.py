@@ -6,6 +6,7 @@ For an artifact of b bytes from source s to here, egress x($/GB) and network ene
 """
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from gcos.accounting import Charge, transfer_charge
 from gcos.contract_net import ArtifactNeed, Fetch, Holder, Terms
@@ -17,6 +18,7 @@ Links = Callable[[str, str], Link]
 """The link from one electricity zone to another."""
 
 
+@lru_cache(maxsize=4096)
 def constant_carbon(intensity_gco2_per_kwh: float | None) -> StepSeries | None:
     """Return a holder's last known intensity as a series; None where unknown."""
     if intensity_gco2_per_kwh is None:

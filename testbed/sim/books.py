@@ -9,6 +9,8 @@ Each line of the log is also hashed: the same seed gives the same `trace_hash` i
 
 import hashlib
 import math
+from array import array
+from collections.abc import MutableSequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -79,7 +81,7 @@ class Account:
     fetch_count: dict[ArtifactKind, int] = field(
         default_factory=lambda: dict.fromkeys(ArtifactKind, 0)
     )
-    waits_s: list[float] = field(default_factory=list)
+    waits_s: MutableSequence[float] = field(default_factory=lambda: array("d"))
 
 
 @dataclass(slots=True)

@@ -25,6 +25,10 @@ from gcos.signals import (
 )
 from testbed.sim.instance import Instance
 
+#: Hours ahead that are forecast; the last of them holds past the end. Longer than any task waits
+#: and runs, and short enough that a year's issues cost no more memory than a week's.
+HORIZON_H = 240
+
 
 class Forecaster:
     """Issues the signals that each site sees in an hour."""
@@ -32,8 +36,7 @@ class Forecaster:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._zones = {site.site_id: site.zone for site in instance.sites}
-        length = max(len(series.values) for series in instance.price.values())
-        self._spread = _ar1(length, instance.forecast.rho, instance.forecast.sigma)
+        self._spread = _ar1(HORIZON_H, instance.forecast.rho, instance.forecast.sigma)
 
     def signals(self, site_id: SiteId, now_s: float) -> SiteSignals:
         """Return what `site_id` knows at `now_s`."""
@@ -55,12 +58,12 @@ class Forecaster:
 
     def _issued(self, name: str, site_id: SiteId, truth: StepSeries, now_s: float) -> StepSeries:
         hour = int((now_s - truth.start_s) // HOUR_S)
-        ahead = len(truth.values) - hour - 1
+        ahead = min(len(truth.values) - hour - 1, HORIZON_H)
         if self._instance.forecast.sigma == 0 or ahead <= 0:
             return truth
         draws = stream(self._instance.seed, "forecast", name, site_id, hour)
         errors = self._spread[:ahead, :ahead] @ draws.standard_normal(ahead)
-        values = truth.values.copy()
+        values = truth.values[: hour + 1 + ahead].copy()  # what is further away nobody is told
         values[hour + 1 :] *= 1.0 + errors
         return StepSeries(truth.start_s, truth.step_s, values)
 

@@ -67,7 +67,7 @@ def _mode_named(name: str) -> CacheMode:
 
 
 def _check(instance: Instance) -> None:
-    """Let an instance pass whose every task fits some site that is there from the begin.
+    """Let an instance pass whose every task fits some site, be it one that comes later.
 
     Raises:
         InvalidRequestError: One asks for more GPUs than any site has.

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TextIO
 
-from broker.matching import NOMINEE_COUNT_MAX, Matchmaker
+from broker.matching import NOMINEE_COUNT, NOMINEE_COUNT_MAX, Matchmaker
 from gcos.accounting import Charge, LatePenalty, transfer_charge
 from gcos.artifacts import Artifact
 from gcos.contract_net import (
@@ -117,6 +117,8 @@ class _Place:
     participant: Participant
     migration: Migration
     is_here: bool = True
+    #: Until then nobody knows that it left, and it cannot come back.
+    noticed_s: float = -math.inf
     #: It changed since the broker last heard of it.
     is_dirty: bool = True
     executions: dict[RunId, _Execution] = field(default_factory=dict)
@@ -166,14 +168,17 @@ class Simulation:
         self.books = Books(instance, log)
         self.auction_count = 0
         self.reauction_count = 0
+        # Few sites are all asked, so that no rule depends on the broker's choice; many are not, as
+        # the price of an auction must not grow with the number of sites.
+        is_small = len(instance.sites) <= NOMINEE_COUNT_MAX
+        self._nominee_count = len(instance.sites) if is_small else NOMINEE_COUNT
         self._is_instant = is_instant
         self._checks = checks
         self._network = Network(self.engine, shares_bandwidth=instance.shares_bandwidth)
         self._broker = Matchmaker(lease_s=math.inf)
         self._forecaster = Forecaster(instance)
-        self._links = {
-            (self._zone(a), self._zone(b)): link for (a, b), link in instance.links.items()
-        }
+        zones = {site.site_id: site.zone for site in instance.sites}
+        self._links = {(zones[a], zones[b]): link for (a, b), link in instance.links.items()}
         self._artifacts = {each.artifact.artifact_id: each.artifact for each in instance.upstreams}
         self._homes = {each.artifact.artifact_id: each.home for each in instance.upstreams}
         self._pools = {site.pools[0].type: site.pools[0] for site in instance.sites}
@@ -309,7 +314,7 @@ class Simulation:
                 run_s=truth.predicted_work_s,
                 carbon_price_usd_per_kg=self.instance.carbon_price_usd_per_kg,
                 scope=self.instance.scope,
-                limit_count=min(len(self.places), NOMINEE_COUNT_MAX),
+                limit_count=self._nominee_count,
             ),
             now_s=self.engine.now_s,
         )
@@ -332,7 +337,11 @@ class Simulation:
                     *nomination.refusals,
                     *(each for each in answers if isinstance(each, Refusal)),
                 ),
-                is_complete=True,
+                # Whoever is to come yet may take what nobody here can.
+                is_complete=not any(
+                    churn.kind is ChurnKind.JOIN and churn.at_s > self.engine.now_s
+                    for churn in self.instance.churn
+                ),
             )
             self._apply(place, origin.close_auction(task_id, auction, now=self._now()))
 
@@ -367,7 +376,8 @@ class Simulation:
     def _need(self, artifact_id: ArtifactId) -> ArtifactNeed:
         """Return an artifact with everyone who has all of it now."""
         artifact = self._artifacts[artifact_id]
-        holders = dict.fromkeys((self._homes[artifact_id], *self._stored[artifact_id]))
+        stored = (each for each in self._stored[artifact_id] if self.places[each].is_here)
+        holders = dict.fromkeys((self._homes[artifact_id], *stored))
         return ArtifactNeed(
             artifact_id,
             kind=artifact.kind,
@@ -407,6 +417,8 @@ class Simulation:
         task = place.origin.tasks.get(task_id)
         if task is None:
             return
+        is_lost = task.state.is_terminal and task.state is not TaskState.SUCCEEDED
+        assert not is_lost, f"{task_id} ends {task.state.value}: {task.message}"
         if task.state is TaskState.WAITING and task.wake_s is not None:
             self.engine.at(task.wake_s, partial(self._tick_origin, place), DECISION)
         elif task.state is TaskState.QUEUED:
@@ -498,6 +510,8 @@ class Simulation:
             self._send(origin.site.site_id, place.site.site_id, partial(confirmed, kept))
 
         def confirmed(kept: tuple[RunId, ...]) -> None:
+            if not place.is_here:
+                return
             ready = place.participant.renewed(kept, sent_s=sent_s, now=self._now())
             self._apply(place, ready)
 
@@ -525,7 +539,7 @@ class Simulation:
 
     def _stage(self, place: _Place, run_id: RunId) -> None:
         """Bring one artifact after the other."""
-        if run_id not in place.staging:
+        if run_id not in place.staging or not place.is_here:
             return
         participant = place.participant
         missing = participant.missing(run_id)
@@ -710,6 +724,8 @@ class Simulation:
         self._apply(place, place.origin.tick(now=self._now()))
 
     def _tick_participant(self, place: _Place) -> None:
+        if not place.is_here:
+            return
         now = self._now()
         ready = place.participant.start_what_fits(now=now)
         self._apply(place, ready + place.participant.give_back_late(now=now))
@@ -749,10 +765,14 @@ class Simulation:
                 self._apply(place, place.participant.exited(run_id, exit_, now=now))
             self._apply(place, place.participant.drain(now=now))
 
-        self.engine.at(left_s + _NOTICED_S, noticed, BEAT)
+        place.noticed_s = left_s + _NOTICED_S
+        self.engine.at(place.noticed_s, noticed, BEAT)
 
     def _join(self, churn: Churn) -> None:
         place = self.places[churn.site_id]
+        if self.engine.now_s < place.noticed_s:
+            self.engine.at(place.noticed_s, partial(self._join, churn), BEAT)
+            return
         place.is_here = True
         place.is_dirty = True
         place.participant.is_draining = False
@@ -768,9 +788,6 @@ class Simulation:
     def _now(self) -> Now:
         now_s = self.engine.now_s
         return Now(protocol_s=now_s, world_s=now_s)
-
-    def _zone(self, site_id: SiteId) -> str:
-        return next(site.zone for site in self.instance.sites if site.site_id == site_id)
 
     def _link(self, source_zone: str, target_zone: str) -> Link:
         return self._links[source_zone, target_zone]

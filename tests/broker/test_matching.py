@@ -1,5 +1,6 @@
 """Whom the broker nominates, in which order, and why not the others."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -389,3 +390,53 @@ def test_a_broker_that_has_just_begun_says_that_a_missing_site_means_nothing() -
     made = matchmaker((site("a"), digest()))
     assert not made.nominate(query(), now_s=5.9).is_settled
     assert made.nominate(query(), now_s=6.0).is_settled
+
+
+def test_a_site_stays_as_long_as_its_lease_says() -> None:
+    made = Matchmaker(lease_s=100.0)
+    made.register(site("on"), digest(), now_s=0.0)
+    made.tick(99.0)
+    assert [known.site.site_id for known in made.sites(now_s=100.0)] == ["on"]
+    assert made.sites(now_s=100.1) == ()
+    assert not Matchmaker(lease_s=100.0).is_settled(now_s=0.0)
+
+
+def test_with_an_endless_lease_no_site_lapses() -> None:
+    made = Matchmaker(lease_s=math.inf)
+    made.register(site("on"), digest(), now_s=0.0)
+    made.tick(1e12)
+    assert len(made.sites(now_s=1e12)) == 1
+    assert [type(event) for event in made.take_events()] == [SiteJoined]
+
+
+def test_a_site_that_says_goodbye_is_neither_asked_nor_a_holder() -> None:
+    made = matchmaker((site("on"), digest(holds=(MODEL,))), (site("de"), digest(holds=(MODEL,))))
+    asked = query(MODEL)
+    assert {n.site_id for n in made.nominate(asked, now_s=1.0).nominees} == {"on", "de"}
+    made.drop(SiteId("on"))
+    nomination = made.nominate(asked, now_s=2.0)
+    assert [nominee.site_id for nominee in nomination.nominees] == ["de"]
+    assert [holder.site_id for holder in nomination.needs[0].holders] == ["de"]
+    assert nomination.refusals == ()
+    made.check_invariants()
+
+
+def test_who_was_never_there_may_say_goodbye() -> None:
+    made = matchmaker((site("on"), digest()))
+    made.drop(SiteId("de"))
+    made.drop(SiteId("on"))
+    made.drop(SiteId("on"))
+    assert made.nominate(query(), now_s=1.0).nominees == ()
+    made.check_invariants()
+
+
+def test_a_site_that_comes_back_begins_anew() -> None:
+    made = matchmaker((site("on"), digest(holds=(MODEL,))))
+    made.nominate(query(), now_s=1.0)
+    made.drop(SiteId("on"))
+    made.register(site("on", incarnation="second"), digest(), now_s=2.0)
+    nomination = made.nominate(query(MODEL), now_s=2.0)
+    assert [nominee.site_id for nominee in nomination.nominees] == ["on"]
+    assert nomination.needs == (), "it holds nothing until it says so"
+    made.nominate(query(), now_s=1.0 + PROMISE_S)  # the promise to the first one ends quietly
+    made.check_invariants()

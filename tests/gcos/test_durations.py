@@ -155,3 +155,20 @@ def test_predictions_are_found_by_pool_type() -> None:
     known = Prediction(pool_type="H100", run_time=CONSTANT, source=PredictionSource.PRIOR)
     assert prediction_for([known], "H100") is known
     assert prediction_for([known], "A100") is None
+
+
+@given(run_time=RUN_TIMES, elapsed_s=st.floats(-10, 1e9) | st.sampled_from([1e-3, 60.0, 3600.0]))
+def test_the_median_of_what_remains_needs_no_distribution(
+    run_time: RunTime, elapsed_s: float
+) -> None:
+    slow = run_time.remaining_after(elapsed_s).p50_s
+    assert run_time.remaining_p50_s(elapsed_s) == pytest.approx(slow, rel=1e-9)
+
+
+@given(median_s=st.floats(1.0, 1e6), sigma=st.floats(0.05, 1.5), passed=st.floats(0.001, 5.0))
+def test_the_quick_median_holds_for_the_usual_shape(
+    median_s: float, sigma: float, passed: float
+) -> None:
+    run_time = RunTime.lognormal(median_s, sigma)
+    slow = run_time.remaining_after(passed * median_s).p50_s
+    assert run_time.remaining_p50_s(passed * median_s) == pytest.approx(slow, rel=1e-9)

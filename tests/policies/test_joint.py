@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcos.accounting import Charge
-from policies.baselines.joint import DEFER_LATE, DEFER_SAVING, JointBidder
-from policies.interface import Option
+from gcos.ids import SiteId, TaskId
+from policies.baselines.joint import DEFER_LATE, DEFER_SAVING, JointBidder, LookaheadBidder
+from policies.interface import Bidder, Option, SiteView
 
 NOW = Option(
     pool_type="H100",
@@ -20,6 +21,14 @@ NOW = Option(
     p90_cost_usd=0.0,
     p90_carbon_gco2=0.0,
 )
+VIEW = SiteView(
+    site_id=SiteId("paris"),
+    task_id=TaskId("oslo-1"),
+    is_origin=False,
+    backlog_s=0.0,
+    awarded_count=0,
+    now_s=0.0,
+)
 
 
 def later(offer_usd: float, *, late_probability: float = 0.0) -> Option:
@@ -32,15 +41,22 @@ def later(offer_usd: float, *, late_probability: float = 0.0) -> Option:
     )
 
 
-def chosen(*options: Option) -> Option:
-    choice = JointBidder().choose(options)
-    assert choice.score_ratio == 0.0
+def chosen(*options: Option, bidder: Bidder | None = None) -> Option:
+    choice = (bidder or LookaheadBidder()).choose(options, VIEW)
+    assert choice.score_ratio == 0.0, "J alone decides between sites"
     return options[choice.index]
 
 
-def test_the_lowest_offer_wins_among_pools() -> None:
+@pytest.mark.parametrize("bidder", [JointBidder(), LookaheadBidder()], ids=lambda b: b.actor)
+def test_the_lowest_offer_wins_among_pools(bidder: Bidder) -> None:
     cheap = replace(NOW, pool_type="A100", offer_usd=9.99)
-    assert chosen(NOW, cheap) is cheap
+    assert chosen(NOW, cheap, bidder=bidder) is cheap
+
+
+def test_only_looking_ahead_asks_for_later_starts() -> None:
+    assert not JointBidder().may_start_later
+    assert LookaheadBidder().may_start_later
+    assert JointBidder().actor != LookaheadBidder().actor
 
 
 def test_a_later_start_must_save_its_price() -> None:
@@ -89,6 +105,7 @@ def test_the_choice_is_never_dearer_than_starting_now(
     assert best.is_earliest or best.late_probability <= DEFER_LATE
 
 
+@pytest.mark.parametrize("bidder", [JointBidder(), LookaheadBidder()], ids=lambda b: b.actor)
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_choice_is_an_index_into_what_was_given(count: int) -> None:
-    assert JointBidder().choose([NOW] * count).index == 0
+def test_the_choice_is_an_index_into_what_was_given(count: int, bidder: Bidder) -> None:
+    assert bidder.choose([NOW] * count, VIEW).index == 0

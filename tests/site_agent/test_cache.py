@@ -199,3 +199,35 @@ def test_a_drifted_sum_is_noticed() -> None:
     cache._occupied_bytes += 1
     with pytest.raises(AssertionError, match="occupied_bytes drifted"):
         cache.check_invariants()
+
+
+def test_what_is_dropped_frees_its_bytes_though_nobody_needs_them() -> None:
+    cache = cache_with(A, B)
+    cache.drop(A.artifact_id)
+    assert (cache.state(A.artifact_id), cache.occupied_bytes) == (None, 10)
+    cache.check_invariants()
+
+
+def test_what_is_in_use_or_on_its_way_is_not_dropped() -> None:
+    cache = cache_with(A, B, C, capacity_bytes=40)
+    cache.pin(A.artifact_id, RUN)
+    cache.open_reader(B.artifact_id)
+    cache.set_custodian(C.artifact_id, SiteId("iad"), is_custodian=True)
+    cache.reserve(D, now_s=5.0)
+    for held in (A, B, C):
+        with pytest.raises(WrongStateError, match="in use"):
+            cache.drop(held.artifact_id)
+    with pytest.raises(ArtifactNotFoundError):
+        cache.drop(D.artifact_id)
+    cache.check_invariants()
+
+
+def test_a_cache_of_no_kind_holds_either() -> None:
+    cache = Cache(None, 20)
+    data = Artifact(B.artifact_id, ArtifactKind.DATA, "data", size_bytes=10)
+    for each in (A, data):
+        cache.reserve(each, now_s=0.0)
+        cache.insert(each.artifact_id)
+    assert cache.usage().occupied_bytes == 20
+    with pytest.raises(AssertionError, match="other cache"):
+        Cache(ArtifactKind.MODEL, 20).reserve(data, now_s=0.0)

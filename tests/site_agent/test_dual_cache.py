@@ -65,6 +65,81 @@ def test_the_unknown_is_not_here() -> None:
             verb(unknown)
 
 
+def test_a_shared_cache_holds_both_kinds_and_either_drives_out_the_other() -> None:
+    cache = DualCache.shared(30)
+    model, data, large = artifact(1, MODEL, 20), artifact(2, DATA), artifact(3, DATA, 15)
+    for now_s, each in enumerate((model, data)):
+        cache.reserve(each, now_s=float(now_s))
+        cache.insert(each.artifact_id)
+    assert [usage.occupied_bytes for usage in cache.usages()] == [30], "shown once"
+    assert cache.capacity_bytes(MODEL) == cache.capacity_bytes(DATA) == 30
+    assert cache.evictions_for(DATA, 15) == (model.artifact_id,)
+    assert cache.reserve(large, now_s=2.0) == (model.artifact_id,)
+    assert {each.name for each in cache.holdings()} == {"thing-2"}
+    cache.check_invariants()
+
+
+def test_a_shared_cache_is_full_for_both_kinds() -> None:
+    cache = DualCache.shared(30)
+    cache.reserve(artifact(1, MODEL, 20), now_s=0.0)
+    with pytest.raises(CacheFullError, match="shared cache"):
+        cache.reserve(artifact(2, DATA, 11), now_s=1.0)
+    cache.reserve(artifact(3, DATA, 10), now_s=1.0)
+    cache.check_invariants()
+
+
+def test_a_resident_is_found_and_used_like_any_other() -> None:
+    cache = DualCache(10, 10)
+    resident = artifact(1, DATA, 500)
+    cache.settle(resident)
+    assert cache.find(resident.artifact_id) == resident
+    assert cache.has(resident.artifact_id)
+    assert not cache.is_reserved(resident.artifact_id)
+    cache.pin(resident.artifact_id, RUN)
+    cache.hit(resident.artifact_id, RUN, now_s=1.0)
+    cache.unpin(resident.artifact_id, RUN)
+    cache.check_invariants()
+
+
+def test_a_resident_takes_no_room_and_never_leaves() -> None:
+    cache = DualCache(10, 10)
+    resident, cached = artifact(1, DATA, 500), artifact(2, DATA, 10)
+    cache.settle(resident)
+    assert [usage.occupied_bytes for usage in cache.usages()] == [0, 0]
+    cache.reserve(cached, now_s=0.0)
+    cache.insert(cached.artifact_id)
+    assert cache.evictions_for(DATA, 10) == (cached.artifact_id,)
+    assert cache.evictions_for(DATA, 11) is None
+    assert cache.holdings() == (cached, resident), "residents come last"
+    assert [entry.artifact for entry in cache.entries()] == [cached]
+
+
+def test_a_resident_is_not_brought_again() -> None:
+    cache = DualCache(1000, 1000)
+    resident = artifact(1, MODEL)
+    cache.settle(resident)
+    with pytest.raises(WrongStateError, match="for good"):
+        cache.reserve(resident, now_s=0.0)
+    cached = artifact(2, MODEL)
+    cache.reserve(cached, now_s=0.0)
+    with pytest.raises(AssertionError):
+        cache.settle(cached)
+
+
+def test_an_artifact_is_dropped_from_the_cache_that_holds_it() -> None:
+    cache = DualCache(30, 30)
+    kept, dropped = artifact(1, MODEL), artifact(2, DATA)
+    for each in (kept, dropped):
+        cache.reserve(each, now_s=0.0)
+        cache.insert(each.artifact_id)
+    cache.drop(dropped.artifact_id)
+    assert cache.holdings() == (kept,)
+    assert cache.usage(DATA).occupied_bytes == 0
+    with pytest.raises(ArtifactNotFoundError):
+        cache.drop(dropped.artifact_id)
+    cache.check_invariants()
+
+
 @dataclass
 class Row:
     """The reference: one line of a list, everything recomputed each time."""

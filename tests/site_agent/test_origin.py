@@ -1,8 +1,9 @@
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from gcos.accounting import Charge, CostScope
+from gcos.accounting import Charge, CostScope, LatePenalty
 from gcos.artifacts import ArtifactKind
 from gcos.contract_net import (
     ArtifactNeed,
@@ -870,3 +871,64 @@ def test_what_must_not_run_twice_is_not_replaced_where_it_might_still_run() -> N
         bench.renew()
         bench.tick(3 + LEASE.lease_s * 2)
         assert bench.task.state is state
+
+
+# ------------------------------------------------------------------------ forgetting, lateness
+
+
+def test_a_task_that_has_ended_is_forgotten_with_all_that_is_known_of_it() -> None:
+    bench = running(replace(SPEC, request_id="r", retry=RETRY_ALL))
+    bench.report(report_of(bench, RunState.LEASE_EXPIRED, Reason.SITE_LOST))
+    bench.close(bid_of(), s=200)
+    bench.answer(AwardAnswer(True), s=201)
+    bench.report(report_of(bench), s=300)
+    assert bench.task.fence.attempt == 2
+    origin = bench.origin
+    origin.forget(TASK)
+    empty = new_origin()
+    for name in ("tasks", "active", "requests", "charged", "lease_until_s", "award_due_s"):
+        assert getattr(origin, name) == getattr(empty, name), name
+    for name in ("award_until_s", "pause_until_s", "negotiating"):
+        assert getattr(origin, name) == getattr(empty, name), name
+    origin.check_invariants()
+    with pytest.raises(UnknownTaskError):
+        origin.task(TASK)
+
+
+RETRY_ALL = Retry(limit_count=3, on=tuple(RetryCause))
+
+
+def test_a_live_task_is_not_forgotten() -> None:
+    with pytest.raises(AssertionError, match="live"):
+        running().origin.forget(TASK)
+
+
+def test_a_report_of_a_forgotten_task_is_refused() -> None:
+    bench = running()
+    report = report_of(bench)
+    bench.report(report)
+    bench.origin.forget(TASK)
+    answer, ready = bench.origin.report(report, now=at(200))
+    assert not answer.is_accepted
+    assert ready.writes == ()
+
+
+def test_lateness_costs_what_the_origin_is_told_it_costs() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def lateness(spec: TaskSpec, predictions: Sequence[Prediction]) -> LatePenalty:
+        asked.append((spec.name, len(predictions)))
+        return LatePenalty(7.0, 1.0, 4.0)
+
+    bench = Bench(replace(new_origin(), lateness=lateness))
+    bench.submit(replace(SPEC, deadline_s=WORLD_S))
+    announced = bench.origin.announcement(
+        TASK, bench.task.spec, fence=Fence(1, 1), needs=(), predictions=(PREDICTION,)
+    )
+    assert announced.terms.late_penalty == LatePenalty(7.0, 1.0, 4.0)
+    (award,) = effects_of(bench.close(bid_of()), SendAward)
+    assert award.award.terms.late_penalty == LatePenalty(7.0, 1.0, 4.0)
+    bench.answer(AwardAnswer(True))
+    bench.report(report_of(bench, ended_s=WORLD_S + 3600))
+    assert bench.ledger[bench.run_id].charge.penalty_usd == pytest.approx(8.0)
+    assert set(asked) == {("t", 1)}

@@ -1,5 +1,6 @@
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,7 +25,8 @@ from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId, run_id
 from gcos.signals import HOUR_S, Provenance, Signal, SiteSignals, StepSeries
 from gcos.sites import Link, Pool, Site
 from gcos.tasks import GpuRequest, Reason, RunState, Work
-from policies.baselines.joint import JointBidder
+from policies.baselines.joint import JointBidder, LookaheadBidder
+from policies.interface import Choice, Option, SiteView
 from site_agent import participant as participant_module
 from site_agent.dual_cache import DualCache
 from site_agent.effects import (
@@ -46,7 +48,7 @@ from site_agent.effects import (
 )
 from site_agent.held_run import HeldRun
 from site_agent.lease import LeaseTerms
-from site_agent.participant import ORPHAN_S, Exit, Participant
+from site_agent.participant import ORPHAN_S, REAUCTION_COUNT_MAX, Exit, Participant
 
 WORLD_S = 1_700_000_000.0 - 1_700_000_000.0 % HOUR_S
 LEASE = LeaseTerms()
@@ -364,9 +366,42 @@ def test_a_greener_start_is_offered_where_it_pays() -> None:
     participant = new_participant()
     falling = StepSeries(WORLD_S, HOUR_S, np.array([500.0, 100.0]))
     participant.signals = replace(SIGNALS, carbon=replace(SIGNALS.carbon, series=falling))
-    offer = bid(participant, announcement_of(deadline_s=WORLD_S + 3 * HOUR_S))
+    participant.bidder = LookaheadBidder()
+    in_time = announcement_of(deadline_s=WORLD_S + 3 * HOUR_S)
+    offer = bid(participant, in_time)
     assert (offer.is_deferred, offer.start_s) == (True, WORLD_S + HOUR_S)
     assert not bid(participant, announcement_of()).is_deferred, "without a deadline it starts now"
+    participant.bidder = JointBidder()
+    assert not bid(participant, in_time).is_deferred, "who asks for no later start sees none"
+
+
+class Watching:
+    """Takes the last option at a score of 0.25, and keeps what it was shown."""
+
+    actor = "watching/1"
+    may_start_later = False
+
+    def __init__(self) -> None:
+        self.views: list[SiteView] = []
+
+    def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
+        self.views.append(view)
+        return Choice(len(options) - 1, 0.25)
+
+
+def test_a_bidder_sees_its_site_and_its_score_travels() -> None:
+    bench, _ = running(award_of(gpu_count=4))
+    bench.award(award_of(task="oslo-2", gpu_count=2))
+    bench.participant.bidder = bidder = Watching()
+    offer = bid(bench.participant, announcement_of(), s=102)
+    assert (offer.score_ratio, offer.actor) == (0.25, "watching/1")
+    (view,) = bidder.views
+    assert (view.site_id, view.task_id, view.is_origin) == (SITE.site_id, "oslo-1", False)
+    assert (view.awarded_count, view.now_s) == (2, WORLD_S + 102)
+    # 4 GPUs for 500 s more and 2 for 600 s, over the site's 5 GPUs.
+    assert view.backlog_s == pytest.approx((4 * 500 + 2 * 600) / 5)
+    bid(bench.participant, announcement_of(origin=SITE.site_id))
+    assert bidder.views[-1].is_origin
 
 
 def test_without_a_carbon_signal_the_bid_says_so() -> None:
@@ -832,3 +867,147 @@ def test_a_site_says_that_it_lacks_a_secret_or_an_executor_of_images() -> None:
     participant.secret_names = frozenset({"A", "B", "C"})
     participant.runs_images = True
     assert bid(participant, announcement_of(secrets=("A", "B"), image="x"))
+
+
+# ------------------------------------------------------------------------ streaming to scratch
+
+
+def streaming(*held: Artifact) -> Participant:
+    participant = new_participant(*held)
+    participant.streams_to_scratch = True
+    return participant
+
+
+LARGE = artifact("d", size_bytes=11)
+
+
+def test_what_no_cache_holds_is_offered_where_it_can_be_streamed() -> None:
+    assert refusal(new_participant(), announcement_of(LARGE)).reason is Reason.ARTIFACT_TOO_LARGE
+    offer = bid(streaming(A), announcement_of(LARGE))
+    assert [fetch.name for fetch in offer.fetches] == ["d"]
+    assert offer.charge.transfer_bytes == 11
+    assert offer.evictions == (), "nothing makes room for what goes to scratch"
+
+
+def test_where_everything_is_in_use_the_newcomer_is_offered_as_streamed() -> None:
+    """Two models of 4 bytes are pinned in a cache of 10."""
+    bench = Bench(new_participant(A, B))
+    for task, held in (("oslo-2", A), ("oslo-3", B)):
+        bench.award(award_of(held, task=task))
+    assert refusal(bench.participant, announcement_of(C)).reason is Reason.CACHE_FULL
+    bench.participant.streams_to_scratch = True
+    offer = bid(bench.participant, announcement_of(C))
+    assert [fetch.name for fetch in offer.fetches] == ["c"]
+    assert offer.evictions == ()
+
+
+def test_what_lies_in_scratch_is_missed_by_other_runs_only() -> None:
+    bench = Bench(streaming())
+    runs = [award_of(LARGE, task=f"oslo-{i}") for i in (1, 2)]
+    for award in runs:
+        bench.award(award)
+    first, second = (award.run_id for award in runs)
+    bench.participant.streamed(first, LARGE.artifact_id)
+    assert bench.participant.missing(first) == ()
+    assert [need.name for need in bench.participant.missing(second)] == ["d"]
+    bench.staged(first)
+    assert effects_of(bench.renewed(first), StartRun)
+    assert bench.staged(second).effects == (Stage(second),)
+    assert not bench.participant.cache.has(LARGE.artifact_id)
+
+
+def test_what_lies_in_scratch_no_longer_counts_as_bytes_to_come() -> None:
+    bench = Bench(streaming())
+    award = award_of(LARGE)
+    bench.award(award)
+    progress = bench.participant.renewals()[ORIGIN].runs[0]
+    assert progress.fetch_bytes == 11
+    bench.participant.streamed(award.run_id, LARGE.artifact_id)
+    assert bench.participant.renewals()[ORIGIN].runs[0].fetch_bytes == 0
+
+
+def test_scratch_goes_with_its_run() -> None:
+    bench = Bench(streaming())
+    award = award_of(LARGE)
+    bench.award(award)
+    bench.participant.streamed(award.run_id, LARGE.artifact_id)
+    bench.take(bench.participant.drain(now=at(1)))
+    assert bench.participant.scratch == {}
+
+
+# ------------------------------------------------------------------------ giving back
+
+
+def giving_back(*, gives_back_late: bool = True) -> Bench:
+    participant = new_participant()
+    participant.gives_back_late = gives_back_late
+    return Bench(participant)
+
+
+def queued(bench: Bench, task: str, *, deadline: float, s: float = 0, attempt: int = 1) -> RunId:
+    """Accept a run of four GPUs and 600 s that is staged and waits for the pool."""
+    award = award_of(task=task, attempt=attempt, gpu_count=4, deadline_s=WORLD_S + deadline)
+    assert bench.award(award, s=s).is_accepted
+    bench.staged(award.run_id, s=s)
+    return award.run_id
+
+
+def behind_one_that_overruns(bench: Bench, deadline: float, *, attempt: int = 1) -> RunId:
+    """A run that waits for another one, of whose 600 s it knew; that one takes longer."""
+    first = queued(bench, "oslo-1", deadline=1e6)
+    bench.renewed(first)
+    return queued(bench, "oslo-2", deadline=deadline, s=3, attempt=attempt)
+
+
+def give_back(bench: Bench, s: float) -> list[Report]:
+    ready = bench.take(bench.participant.give_back_late(now=at(s)))
+    return [effect.report for effect in effects_of(ready, SendReport)]
+
+
+def test_a_run_that_has_come_to_be_late_is_given_back() -> None:
+    bench = giving_back()
+    late = behind_one_that_overruns(bench, deadline=1300)
+    assert give_back(bench, 300) == [], "600 s and 600 s end in time"
+    (report,) = give_back(bench, 800)
+    assert (report.run_id, report.state) == (late, RunState.LEASE_RETURNED)
+    assert report.reason is Reason.PREDICTED_LATE
+    assert report.charge == Charge()
+    assert give_back(bench, 801) == [], "once"
+
+
+def test_a_run_that_was_late_from_the_beginning_stays() -> None:
+    bench = giving_back()
+    behind_one_that_overruns(bench, deadline=1000)
+    assert give_back(bench, 800) == []
+
+
+def test_who_has_had_its_turns_stays() -> None:
+    """A fourth attempt follows three that were given back."""
+    for attempt, count in ((REAUCTION_COUNT_MAX, 1), (REAUCTION_COUNT_MAX + 1, 0)):
+        bench = giving_back()
+        behind_one_that_overruns(bench, deadline=1300, attempt=attempt)
+        assert len(give_back(bench, 800)) == count
+
+
+def test_only_who_says_so_gives_back() -> None:
+    bench = giving_back(gives_back_late=False)
+    behind_one_that_overruns(bench, deadline=1300)
+    assert give_back(bench, 800) == []
+
+
+def test_the_last_of_the_queue_goes_first_and_may_save_those_before_it() -> None:
+    bench = giving_back()
+    behind_one_that_overruns(bench, deadline=1500)
+    last = queued(bench, "oslo-3", deadline=1900, s=4)
+    # At 800 s the first is thought to take 8 s more: 1408 is in time, 2008 is not.
+    assert [report.run_id for report in give_back(bench, 800)] == [last]
+
+
+def test_a_run_without_deadline_or_without_its_artifacts_is_not_given_back() -> None:
+    bench = giving_back()
+    first = queued(bench, "oslo-1", deadline=1e6)
+    bench.renewed(first)
+    bench.award(award_of(task="oslo-2", gpu_count=4), s=3)
+    bench.staged(award_of(task="oslo-2").run_id, s=3)
+    bench.award(award_of(A, task="oslo-3", gpu_count=4, deadline_s=WORLD_S + 2000), s=3)
+    assert give_back(bench, 5000) == []

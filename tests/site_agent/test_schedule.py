@@ -29,7 +29,7 @@ def constant(seconds: float) -> RunTime:
 
 
 def empty(gpu_count: int = POOL_COUNT) -> Profile:
-    return np.array([0.0]), np.array([gpu_count], dtype=np.int64)
+    return [0.0], [gpu_count]
 
 
 def profile_of(reservations: list[tuple[int, int, int]]) -> Profile:
@@ -80,7 +80,7 @@ def test_the_earliest_fit_is_the_first_instant_that_fits(
 def test_reserving_changes_no_profile_that_others_hold() -> None:
     before = empty()
     reserve(before, gpu_count=2, start_s=1.0, end_s=2.0)
-    assert before[1].tolist() == [POOL_COUNT]
+    assert before == empty()
 
 
 def planned(
@@ -307,3 +307,17 @@ def test_a_bid_counts_on_no_place_that_a_waiting_run_will_take() -> None:
     fits = {"gpu_count": 2, "not_before_s": 0.0}
     assert earliest_fit(profile, duration_s=60.0, **fits) == 0.0
     assert earliest_fit(profile, duration_s=61.0, **fits) == 160.0
+
+
+def test_waiting_runs_are_told_when_they_are_expected_to_start() -> None:
+    schedule = schedule_of(
+        planned("a", gpu_count=3, run_s=100.0),
+        planned("b", gpu_count=4, run_s=50.0, accepted_s=1.0),
+        planned("c", gpu_count=1, run_s=70.0, accepted_s=2.0),
+        planned("d", gpu_count=1, run_s=10.0, accepted_s=3.0, ready_s=500.0),
+    )
+    schedule.start(RunId("a"), now_s=0.0)
+    # c fits before b; d could, but its artifacts come later.
+    starts = schedule.expected_starts(20.0)
+    assert starts == pytest.approx({"b": 100.0, "c": 20.0, "d": 500.0})
+    assert list(starts) == ["b", "c", "d"], "in the order of the queue"
