@@ -2,7 +2,11 @@
 
     <root>/artifacts/<hex digest>/manifest.json      what it is: a `StoredArtifact`
                                   files/<path>       its files, read-only
-    <root>/partial/<hex digest>/...                  the same while it arrives
+                                  chunks             digests of their chunks
+    <root>/hub/models--org--name/...                 the same files as the hub's tools know them
+    <root>/placements/<hex digest>.json              what is below `hub` for it
+    <root>/adopted/<hex digest>/...                  names of other programs' files
+    <root>/partial/<hex digest>/...                  an artifact while it arrives
     <root>/trash/<number>                            what is being removed
     <root>/damaged/<hex digest>                      set aside at the start, never served
 
@@ -12,79 +16,68 @@ some 10 µs, so it is done in the same non-awaiting step as the change of the bo
 (hashing, writing, fsync, removing) changes no books and is marked *blocking*: a shell runs it in a
 thread. Everything else belongs to the one thread that owns the books.
 
+`hub` is derived from `artifacts` (`site_agent.hub_layout`): it follows a publication in `sync`, and
+an eviction in `clear`. Equal files of one cache are one inode, whatever artifacts they belong to.
+
 Bytes are those of the files' contents (I4); manifests, directories and the rounding of the file
-system to blocks are not counted. An artifact with several names is stored and counted once and
-advertised once for each name.
+system to blocks are not counted. The books count each artifact in full, so they are never below
+`stored_bytes`, which counts each inode once. An artifact with several names is stored and counted
+once and advertised once for each name.
 """
 
 import bisect
-import hashlib
-import os
-import re
+import functools
 import shutil
-import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gcos import codec
 from gcos.artifacts import (
-    CHUNK_BYTES,
     Artifact,
     ArtifactKind,
     FileEntry,
     Manifest,
-    checked_manifest,
     checked_name,
 )
 from gcos.errors import (
     ArtifactNotFoundError,
     DigestMismatchError,
-    GcosError,
     InvalidRequestError,
-    TooLargeError,
+    WrongStateError,
 )
 from gcos.ids import ArtifactId, SiteId
+from site_agent.adopted_files import AdoptedFiles, resolved
+from site_agent.digest_notes import NOTES, BadRange, DigestNotes, read_notes
 from site_agent.dual_cache import DualCache
-from site_agent.partial_file import PartialFile, disk_errors
+from site_agent.durable_files import disk_errors, sync_directory
+from site_agent.hub_shelf import HubShelf
+from site_agent.partial_file import PartialFile
 from site_agent.source_directory import SourceDirectory, changed, no_checkpoint, open_source
+from site_agent.store_areas import Rejected, StoreAreas, paths_by_content
+from site_agent.stored_artifact import (
+    FILES,
+    MANIFEST_MESSAGE_BYTES_MAX,
+    NAME_BYTES_MAX,
+    HubOrigin,
+    StoredArtifact,
+    checked_record,
+    checked_storable,
+    hex_of,
+    write_record,
+)
+from site_agent.verification import Examination, ReadRange, examine, mend
 
-MANIFEST_MESSAGE_BYTES_MAX = 4_000_000
-"""A manifest travels as one message; gRPC receives at most 4 MiB (LIMITS, traps)."""
-
-NAME_BYTES_MAX = 255
-"""Longest component of a path: NAME_MAX of Linux file systems."""
-
-_RECORD = "manifest.json"
-_FILES = "files"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredArtifact:
-    """What is known of an artifact here.
-
-    Attributes:
-        names: What people call it, the first it got first.
-        manifest: Its files.
-        placed_s: World instant at which it came.
-        custodian: The site whose copy is protected; None where an upstream can be refetched.
-    """
-
-    names: tuple[str, ...]
-    manifest: Manifest
-    placed_s: float
-    custodian: SiteId | None = None
-
-    def artifact(self) -> Artifact:
-        """Return it as sites speak of it, under its first name."""
-        return Artifact(
-            artifact_id=self.manifest.artifact_id,
-            kind=self.manifest.kind,
-            name=self.names[0],
-            size_bytes=self.manifest.size_bytes,
-            custodian=self.custodian,
-        )
+__all__ = [
+    "MANIFEST_MESSAGE_BYTES_MAX",
+    "NAME_BYTES_MAX",
+    "ArtifactStore",
+    "HubOrigin",
+    "Rejected",
+    "Reservation",
+    "StoredArtifact",
+    "checked_storable",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +95,6 @@ class Reservation:
     trash: tuple[Path, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A directory that was found at the start and is not served.
-
-    Attributes:
-        directory: Its name.
-        why: One sentence.
-        is_kept: It was set aside in `damaged/`, since it may be a custodian's; else removed.
-    """
-
-    directory: str
-    why: str
-    is_kept: bool
-
-
 class ArtifactStore:
     """The disk below one root; the only writer there. Made by `ArtifactStore.open`.
 
@@ -124,6 +102,7 @@ class ArtifactStore:
         site_id: This site; copies whose custodian it is are protected.
         cache: The books.
         rejected: What was found at the start and is not served.
+        adopted_files: Names of other programs' files, for `site_agent.adoption`.
     """
 
     def __init__(
@@ -132,11 +111,21 @@ class ArtifactStore:
         self.site_id = site_id
         self.cache = cache
         self.rejected: tuple[Rejected, ...] = ()
+        self.adopted_files = AdoptedFiles(root)
         self._root = root
         self._allowed_roots = tuple(allowed_roots)
-        #: Of complete artifacts, the same keys as the books.
+        self._areas = StoreAreas(root)
+        #: Of complete artifacts in the caches, the same keys as the books.
         self._records: dict[ArtifactId, StoredArtifact] = {}
-        self._trash_count = 0
+        self._hub = HubShelf(self._areas, self._records.get)
+        #: Of artifacts that lie here for good, the residents of the books.
+        self._adopted: dict[ArtifactId, StoredArtifact] = {}
+        #: Kinds of what was reserved and is not complete.
+        self._arriving: dict[ArtifactId, ArtifactKind] = {}
+        #: A path for each content, of artifacts that are complete or were sealed.
+        self._contents: dict[ArtifactId, Mapping[str, str]] = {}
+        #: What is wrong with complete artifacts, as far as somebody looked.
+        self._bad: dict[ArtifactId, tuple[BadRange, ...]] = {}
 
     @classmethod
     def open(
@@ -166,14 +155,16 @@ class ArtifactStore:
         """
         cache = DualCache(model_capacity_bytes, data_capacity_bytes)
         store = cls(root, site_id=site_id, cache=cache, allowed_roots=allowed_roots)
-        # Models and data may be confidential: nobody but the agent's user reads them.
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("trash", "partial"):
-            shutil.rmtree(root / name, ignore_errors=True)
-        for name in ("trash", "partial", "artifacts", "damaged"):
-            (root / name).mkdir(exist_ok=True)
+        store._areas.open()
+        store.adopted_files.open()
         store._rebuild()
+        store._hub.open(sorted(store._records.values(), key=lambda record: record.placed_s))
         return store
+
+    @property
+    def hub_root(self) -> Path:
+        """What the hub's tools are given as `HF_HUB_CACHE` or `cache_dir`, to read only."""
+        return self._hub.root
 
     # ---- what is here -----------------------------------------------------------------------
 
@@ -183,7 +174,7 @@ class ArtifactStore:
         Raises:
             ArtifactNotFoundError: It is not complete here.
         """
-        record = self._records.get(artifact_id)
+        record = self._records.get(artifact_id) or self._adopted.get(artifact_id)
         if record is None:
             raise ArtifactNotFoundError(
                 f"{artifact_id} is not held by site {self.site_id}",
@@ -198,19 +189,70 @@ class ArtifactStore:
             ArtifactNotFoundError: It is not complete here.
         """
         self.record_of(artifact_id)
-        return self._directory("artifacts", artifact_id) / _FILES
+        if artifact_id in self._adopted:
+            return self.adopted_files.path_of(artifact_id)
+        return self._areas.complete(artifact_id) / FILES
+
+    def file_of(self, artifact_id: ArtifactId, entry: FileEntry) -> Path:
+        """Return the plain file with the bytes of `entry`; below `path_of`, it may be a link.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+        """
+        path = self.path_of(artifact_id) / entry.path
+        # Only adopted files are links that we made; one among our own files is somebody's trick.
+        return resolved(path) if artifact_id in self._adopted else path
 
     def entry_of(self, artifact_id: ArtifactId, path: str) -> FileEntry:
         """Return one file of a complete artifact.
 
         Raises:
             ArtifactNotFoundError: The artifact is not complete here, or has no such file.
+            DigestMismatchError: The file is known to be damaged.
         """
         files = self.record_of(artifact_id).manifest.files
         index = bisect.bisect_left(files, path, key=lambda entry: entry.path)
         if index == len(files) or files[index].path != path:
             raise ArtifactNotFoundError(f"{artifact_id} has no file {path[:80]!r}")
+        if any(bad.path == path for bad in self._bad.get(artifact_id, ())):
+            raise _damaged(artifact_id, path)
         return files[index]
+
+    def stored_bytes(self, kind: ArtifactKind) -> int:
+        """Return what complete artifacts of one kind take on disk, each inode once. Blocking."""
+        records = [record for record in self._records.values() if record.manifest.kind is kind]
+        return self._areas.stored_bytes(records)
+
+    # ---- verification -----------------------------------------------------------------------
+
+    def chunk_digests(self, artifact_id: ArtifactId) -> DigestNotes | None:
+        """Return the SHA-256 of each chunk of an artifact where they are known. Blocking.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+        """
+        manifest = self.record_of(artifact_id).manifest
+        return read_notes(self.path_of(artifact_id).with_name(NOTES), manifest)
+
+    def examine(
+        self, artifact_id: ArtifactId, checkpoint: Callable[[], None] = no_checkpoint
+    ) -> Examination:
+        """Read every byte of a complete artifact and say what is wrong. Blocking; pin it meanwhile.
+
+        Where nothing is and its chunks have no digests yet, they are written down. What is wrong is
+        not served until it is mended.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+        """
+        manifest = self.record_of(artifact_id).manifest
+        notes = self.path_of(artifact_id).with_name(NOTES)
+        report = examine(manifest, notes, functools.partial(self.file_of, artifact_id), checkpoint)
+        if report.bad:
+            self._bad[artifact_id] = report.bad
+        else:
+            self._bad.pop(artifact_id, None)
+        return report
 
     def verify(self, artifact_id: ArtifactId) -> None:
         """Read every byte of a complete artifact again. Blocking; pin it meanwhile.
@@ -219,14 +261,37 @@ class ArtifactStore:
             ArtifactNotFoundError: It is not complete here.
             DigestMismatchError: A file is missing or differs; the message names it.
         """
-        manifest = self.record_of(artifact_id).manifest
-        directory = self.path_of(artifact_id)
-        for entry in manifest.files:
-            if _sha256(directory / entry.path) != entry.sha256:
-                raise DigestMismatchError(
-                    f"{entry.path!r} of {artifact_id} is damaged on disk",
-                    hint="remove the copy and fetch it from another holder",
-                )
+        report = self.examine(artifact_id)
+        if report.bad:
+            raise _damaged(artifact_id, report.bad[0].path)
+
+    def repair(self, examination: Examination, read: ReadRange) -> None:
+        """Bring what is wrong with an artifact, and nothing else. Blocking; pin it meanwhile.
+
+        Args:
+            examination: What is wrong.
+            read: Returns the bytes of a file from an offset on; asks another holder for them.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+            WrongStateError: Its files are another program's.
+            DigestMismatchError: `read` returned something else; the artifact stays damaged.
+            CacheFullError: The disk is full.
+        """
+        artifact_id = examination.artifact_id
+        record = self.record_of(artifact_id)
+        if artifact_id in self._adopted:
+            raise WrongStateError(
+                f"{record.names[0]} is another program's", hint="repair it where it came from"
+            )
+        notes = self.chunk_digests(artifact_id)
+        files = self.path_of(artifact_id)
+        for entry in record.manifest.files:
+            bad = [part for part in examination.bad if part.path == entry.path]
+            if bad:
+                mend(files, entry, bad, notes, read, is_ours=self._areas.has_all_names)
+        self.verify(artifact_id)
+        self._hub.show(artifact_id)
 
     # ---- how an artifact comes: reserve, clear, partial_file, seal, publish, sync ------------
 
@@ -240,13 +305,18 @@ class ArtifactStore:
         """
         is_custodian = artifact.custodian == self.site_id
         evicted = self.cache.reserve(artifact, now_s=now_s, is_custodian=is_custodian)
-        for victim in evicted:
-            del self._records[victim]
+        trash: list[Path] = []
+        records = [self._forget(victim) for victim in evicted]
         try:
-            trash = [self._to_trash(self._directory("artifacts", victim)) for victim in evicted]
-        except OSError:
+            for victim in evicted:
+                trash.append(self._areas.to_trash(victim))  # noqa: PERF401  kept where one fails
+        except BaseException:
             self.cache.release(artifact.artifact_id)
+            for record in records[len(trash) :]:
+                self._readmit(record)
+            self._remove(Reservation(artifact, evicted=evicted, trash=tuple(trash)))
             raise
+        self._arriving[artifact.artifact_id] = artifact.kind
         return Reservation(artifact, evicted=evicted, trash=tuple(trash))
 
     def clear(self, reservation: Reservation) -> None:
@@ -255,14 +325,17 @@ class ArtifactStore:
         Raises:
             CacheFullError: The disk is full.
         """
-        for directory in reservation.trash:
-            shutil.rmtree(directory)
         with disk_errors(self._root):
-            self._directory("partial", reservation.artifact.artifact_id).mkdir()
+            self._remove(reservation)
+            self._areas.partial(reservation.artifact.artifact_id).mkdir()
 
     def partial_file(self, artifact_id: ArtifactId, entry: FileEntry) -> PartialFile:
-        """Return a file to write under a reservation. `entry` is of a checked manifest."""
-        return PartialFile(self._directory("partial", artifact_id) / _FILES / entry.path, entry)
+        """Return a file to write under a reservation. `entry` is of a checked manifest.
+
+        Where another artifact of its cache has the same file, all of it is there already.
+        """
+        path = self._areas.partial(artifact_id) / FILES / entry.path
+        return PartialFile(path, entry, self._known_file(artifact_id, entry))
 
     def seal(self, record: StoredArtifact) -> None:
         """Make a partial copy durable whose files are all finished. Blocking.
@@ -270,37 +343,88 @@ class ArtifactStore:
         Raises:
             CacheFullError: The disk is full.
         """
-        directory = self._directory("partial", record.manifest.artifact_id)
-        with disk_errors(self._root):
-            _write_record(directory, record)
-            for where, _, _ in os.walk(directory, topdown=False):
-                _sync_directory(Path(where))
+        checked_record(record)
+        self._areas.seal(record)
+        self._contents[record.manifest.artifact_id] = paths_by_content(record)
 
     def publish(self, record: StoredArtifact) -> None:
-        """Let a sealed copy be found, advertised and served: files and books in one step."""
+        """Let a sealed copy be found, advertised and served: files and books in one step.
+
+        Raises:
+            CacheFullError: The disk is full; nothing has changed.
+        """
         artifact_id = record.manifest.artifact_id
         assert self.cache.is_reserved(artifact_id), "published without a reservation"
-        self._directory("partial", artifact_id).rename(self._directory("artifacts", artifact_id))
+        self._areas.publish(artifact_id)
         is_custodian = record.custodian == self.site_id
         self.cache.set_custodian(artifact_id, record.custodian, is_custodian=is_custodian)
         self.cache.insert(artifact_id)
+        self._arriving.pop(artifact_id)
         self._records[artifact_id] = record
+        self._hub.wait(artifact_id)
 
     def sync(self) -> None:
-        """Make the publication itself survive a power cut. Blocking."""
-        _sync_directory(self._root / "artifacts")
+        """Make publications survive a power cut, and show them to the hub's tools. Blocking.
+
+        Raises:
+            CacheFullError: The disk is full; what is not shown yet will be at the next call.
+        """
+        self._areas.sync()
+        self._hub.show_waiting()
 
     def drop_partial(self, reservation: Reservation) -> None:
         """Remove what came so far; `release` the reservation after it. Blocking."""
-        for directory in reservation.trash:
-            shutil.rmtree(directory, ignore_errors=True)
-        directory = self._directory("partial", reservation.artifact.artifact_id)
-        if directory.exists():
-            shutil.rmtree(directory)
+        self._remove(reservation)
+        self._areas.drop_partial(reservation.artifact.artifact_id)
 
     def release(self, reservation: Reservation) -> None:
         """Give the room back."""
-        self.cache.release(reservation.artifact.artifact_id)
+        artifact_id = reservation.artifact.artifact_id
+        self.cache.release(artifact_id)
+        self._arriving.pop(artifact_id, None)
+        self._contents.pop(artifact_id, None)
+
+    # ---- how an artifact goes: drop, discard ------------------------------------------------
+
+    def drop(self, artifact_id: ArtifactId) -> Path:
+        """Evict an artifact although nobody needs its room; hand the result to `discard`.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+            WrongStateError: It is in use, or this site is its custodian.
+        """
+        self.cache.drop(artifact_id)
+        record = self._forget(artifact_id)
+        try:
+            return self._areas.to_trash(artifact_id)
+        except BaseException:
+            self._readmit(record)
+            raise
+
+    def discard(self, artifact_id: ArtifactId, trash: Path) -> None:
+        """Remove what was dropped. Blocking."""
+        self._hub.show(artifact_id)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    # ---- other programs' artifacts ----------------------------------------------------------
+
+    def is_known(self, artifact_id: ArtifactId) -> bool:
+        """Tell whether an artifact is here, adopted or not, or on its way."""
+        return self.cache.has(artifact_id) or self.cache.is_reserved(artifact_id)
+
+    def settle(self, record: StoredArtifact) -> Artifact:
+        """Let a foreign artifact that `adopted_files` linked be found, advertised and served.
+
+        Raises:
+            WrongStateError: It is here, or on its way.
+        """
+        artifact = record.artifact()
+        artifact_id = artifact.artifact_id
+        if self.is_known(artifact_id):
+            raise WrongStateError(f"{artifact.name} is here already")
+        self.cache.settle(artifact)
+        self._adopted[artifact_id] = record
+        return artifact
 
     # ---- artifacts of this machine ----------------------------------------------------------
 
@@ -343,6 +467,8 @@ class ArtifactStore:
                 self.release(reservation)
                 raise
         self.sync()
+        # Nobody waits for the notes of chunks here as a run waits for a transfer.
+        self.examine(manifest.artifact_id)
         return record.artifact(), True
 
     @contextmanager
@@ -389,12 +515,15 @@ class ArtifactStore:
             WrongStateError: A file changed since the survey.
             CacheFullError: The disk is full.
         """
+        # The id hashes the whole manifest: asked for once, not once a file.
+        artifact_id = manifest.artifact_id
         for entry in manifest.files:
-            partial = self.partial_file(manifest.artifact_id, entry)
+            partial = self.partial_file(artifact_id, entry)
             try:
-                for chunk in source.chunks(entry.path):
-                    checkpoint()
-                    partial.append(chunk)
+                if partial.received_bytes < entry.size_bytes or not entry.size_bytes:
+                    for chunk in source.chunks(entry.path):
+                        checkpoint()
+                        partial.append(chunk)
                 if partial.received_bytes < entry.size_bytes:
                     raise changed(entry.path)
                 partial.finish()
@@ -438,10 +567,11 @@ class ArtifactStore:
         Raises:
             CacheFullError: The disk is full.
         """
-        directory = self._directory("artifacts", record.manifest.artifact_id)
+        directory = self._areas.complete(record.manifest.artifact_id)
         with disk_errors(self._root):
-            _write_record(directory, record)
-            _sync_directory(directory)
+            write_record(directory, record)
+            sync_directory(directory)
+        self._hub.show_as(record)
 
     def adopt(self, record: StoredArtifact, name: str) -> tuple[Artifact, bool]:
         """Enter a rewritten record into the books.
@@ -462,154 +592,69 @@ class ArtifactStore:
     def check_invariants(self) -> None:
         """Assert that books, records and directories agree."""
         self.cache.check_invariants()
-        complete = {artifact.artifact_id for artifact in self.cache.holdings()}
-        assert complete == set(self._records), "books and records differ"
-        directories = {path.name for path in (self._root / "artifacts").iterdir()}
-        assert directories == {_hex(artifact_id) for artifact_id in complete}, "disk differs"
+        held = {artifact.artifact_id for artifact in self.cache.holdings()}
+        assert held == self._records.keys() | self._adopted.keys(), "books and records differ"
+        assert not self._records.keys() & self._adopted.keys(), "an artifact is in two places"
+        complete = {hex_of(artifact_id) for artifact_id in self._records}
+        assert self._areas.names() == complete, "disk differs"
 
     # ---- inside -----------------------------------------------------------------------------
 
-    def _directory(self, area: str, artifact_id: ArtifactId) -> Path:
-        return self._root / area / _hex(artifact_id)
+    def _known_file(self, artifact_id: ArtifactId, entry: FileEntry) -> Path | None:
+        """Return a verified file of the same cache with the same content."""
+        kind = self._arriving.get(artifact_id)
+        # A list, since another thread may be adding to them.
+        for known_id, paths in list(self._contents.items()):
+            record = self._records.get(known_id)
+            is_shared = record is not None and record.manifest.kind is kind
+            if is_shared and known_id not in self._bad and entry.sha256 in paths:
+                return self._areas.complete(known_id) / FILES / paths[entry.sha256]
+        return None
 
-    def _to_trash(self, directory: Path) -> Path:
-        """Take a directory out of sight, so that its name is free at once."""
-        self._trash_count += 1
-        trash = self._root / "trash" / str(self._trash_count)
-        directory.rename(trash)
-        return trash
+    def _forget(self, artifact_id: ArtifactId) -> StoredArtifact:
+        self._contents.pop(artifact_id, None)
+        self._bad.pop(artifact_id, None)
+        return self._records.pop(artifact_id)
+
+    def _remove(self, reservation: Reservation) -> None:
+        """Remove what was evicted for a reservation, all its names first."""
+        for victim in reservation.evicted:
+            self._hub.show(victim)
+        for directory in reservation.trash:
+            if directory.exists():
+                shutil.rmtree(directory)
 
     def _rebuild(self) -> None:
-        rejected: list[Rejected] = []
-        found: list[StoredArtifact] = []
-        for directory in sorted((self._root / "artifacts").iterdir()):
-            try:
-                found.append(_read_record(directory))
-            except GcosError as exc:
-                shutil.rmtree(self._root / "damaged" / directory.name, ignore_errors=True)
-                directory.rename(self._root / "damaged" / directory.name)
-                rejected.append(Rejected(directory.name, why=exc.message, is_kept=True))
+        found, rejected = self._areas.found()
         # Custody first: it must stay. Then the newest, since those are the likeliest to be used.
         found.sort(key=lambda r: (r.custodian != self.site_id, -r.placed_s, r.manifest.artifact_id))
         for record in found:
-            self._readmit(record, rejected)
+            artifact = record.artifact()
+            fits = self.cache.evictions_for(artifact.kind, artifact.size_bytes) == ()
+            if fits or record.custodian == self.site_id:
+                # For a custodian's copy that does not fit this raises: nothing may be dropped.
+                self._readmit(record)
+                continue
+            shutil.rmtree(self._areas.to_trash(artifact.artifact_id))
+            why = "the cache is smaller now"
+            rejected.append(Rejected(hex_of(artifact.artifact_id), why=why, is_kept=False))
         self.rejected = tuple(rejected)
 
-    def _readmit(self, record: StoredArtifact, rejected: list[Rejected]) -> None:
+    def _readmit(self, record: StoredArtifact) -> None:
+        """Enter what lies on disk into the books."""
         artifact = record.artifact()
+        artifact_id = artifact.artifact_id
         is_custodian = record.custodian == self.site_id
-        fits = self.cache.evictions_for(artifact.kind, artifact.size_bytes) == ()
-        if not fits and not is_custodian:
-            directory = self._directory("artifacts", artifact.artifact_id)
-            shutil.rmtree(self._to_trash(directory))
-            rejected.append(Rejected(directory.name, why="the cache is smaller now", is_kept=False))
-            return
-        # For a custodian's copy that does not fit this raises: nothing here may be dropped.
         self.cache.reserve(artifact, now_s=record.placed_s, is_custodian=is_custodian)
-        self.cache.insert(artifact.artifact_id)
+        self.cache.insert(artifact_id)
         for name in record.names[1:]:
-            self.cache.add_name(artifact.artifact_id, name)
-        self._records[artifact.artifact_id] = record
+            self.cache.add_name(artifact_id, name)
+        self._records[artifact_id] = record
+        self._contents[artifact_id] = paths_by_content(record)
 
 
-def checked_storable(manifest: Manifest) -> Manifest:
-    """Return a manifest that is well formed and whose files can lie on a disk side by side.
-
-    Raises:
-        InvalidRequestError: It is malformed, a file's name is too long, or a file is in the place
-            of another's directory.
-        TooLargeError: It does not fit into one message.
-    """
-    checked_manifest(manifest)
-    # Digest, tags and varints of one entry take at most 96 bytes on the wire.
-    message_bytes = sum(len(entry.path.encode()) + 96 for entry in manifest.files)
-    if message_bytes > MANIFEST_MESSAGE_BYTES_MAX:
-        raise TooLargeError(
-            f"{len(manifest.files)} files make a manifest of more than "
-            f"{MANIFEST_MESSAGE_BYTES_MAX} bytes",
-            hint="pack small files into archives",
-        )
-    paths = {entry.path for entry in manifest.files}
-    for entry in manifest.files:
-        parts = entry.path.split("/")
-        if any(len(part.encode()) > NAME_BYTES_MAX for part in parts):
-            raise InvalidRequestError(
-                f"{entry.path[:80]!r} has a name of more than {NAME_BYTES_MAX} bytes",
-                field="files.path",
-            )
-        if any("/".join(parts[:depth]) in paths for depth in range(1, len(parts))):
-            raise InvalidRequestError(
-                f"{entry.path[:80]!r} lies below another file", field="files.path"
-            )
-    return manifest
-
-
-def _hex(artifact_id: ArtifactId) -> str:
-    return artifact_id.removeprefix("sha256:")
-
-
-def _read_record(directory: Path) -> StoredArtifact:
-    """Return what lies in a directory of `artifacts/`.
-
-    Raises:
-        GcosError: It is not a whole artifact, as far as names and sizes tell.
-    """
-    try:
-        record = codec.decode(StoredArtifact, (directory / _RECORD).read_bytes())
-        checked_storable(record.manifest)
-        if not record.names:
-            raise GcosError("it has no name")
-        for name in record.names:
-            checked_name(name, field="names")
-        if not re.fullmatch(r"[0-9a-f]{64}", directory.name) or (
-            _hex(record.manifest.artifact_id) != directory.name
-        ):
-            raise GcosError("its manifest is another's")
-        expected_bytes = {entry.path: entry.size_bytes for entry in record.manifest.files}
-        if dict(_sizes_bytes(directory / _FILES)) != expected_bytes:
-            raise GcosError("its files are not those of its manifest")
-    except OSError as exc:
-        raise GcosError(f"it cannot be read: {exc}") from exc
-    return record
-
-
-def _sizes_bytes(directory: Path) -> Iterator[tuple[str, int]]:
-    for where, directories, names in os.walk(directory):
-        for name in [*directories, *names]:
-            path = Path(where) / name
-            status = path.lstat()
-            if stat.S_ISDIR(status.st_mode):
-                continue
-            is_plain = stat.S_ISREG(status.st_mode)
-            yield path.relative_to(directory).as_posix(), status.st_size if is_plain else -1
-
-
-def _sha256(path: Path) -> str | None:
-    """Return the hex digest of a file; None where there is no plain file."""
-    digest = hashlib.sha256()
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _write_record(directory: Path, record: StoredArtifact) -> None:
-    """Replace the record of a directory; durable once the directory is synced."""
-    temporary = directory / f"{_RECORD}.new"
-    with temporary.open("wb") as file:
-        file.write(codec.encode(record))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(directory / _RECORD)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _damaged(artifact_id: ArtifactId, path: str) -> DigestMismatchError:
+    return DigestMismatchError(
+        f"{path!r} of {artifact_id} is damaged on disk",
+        hint="repair the copy, or remove it and fetch it from another holder",
+    )

@@ -1,32 +1,41 @@
 """A file that arrives: written and hashed as its bytes come, verified at its end."""
 
-import errno
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from gcos.artifacts import FileEntry
-from gcos.errors import CacheFullError, DigestMismatchError
+from gcos.errors import DigestMismatchError
+from site_agent.durable_files import begin_writeback, disk_errors
 
 _READ_ONLY = 0o444
-# EFBIG: the file system takes no file that large.
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_WRITEBACK_BYTES = 8 << 20
 
 
 class PartialFile:
     """A file that is being written; remembers how far it came, so another source can go on.
 
     Every method is blocking, and only one may run at a time.
+
+    Args:
+        path: Where it will lie.
+        entry: What it must be.
+        known: A verified file here with the same content: it gets one more name, no byte is
+            copied, and all of it is received from the start.
     """
 
-    def __init__(self, path: Path, entry: FileEntry) -> None:
+    def __init__(self, path: Path, entry: FileEntry, known: Path | None = None) -> None:
         self.entry = entry
         self.received_bytes = 0
+        #: How much of it the disk was told to write.
+        self._told_bytes = 0
         self._path = path
         self._digest = hashlib.sha256()
         self._descriptor: int | None = None
+        self._is_linked = known is not None and self._link(known)
+        if self._is_linked:
+            self.received_bytes = entry.size_bytes
 
     def append(self, data: bytes) -> None:
         """Write and hash the next bytes.
@@ -44,6 +53,9 @@ class PartialFile:
                 view = view[os.write(descriptor, view) :]
         self._digest.update(data)
         self.received_bytes += len(data)
+        if self.received_bytes - self._told_bytes >= _WRITEBACK_BYTES:
+            begin_writeback(descriptor, self._told_bytes, self.received_bytes)
+            self._told_bytes = self.received_bytes
 
     def finish(self) -> None:
         """Verify the whole file, make it read-only and durable.
@@ -53,6 +65,8 @@ class PartialFile:
             CacheFullError: The disk is full.
         """
         assert self.received_bytes == self.entry.size_bytes, "finished before the last byte"
+        if self._is_linked:
+            return
         if self._digest.hexdigest() != self.entry.sha256:
             raise DigestMismatchError(f"{self.entry.path!r} does not hash to its digest")
         descriptor = self._open()
@@ -65,8 +79,9 @@ class PartialFile:
         """Throw away what came so far."""
         self.close()
         self._path.unlink(missing_ok=True)
-        self.received_bytes = 0
+        self.received_bytes = self._told_bytes = 0
         self._digest = hashlib.sha256()
+        self._is_linked = False
 
     def close(self) -> None:
         """Close the file where it is open."""
@@ -82,16 +97,13 @@ class PartialFile:
                 self._descriptor = os.open(self._path, flags, 0o600)
         return self._descriptor
 
-
-@contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Tell a full disk as what it is to a caller: no room here."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in _NO_ROOM:
-            raise CacheFullError(
-                f"the disk is full: {exc.strerror}, below {where}",
-                hint="free space on the volume of the cache, or lower the cache's capacity",
-            ) from exc
-        raise
+    def _link(self, known: Path) -> bool:
+        """Give a verified file the name of this one; False where its bytes must come after all."""
+        with contextlib.suppress(OSError):
+            if known.lstat().st_size != self.entry.size_bytes:
+                return False
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(known, self._path, follow_symlinks=False)
+            return True
+        # It was evicted a moment ago, or has as many names as its file system gives.
+        return False

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import resource
@@ -19,7 +20,7 @@ from gcos.errors import (
     WrongStateError,
 )
 from gcos.ids import ArtifactId, RunId, SiteId
-from site_agent.artifact_store import ArtifactStore, checked_storable
+from site_agent.artifact_store import ArtifactStore, StoredArtifact, checked_storable
 from site_agent.source_directory import open_source
 
 HERE = SiteId("iad")
@@ -369,7 +370,7 @@ def test_a_damaged_copy_is_set_aside_and_not_served(
 
 def test_full_verification_finds_a_flipped_bit(root: Path, models: Path) -> None:
     store = open_store(root, models)
-    artifact, _ = add(store, write_files(models / "m", {"a": b"abc", "f": b"abc"}), "m")
+    artifact, _ = add(store, write_files(models / "m", {"a": b"xyz", "f": b"abc"}), "m")
     path = store.path_of(artifact.artifact_id) / "f"
     path.chmod(0o644)
     path.write_bytes(b"abd")
@@ -426,6 +427,94 @@ def test_a_manifest_longer_than_a_message_is_refused() -> None:
     paths = [f"{number:05}/" + "x" * 200 for number in range(20_000)]
     with pytest.raises(TooLargeError, match="20000 files"):
         checked_storable(manifest(*paths))
+
+
+def test_ten_million_files_are_refused_before_any_is_looked_at() -> None:
+    entry = FileEntry("f", size_bytes=1, sha256="0" * 64)
+    with pytest.raises(InvalidRequestError, match="more than 100000 files"):
+        checked_storable(Manifest(DATA, (entry,) * 10_000_000))
+
+
+@pytest.mark.parametrize("size_bytes", [10**18, 2**63 - 1, 10**30])
+def test_an_exabyte_is_refused_before_the_first_byte(
+    root: Path, models: Path, size_bytes: int
+) -> None:
+    store = open_store(root, models)
+    old, _ = add(store, write_files(models / "o", {"f": b"old"}), "o", custodian=None)
+    claimed = Artifact(ArtifactId("sha256:" + "a" * 64), MODEL, name="m", size_bytes=size_bytes)
+    with pytest.raises(CacheFullError):
+        store.reserve(claimed, now_s=0.0)
+    store.check_invariants()
+    assert store.cache.has(old.artifact_id), "nothing was evicted for it"
+
+
+def test_a_file_that_another_artifact_has_is_there_at_once(root: Path, models: Path) -> None:
+    store = open_store(root, models)
+    old, _ = add(store, write_files(models / "o", {"tokens": b"abc", "w": b"old"}), "o")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    entries = (
+        FileEntry("same", size_bytes=3, sha256=digest),
+        FileEntry("zother", size_bytes=2, sha256=hashlib.sha256(b"hi").hexdigest()),
+    )
+    record = StoredArtifact(("n",), Manifest(MODEL, entries), placed_s=1.0)
+    reservation = store.reserve(record.artifact(), now_s=1.0)
+    store.clear(reservation)
+    shared = store.partial_file(record.manifest.artifact_id, entries[0])
+    assert shared.received_bytes == 3
+    shared.finish()
+    fresh = store.partial_file(record.manifest.artifact_id, entries[1])
+    assert fresh.received_bytes == 0
+    fresh.append(b"hi")
+    fresh.finish()
+    store.seal(record)
+    store.publish(record)
+    store.sync()
+    store.check_invariants()
+    store.verify(record.manifest.artifact_id)
+    assert store.stored_bytes(MODEL) == 8
+    store.cache.set_custodian(old.artifact_id, None, is_custodian=False)
+    store.discard(old.artifact_id, store.drop(old.artifact_id))
+    store.verify(record.manifest.artifact_id)
+    assert store.stored_bytes(MODEL) == 5
+
+
+def test_a_shared_file_can_be_thrown_away_and_come_anew(root: Path, models: Path) -> None:
+    store = open_store(root, models)
+    old, _ = add(store, write_files(models / "o", {"f": b"abc"}), "o")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    entries = tuple(FileEntry(path, size_bytes=3, sha256=digest) for path in ("a", "b"))
+    record = StoredArtifact(("n",), Manifest(MODEL, entries), placed_s=1.0)
+    reservation = store.reserve(record.artifact(), now_s=1.0)
+    store.clear(reservation)
+    partial = store.partial_file(record.manifest.artifact_id, entries[0])
+    partial.restart()
+    assert partial.received_bytes == 0
+    partial.append(b"abc")
+    partial.finish()
+    store.verify(old.artifact_id)
+    store.drop_partial(reservation)
+    store.release(reservation)
+    store.check_invariants()
+    store.verify(old.artifact_id)
+
+
+def test_a_disk_that_takes_no_new_name_loses_nothing(
+    root: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(root, models, model_bytes=5)
+    old, _ = add(store, write_files(models / "o", {"f": b"old"}), "o", custodian=None)
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.rename", refuse)
+    with pytest.raises(CacheFullError):
+        store.import_directory(write_files(models / "n", {"f": b"new!"}), "n", MODEL, None, now_s=1)
+    with pytest.raises(CacheFullError):
+        store.drop(old.artifact_id)
+    monkeypatch.undo()
+    store.check_invariants()
+    store.verify(old.artifact_id)
 
 
 def test_only_complete_artifacts_have_records(root: Path, models: Path) -> None:
