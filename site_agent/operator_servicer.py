@@ -1,7 +1,9 @@
 """The operator's face of an agent: the site, its caches, its signals."""
 
 import asyncio
+import contextlib
 import math
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,12 +18,25 @@ from gcos.signals import HOUR_S, Signal
 from gcos.system import unique_text
 from gcos.transfer_files import Arriving
 from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc
+from gcos.v1.operator_pb2 import ListCacheResponse
+from site_agent.cache_marks import CacheMarks
+from site_agent.cache_upkeep import CacheUpkeep
 from site_agent.runner import Runner
+from site_agent.sources.opening import settings_of
+from site_agent.sources.pull import Pull, Puller
 from site_agent.transfer import ArtifactPlane
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 HORIZON_H_MAX = 168
+PULL_BEAT_S = 0.25
+"""Between two words on how far a pull is, protocol seconds."""
+
+IDLE_S = 20.0
+"""A caller is gone that takes no word for so long, protocol seconds."""
+
+MARKS_NAME = "cache-marks.json"
+PULLS_NAME = "pulls"
 
 _KINDS = {
     common_pb2.ARTIFACT_KIND_MODEL: ArtifactKind.MODEL,
@@ -36,6 +51,24 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         self._runner = runner
         self._plane = plane
         self._uploads = uploads
+        config = runner.config
+        marks = CacheMarks(config.data_dir / MARKS_NAME)
+        self._upkeep = CacheUpkeep(plane.store, marks, runner.clock, runner.log)
+        self._marks = marks
+        self._puller = Puller(
+            plane.store,
+            marks,
+            settings_of(
+                config.sources.hosts,
+                config.sources.networks,
+                config.sources.roots,
+                config.artifact_roots,
+                os.environ,
+            ),
+            config.data_dir / PULLS_NAME,
+            runner.clock,
+            runner.log,
+        )
         shutil.rmtree(uploads, ignore_errors=True)  # of an earlier process, never complete
         uploads.mkdir(mode=0o700, parents=True)
 
@@ -70,7 +103,127 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             site_id=self._runner.participant.site.site_id,
             usages=[to_proto(usage, operator_pb2.CacheUsage) for usage in cache.usages()],
             entries=[to_proto(entry, operator_pb2.CacheEntry) for entry in cache.entries()],
+            marks=self._mark_messages(),
+            arrivals=[
+                ListCacheResponse.Arrival(
+                    reference=pull.reference,
+                    name=pull.name,
+                    received_bytes=pull.received_bytes,
+                    size_bytes=pull.size_bytes,
+                    note=pull.note,
+                )
+                for pull in self._puller.pulls()
+            ],
         )
+
+    # A coroutine that writes, not a generator as the stubs have it: a generator cannot hold a
+    # TaskGroup open over its yields.
+    async def PullArtifact(  # type: ignore[override]
+        self, request: operator_pb2.PullArtifactRequest, context: Context
+    ) -> None:
+        """Bring an artifact from an upstream; ends with the call."""
+        kind = _KINDS.get(request.kind)
+        order = self._puller.prepared(request.reference, request.name, kind)
+        async with asyncio.TaskGroup() as group:
+            pulling = group.create_task(self._puller.pull(order))
+            while not pulling.done():
+                await asyncio.wait({pulling}, timeout=PULL_BEAT_S)
+                if not pulling.done():
+                    await self._tell_progress(order.pull, context)
+        pulled = pulling.result()
+        await self._runner.beat_now()
+        await context.write(
+            operator_pb2.PullArtifactResponse(
+                received_bytes=order.pull.received_bytes,
+                size_bytes=order.pull.size_bytes,
+                artifact=to_proto(pulled.artifact, common_pb2.Artifact),
+                is_new=pulled.is_new,
+                revision=pulled.revision,
+            )
+        )
+
+    async def PinArtifact(
+        self, request: operator_pb2.PinArtifactRequest, context: Context
+    ) -> operator_pb2.PinArtifactResponse:
+        """Keep an artifact, or let it go."""
+        artifact, is_changed = self._upkeep.set_pin(request.name, request.is_pinned)
+        await self._puller.save_marks()
+        return operator_pb2.PinArtifactResponse(
+            artifact=to_proto(artifact, common_pb2.Artifact), is_changed=is_changed
+        )
+
+    async def VerifyArtifacts(  # type: ignore[override]
+        self, request: operator_pb2.VerifyArtifactsRequest, context: Context
+    ) -> None:
+        """Read every byte of artifacts again."""
+        async with contextlib.aclosing(self._upkeep.verify(request.name)) as verified:
+            async for artifact, found in verified:
+                await context.write(
+                    operator_pb2.VerifyArtifactsResponse(
+                        artifact=to_proto(artifact, common_pb2.Artifact),
+                        bad_bytes=found.bad_bytes,
+                        bad_paths=list(dict.fromkeys(part.path for part in found.bad)),
+                    )
+                )
+
+    async def PruneCache(
+        self, request: operator_pb2.PruneCacheRequest, context: Context
+    ) -> operator_pb2.PruneCacheResponse:
+        """Remove artifacts that nobody uses."""
+        to_bytes = request.to_bytes if request.HasField("to_bytes") else None
+        if (to_bytes or 0) < 0 or not request.unused_for_s >= 0:
+            raise InvalidRequestError("a limit is negative", field="to_bytes")
+        plan = self._upkeep.prune_plan(to_bytes=to_bytes, unused_for_s=request.unused_for_s)
+        if not request.is_dry_run:
+            plan = await self._upkeep.prune(plan)
+            await self._after_removal()
+        return operator_pb2.PruneCacheResponse(
+            site_id=self._plane.store.site_id,
+            removed=[to_proto(artifact, common_pb2.Artifact) for artifact in plan.removed],
+            kept=[
+                operator_pb2.PruneCacheResponse.Kept(
+                    artifact=to_proto(artifact, common_pb2.Artifact), why=reason.why
+                )
+                for artifact, reason in plan.kept
+            ],
+            occupied_bytes=plan.occupied_bytes,
+        )
+
+    async def RemoveArtifact(
+        self, request: operator_pb2.RemoveArtifactRequest, context: Context
+    ) -> operator_pb2.RemoveArtifactResponse:
+        """Remove one artifact."""
+        artifact, names = self._upkeep.removable(
+            request.name, gives_up_custody=request.gives_up_custody
+        )
+        if not request.is_dry_run:
+            await self._upkeep.remove(artifact)
+            await self._after_removal()
+        return operator_pb2.RemoveArtifactResponse(
+            artifact=to_proto(artifact, common_pb2.Artifact), names=names
+        )
+
+    async def _tell_progress(self, pull: Pull, context: Context) -> None:
+        """Tell how far a pull is; a caller that takes nothing any more ends it."""
+        async with asyncio.timeout(IDLE_S):
+            await context.write(
+                operator_pb2.PullArtifactResponse(
+                    received_bytes=pull.received_bytes, size_bytes=pull.size_bytes, note=pull.note
+                )
+            )
+
+    async def _after_removal(self) -> None:
+        await self._puller.save_marks()
+        await self._runner.beat_now()
+
+    def _mark_messages(self) -> list[ListCacheResponse.Mark]:
+        held = dict.fromkeys(each.artifact_id for each in self._plane.cache.holdings())
+        marks = [self._marks.of(artifact_id) for artifact_id in sorted(held)]
+        return [
+            to_proto(mark, ListCacheResponse.Mark)
+            for mark in marks
+            if mark.is_pinned or mark.reference
+        ]
 
     async def AddArtifact(
         self, request: operator_pb2.AddArtifactRequest, context: Context

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from gcos.v1 import common_pb2 as gcos_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gcos/v1/operator.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\"\x15\n\x13\x44\x65scribeSiteRequest\"X\n\x14\x44\x65scribeSiteResponse\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\"\x12\n\x10ListSitesRequest\"\\\n\tKnownSite\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\x12\r\n\x05\x61ge_s\x18\x03 \x01(\x01\"H\n\x11ListSitesResponse\x12!\n\x05sites\x18\x01 \x03(\x0b\x32\x12.gcos.v1.KnownSite\x12\x10\n\x08is_fresh\x18\x02 \x01(\x08\"\x12\n\x10ListCacheRequest\"l\n\nCacheEntry\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x11\n\tpin_count\x18\x02 \x01(\x03\x12\x13\n\x0blast_used_s\x18\x03 \x01(\x01\x12\x11\n\thit_count\x18\x04 \x01(\x03\"y\n\nCacheUsage\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x02 \x01(\x03\x12\x16\n\x0eoccupied_bytes\x18\x03 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\x04 \x01(\x03\"o\n\x11ListCacheResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12#\n\x06usages\x18\x02 \x03(\x0b\x32\x13.gcos.v1.CacheUsage\x12$\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x13.gcos.v1.CacheEntry\"U\n\x12\x41\x64\x64\x41rtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x0c\n\x04path\x18\x03 \x01(\t\"J\n\x13\x41\x64\x64\x41rtifactResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x0e\n\x06is_new\x18\x02 \x01(\x08\"c\n\x12PutArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"J\n\x13PutArtifactResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x0e\n\x06is_new\x18\x02 \x01(\x08\"\'\n\x12ReadSignalsRequest\x12\x11\n\thorizon_h\x18\x01 \x01(\x03\"\x9e\x01\n\nProvenance\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.gcos.v1.SignalKind\x12\'\n\x06\x66\x61\x63tor\x18\x04 \x01(\x0e\x32\x17.gcos.v1.EmissionFactor\x12\x10\n\x08issued_s\x18\x05 \x01(\x01\x12\x14\n\x0cis_estimated\x18\x06 \x01(\x08\"f\n\x0cHourlySignal\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\'\n\nprovenance\x18\x04 \x01(\x0b\x32\x13.gcos.v1.Provenance\"\xa0\x01\n\x13ReadSignalsResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\r\n\x05now_s\x18\x03 \x01(\x01\x12*\n\x06\x63\x61rbon\x18\x04 \x01(\x0b\x32\x15.gcos.v1.HourlySignalH\x00\x88\x01\x01\x12$\n\x05price\x18\x05 \x01(\x0b\x32\x15.gcos.v1.HourlySignalB\t\n\x07_carbon*\\\n\nSignalKind\x12\x1b\n\x17SIGNAL_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGNAL_KIND_AVERAGE\x10\x01\x12\x18\n\x14SIGNAL_KIND_MARGINAL\x10\x02*l\n\x0e\x45missionFactor\x12\x1f\n\x1b\x45MISSION_FACTOR_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45MISSION_FACTOR_LIFECYCLE\x10\x01\x12\x1a\n\x16\x45MISSION_FACTOR_DIRECT\x10\x02\x32\xc6\x03\n\x0fOperatorService\x12K\n\x0c\x44\x65scribeSite\x12\x1c.gcos.v1.DescribeSiteRequest\x1a\x1d.gcos.v1.DescribeSiteResponse\x12\x42\n\tListSites\x12\x19.gcos.v1.ListSitesRequest\x1a\x1a.gcos.v1.ListSitesResponse\x12\x42\n\tListCache\x12\x19.gcos.v1.ListCacheRequest\x1a\x1a.gcos.v1.ListCacheResponse\x12H\n\x0b\x41\x64\x64\x41rtifact\x12\x1b.gcos.v1.AddArtifactRequest\x1a\x1c.gcos.v1.AddArtifactResponse\x12J\n\x0bPutArtifact\x12\x1b.gcos.v1.PutArtifactRequest\x1a\x1c.gcos.v1.PutArtifactResponse(\x01\x12H\n\x0bReadSignals\x12\x1b.gcos.v1.ReadSignalsRequest\x1a\x1c.gcos.v1.ReadSignalsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gcos/v1/operator.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\"\x15\n\x13\x44\x65scribeSiteRequest\"X\n\x14\x44\x65scribeSiteResponse\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\"\x12\n\x10ListSitesRequest\"\\\n\tKnownSite\x12\x1b\n\x04site\x18\x01 \x01(\x0b\x32\r.gcos.v1.Site\x12#\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.gcos.v1.SiteDigest\x12\r\n\x05\x61ge_s\x18\x03 \x01(\x01\"H\n\x11ListSitesResponse\x12!\n\x05sites\x18\x01 \x03(\x0b\x32\x12.gcos.v1.KnownSite\x12\x10\n\x08is_fresh\x18\x02 \x01(\x08\"\x12\n\x10ListCacheRequest\"l\n\nCacheEntry\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x11\n\tpin_count\x18\x02 \x01(\x03\x12\x13\n\x0blast_used_s\x18\x03 \x01(\x01\x12\x11\n\thit_count\x18\x04 \x01(\x03\"y\n\nCacheUsage\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x02 \x01(\x03\x12\x16\n\x0eoccupied_bytes\x18\x03 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\x04 \x01(\x03\"\x90\x03\n\x11ListCacheResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12#\n\x06usages\x18\x02 \x03(\x0b\x32\x13.gcos.v1.CacheUsage\x12$\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x13.gcos.v1.CacheEntry\x12.\n\x05marks\x18\x04 \x03(\x0b\x32\x1f.gcos.v1.ListCacheResponse.Mark\x12\x34\n\x08\x61rrivals\x18\x05 \x03(\x0b\x32\".gcos.v1.ListCacheResponse.Arrival\x1aS\n\x04Mark\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x11\n\tis_pinned\x18\x02 \x01(\x08\x12\x11\n\treference\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x1a\x64\n\x07\x41rrival\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x03 \x01(\x03\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04note\x18\x05 \x01(\t\"U\n\x12\x41\x64\x64\x41rtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x0c\n\x04path\x18\x03 \x01(\t\"J\n\x13\x41\x64\x64\x41rtifactResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x0e\n\x06is_new\x18\x02 \x01(\x08\"c\n\x12PutArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"J\n\x13PutArtifactResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x0e\n\x06is_new\x18\x02 \x01(\x08\"[\n\x13PullArtifactRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\"\xa9\x01\n\x14PullArtifactResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04note\x18\x03 \x01(\t\x12(\n\x08\x61rtifact\x18\x04 \x01(\x0b\x32\x11.gcos.v1.ArtifactH\x00\x88\x01\x01\x12\x0e\n\x06is_new\x18\x05 \x01(\x08\x12\x10\n\x08revision\x18\x06 \x01(\tB\x0b\n\t_artifact\"5\n\x12PinArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tis_pinned\x18\x02 \x01(\x08\"N\n\x13PinArtifactResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x12\n\nis_changed\x18\x02 \x01(\x08\"&\n\x16VerifyArtifactsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"d\n\x17VerifyArtifactsResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x11\n\tbad_bytes\x18\x02 \x01(\x03\x12\x11\n\tbad_paths\x18\x03 \x03(\t\"a\n\x11PruneCacheRequest\x12\x15\n\x08to_bytes\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0cunused_for_s\x18\x02 \x01(\x01\x12\x12\n\nis_dry_run\x18\x03 \x01(\x08\x42\x0b\n\t_to_bytes\"\xcb\x01\n\x12PruneCacheResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\"\n\x07removed\x18\x02 \x03(\x0b\x32\x11.gcos.v1.Artifact\x12.\n\x04kept\x18\x03 \x03(\x0b\x32 .gcos.v1.PruneCacheResponse.Kept\x12\x16\n\x0eoccupied_bytes\x18\x04 \x01(\x03\x1a\x38\n\x04Kept\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\x0b\n\x03why\x18\x02 \x01(\t\"S\n\x15RemoveArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_dry_run\x18\x02 \x01(\x08\x12\x18\n\x10gives_up_custody\x18\x03 \x01(\x08\"L\n\x16RemoveArtifactResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12\r\n\x05names\x18\x02 \x03(\t\"\'\n\x12ReadSignalsRequest\x12\x11\n\thorizon_h\x18\x01 \x01(\x03\"\x9e\x01\n\nProvenance\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.gcos.v1.SignalKind\x12\'\n\x06\x66\x61\x63tor\x18\x04 \x01(\x0e\x32\x17.gcos.v1.EmissionFactor\x12\x10\n\x08issued_s\x18\x05 \x01(\x01\x12\x14\n\x0cis_estimated\x18\x06 \x01(\x08\"f\n\x0cHourlySignal\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\'\n\nprovenance\x18\x04 \x01(\x0b\x32\x13.gcos.v1.Provenance\"\xa0\x01\n\x13ReadSignalsResponse\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\r\n\x05now_s\x18\x03 \x01(\x01\x12*\n\x06\x63\x61rbon\x18\x04 \x01(\x0b\x32\x15.gcos.v1.HourlySignalH\x00\x88\x01\x01\x12$\n\x05price\x18\x05 \x01(\x0b\x32\x15.gcos.v1.HourlySignalB\t\n\x07_carbon*\\\n\nSignalKind\x12\x1b\n\x17SIGNAL_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGNAL_KIND_AVERAGE\x10\x01\x12\x18\n\x14SIGNAL_KIND_MARGINAL\x10\x02*l\n\x0e\x45missionFactor\x12\x1f\n\x1b\x45MISSION_FACTOR_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45MISSION_FACTOR_LIFECYCLE\x10\x01\x12\x1a\n\x16\x45MISSION_FACTOR_DIRECT\x10\x02\x32\xd1\x06\n\x0fOperatorService\x12K\n\x0c\x44\x65scribeSite\x12\x1c.gcos.v1.DescribeSiteRequest\x1a\x1d.gcos.v1.DescribeSiteResponse\x12\x42\n\tListSites\x12\x19.gcos.v1.ListSitesRequest\x1a\x1a.gcos.v1.ListSitesResponse\x12\x42\n\tListCache\x12\x19.gcos.v1.ListCacheRequest\x1a\x1a.gcos.v1.ListCacheResponse\x12H\n\x0b\x41\x64\x64\x41rtifact\x12\x1b.gcos.v1.AddArtifactRequest\x1a\x1c.gcos.v1.AddArtifactResponse\x12J\n\x0bPutArtifact\x12\x1b.gcos.v1.PutArtifactRequest\x1a\x1c.gcos.v1.PutArtifactResponse(\x01\x12M\n\x0cPullArtifact\x12\x1c.gcos.v1.PullArtifactRequest\x1a\x1d.gcos.v1.PullArtifactResponse0\x01\x12H\n\x0bPinArtifact\x12\x1b.gcos.v1.PinArtifactRequest\x1a\x1c.gcos.v1.PinArtifactResponse\x12V\n\x0fVerifyArtifacts\x12\x1f.gcos.v1.VerifyArtifactsRequest\x1a .gcos.v1.VerifyArtifactsResponse0\x01\x12\x45\n\nPruneCache\x12\x1a.gcos.v1.PruneCacheRequest\x1a\x1b.gcos.v1.PruneCacheResponse\x12Q\n\x0eRemoveArtifact\x12\x1e.gcos.v1.RemoveArtifactRequest\x1a\x1f.gcos.v1.RemoveArtifactResponse\x12H\n\x0bReadSignals\x12\x1b.gcos.v1.ReadSignalsRequest\x1a\x1c.gcos.v1.ReadSignalsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gcos.v1.operator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SIGNALKIND']._serialized_start=1533
-  _globals['_SIGNALKIND']._serialized_end=1625
-  _globals['_EMISSIONFACTOR']._serialized_start=1627
-  _globals['_EMISSIONFACTOR']._serialized_end=1735
+  _globals['_SIGNALKIND']._serialized_start=2833
+  _globals['_SIGNALKIND']._serialized_end=2925
+  _globals['_EMISSIONFACTOR']._serialized_start=2927
+  _globals['_EMISSIONFACTOR']._serialized_end=3035
   _globals['_DESCRIBESITEREQUEST']._serialized_start=57
   _globals['_DESCRIBESITEREQUEST']._serialized_end=78
   _globals['_DESCRIBESITERESPONSE']._serialized_start=80
@@ -52,24 +52,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CACHEENTRY']._serialized_end=486
   _globals['_CACHEUSAGE']._serialized_start=488
   _globals['_CACHEUSAGE']._serialized_end=609
-  _globals['_LISTCACHERESPONSE']._serialized_start=611
-  _globals['_LISTCACHERESPONSE']._serialized_end=722
-  _globals['_ADDARTIFACTREQUEST']._serialized_start=724
-  _globals['_ADDARTIFACTREQUEST']._serialized_end=809
-  _globals['_ADDARTIFACTRESPONSE']._serialized_start=811
-  _globals['_ADDARTIFACTRESPONSE']._serialized_end=885
-  _globals['_PUTARTIFACTREQUEST']._serialized_start=887
-  _globals['_PUTARTIFACTREQUEST']._serialized_end=986
-  _globals['_PUTARTIFACTRESPONSE']._serialized_start=988
-  _globals['_PUTARTIFACTRESPONSE']._serialized_end=1062
-  _globals['_READSIGNALSREQUEST']._serialized_start=1064
-  _globals['_READSIGNALSREQUEST']._serialized_end=1103
-  _globals['_PROVENANCE']._serialized_start=1106
-  _globals['_PROVENANCE']._serialized_end=1264
-  _globals['_HOURLYSIGNAL']._serialized_start=1266
-  _globals['_HOURLYSIGNAL']._serialized_end=1368
-  _globals['_READSIGNALSRESPONSE']._serialized_start=1371
-  _globals['_READSIGNALSRESPONSE']._serialized_end=1531
-  _globals['_OPERATORSERVICE']._serialized_start=1738
-  _globals['_OPERATORSERVICE']._serialized_end=2192
+  _globals['_LISTCACHERESPONSE']._serialized_start=612
+  _globals['_LISTCACHERESPONSE']._serialized_end=1012
+  _globals['_LISTCACHERESPONSE_MARK']._serialized_start=827
+  _globals['_LISTCACHERESPONSE_MARK']._serialized_end=910
+  _globals['_LISTCACHERESPONSE_ARRIVAL']._serialized_start=912
+  _globals['_LISTCACHERESPONSE_ARRIVAL']._serialized_end=1012
+  _globals['_ADDARTIFACTREQUEST']._serialized_start=1014
+  _globals['_ADDARTIFACTREQUEST']._serialized_end=1099
+  _globals['_ADDARTIFACTRESPONSE']._serialized_start=1101
+  _globals['_ADDARTIFACTRESPONSE']._serialized_end=1175
+  _globals['_PUTARTIFACTREQUEST']._serialized_start=1177
+  _globals['_PUTARTIFACTREQUEST']._serialized_end=1276
+  _globals['_PUTARTIFACTRESPONSE']._serialized_start=1278
+  _globals['_PUTARTIFACTRESPONSE']._serialized_end=1352
+  _globals['_PULLARTIFACTREQUEST']._serialized_start=1354
+  _globals['_PULLARTIFACTREQUEST']._serialized_end=1445
+  _globals['_PULLARTIFACTRESPONSE']._serialized_start=1448
+  _globals['_PULLARTIFACTRESPONSE']._serialized_end=1617
+  _globals['_PINARTIFACTREQUEST']._serialized_start=1619
+  _globals['_PINARTIFACTREQUEST']._serialized_end=1672
+  _globals['_PINARTIFACTRESPONSE']._serialized_start=1674
+  _globals['_PINARTIFACTRESPONSE']._serialized_end=1752
+  _globals['_VERIFYARTIFACTSREQUEST']._serialized_start=1754
+  _globals['_VERIFYARTIFACTSREQUEST']._serialized_end=1792
+  _globals['_VERIFYARTIFACTSRESPONSE']._serialized_start=1794
+  _globals['_VERIFYARTIFACTSRESPONSE']._serialized_end=1894
+  _globals['_PRUNECACHEREQUEST']._serialized_start=1896
+  _globals['_PRUNECACHEREQUEST']._serialized_end=1993
+  _globals['_PRUNECACHERESPONSE']._serialized_start=1996
+  _globals['_PRUNECACHERESPONSE']._serialized_end=2199
+  _globals['_PRUNECACHERESPONSE_KEPT']._serialized_start=2143
+  _globals['_PRUNECACHERESPONSE_KEPT']._serialized_end=2199
+  _globals['_REMOVEARTIFACTREQUEST']._serialized_start=2201
+  _globals['_REMOVEARTIFACTREQUEST']._serialized_end=2284
+  _globals['_REMOVEARTIFACTRESPONSE']._serialized_start=2286
+  _globals['_REMOVEARTIFACTRESPONSE']._serialized_end=2362
+  _globals['_READSIGNALSREQUEST']._serialized_start=2364
+  _globals['_READSIGNALSREQUEST']._serialized_end=2403
+  _globals['_PROVENANCE']._serialized_start=2406
+  _globals['_PROVENANCE']._serialized_end=2564
+  _globals['_HOURLYSIGNAL']._serialized_start=2566
+  _globals['_HOURLYSIGNAL']._serialized_end=2668
+  _globals['_READSIGNALSRESPONSE']._serialized_start=2671
+  _globals['_READSIGNALSRESPONSE']._serialized_end=2831
+  _globals['_OPERATORSERVICE']._serialized_start=3038
+  _globals['_OPERATORSERVICE']._serialized_end=3887
 # @@protoc_insertion_point(module_scope)

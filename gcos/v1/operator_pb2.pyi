@@ -287,9 +287,79 @@ class ListCacheResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Mark(_message.Message):
+        """What the operator and the sources say of an artifact."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ARTIFACT_ID_FIELD_NUMBER: _builtins.int
+        IS_PINNED_FIELD_NUMBER: _builtins.int
+        REFERENCE_FIELD_NUMBER: _builtins.int
+        REVISION_FIELD_NUMBER: _builtins.int
+        artifact_id: _builtins.str
+        """Which."""
+        is_pinned: _builtins.bool
+        """The operator keeps it."""
+        reference: _builtins.str
+        """Where it was pulled from; empty where it was not."""
+        revision: _builtins.str
+        """State of that upstream, such as a commit; empty where it has none."""
+        def __init__(
+            self,
+            *,
+            artifact_id: _builtins.str = ...,
+            is_pinned: _builtins.bool = ...,
+            reference: _builtins.str = ...,
+            revision: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "is_pinned", b"is_pinned", "reference", b"reference", "revision", b"revision"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Arrival(_message.Message):
+        """An artifact on its way from an upstream."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REFERENCE_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
+        RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+        SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        NOTE_FIELD_NUMBER: _builtins.int
+        reference: _builtins.str
+        """Where it is pulled from."""
+        name: _builtins.str
+        """What it will be called."""
+        received_bytes: _builtins.int
+        """Here so far."""
+        size_bytes: _builtins.int
+        """All of it; 0 until the source has told."""
+        note: _builtins.str
+        """What it waits for; empty while bytes come."""
+        def __init__(
+            self,
+            *,
+            reference: _builtins.str = ...,
+            name: _builtins.str = ...,
+            received_bytes: _builtins.int = ...,
+            size_bytes: _builtins.int = ...,
+            note: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note", "received_bytes", b"received_bytes", "reference", b"reference", "size_bytes", b"size_bytes"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SITE_ID_FIELD_NUMBER: _builtins.int
     USAGES_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
+    ARRIVALS_FIELD_NUMBER: _builtins.int
     site_id: _builtins.str
     """The site."""
     @_builtins.property
@@ -300,16 +370,26 @@ class ListCacheResponse(_message.Message):
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheEntry]:
         """Entries, sorted by kind and name."""
 
+    @_builtins.property
+    def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListCacheResponse.Mark]:
+        """Marks of entries that have any, sorted by id."""
+
+    @_builtins.property
+    def arrivals(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListCacheResponse.Arrival]:
+        """What is on its way from upstreams, the oldest first."""
+
     def __init__(
         self,
         *,
         site_id: _builtins.str = ...,
         usages: _abc.Iterable[Global___CacheUsage] | None = ...,
         entries: _abc.Iterable[Global___CacheEntry] | None = ...,
+        marks: _abc.Iterable[Global___ListCacheResponse.Mark] | None = ...,
+        arrivals: _abc.Iterable[Global___ListCacheResponse.Arrival] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "site_id", b"site_id", "usages", b"usages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrivals", b"arrivals", "entries", b"entries", "marks", b"marks", "site_id", b"site_id", "usages", b"usages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,6 +514,348 @@ class PutArtifactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutArtifactResponse: _TypeAlias = PutArtifactResponse  # noqa: Y015
+
+@_typing.final
+class PullArtifactRequest(_message.Message):
+    """What to pull."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """Such as `hf://org/name@revision`."""
+    name: _builtins.str
+    """What people will call it; empty: as its source does."""
+    kind: _common_pb2.ArtifactKind.ValueType
+    """Model or data set; unspecified where the reference says it."""
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        name: _builtins.str = ...,
+        kind: _common_pb2.ArtifactKind.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullArtifactRequest: _TypeAlias = PullArtifactRequest  # noqa: Y015
+
+@_typing.final
+class PullArtifactResponse(_message.Message):
+    """How far a pull is. The last one holds the artifact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    IS_NEW_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    received_bytes: _builtins.int
+    """Here so far."""
+    size_bytes: _builtins.int
+    """All of it; 0 until the source has told."""
+    note: _builtins.str
+    """What it waits for; empty while bytes come."""
+    is_new: _builtins.bool
+    """False: the same content under the same name was there before."""
+    revision: _builtins.str
+    """State of the upstream, such as a commit; empty where it has none."""
+    @_builtins.property
+    def artifact(self) -> _common_pb2.Artifact:
+        """The artifact, once it is here."""
+
+    def __init__(
+        self,
+        *,
+        received_bytes: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        note: _builtins.str = ...,
+        artifact: _common_pb2.Artifact | None = ...,
+        is_new: _builtins.bool = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_artifact", b"_artifact", "artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_artifact", b"_artifact", "artifact", b"artifact", "is_new", b"is_new", "note", b"note", "received_bytes", b"received_bytes", "revision", b"revision", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__artifact: _TypeAlias = _typing.Literal["artifact"]  # noqa: Y015
+    _WhichOneofArgType__artifact: _TypeAlias = _typing.Literal["_artifact", b"_artifact"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__artifact) -> _WhichOneofReturnType__artifact | None: ...
+
+Global___PullArtifactResponse: _TypeAlias = PullArtifactResponse  # noqa: Y015
+
+@_typing.final
+class PinArtifactRequest(_message.Message):
+    """What to keep or let go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IS_PINNED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, name@sha256:..., or sha256:..."""
+    is_pinned: _builtins.bool
+    """Keep it; else let it go."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        is_pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_pinned", b"is_pinned", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinArtifactRequest: _TypeAlias = PinArtifactRequest  # noqa: Y015
+
+@_typing.final
+class PinArtifactResponse(_message.Message):
+    """What was kept or let go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    IS_CHANGED_FIELD_NUMBER: _builtins.int
+    is_changed: _builtins.bool
+    """False: it was so before."""
+    @_builtins.property
+    def artifact(self) -> _common_pb2.Artifact:
+        """The artifact."""
+
+    def __init__(
+        self,
+        *,
+        artifact: _common_pb2.Artifact | None = ...,
+        is_changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "is_changed", b"is_changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinArtifactResponse: _TypeAlias = PinArtifactResponse  # noqa: Y015
+
+@_typing.final
+class VerifyArtifactsRequest(_message.Message):
+    """What to read again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, name@sha256:..., or sha256:...; empty: all."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyArtifactsRequest: _TypeAlias = VerifyArtifactsRequest  # noqa: Y015
+
+@_typing.final
+class VerifyArtifactsResponse(_message.Message):
+    """What reading an artifact again found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    BAD_BYTES_FIELD_NUMBER: _builtins.int
+    BAD_PATHS_FIELD_NUMBER: _builtins.int
+    bad_bytes: _builtins.int
+    """Bytes that are not what they should be."""
+    @_builtins.property
+    def artifact(self) -> _common_pb2.Artifact:
+        """The artifact."""
+
+    @_builtins.property
+    def bad_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files that they are in, each once."""
+
+    def __init__(
+        self,
+        *,
+        artifact: _common_pb2.Artifact | None = ...,
+        bad_bytes: _builtins.int = ...,
+        bad_paths: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "bad_bytes", b"bad_bytes", "bad_paths", b"bad_paths"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyArtifactsResponse: _TypeAlias = VerifyArtifactsResponse  # noqa: Y015
+
+@_typing.final
+class PruneCacheRequest(_message.Message):
+    """What to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TO_BYTES_FIELD_NUMBER: _builtins.int
+    UNUSED_FOR_S_FIELD_NUMBER: _builtins.int
+    IS_DRY_RUN_FIELD_NUMBER: _builtins.int
+    to_bytes: _builtins.int
+    """Until both caches together hold no more than this; absent: everything that matches."""
+    unused_for_s: _builtins.float
+    """Only what nobody has used for so long, world seconds."""
+    is_dry_run: _builtins.bool
+    """Change nothing."""
+    def __init__(
+        self,
+        *,
+        to_bytes: _builtins.int | None = ...,
+        unused_for_s: _builtins.float = ...,
+        is_dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_to_bytes", b"_to_bytes", "to_bytes", b"to_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_to_bytes", b"_to_bytes", "is_dry_run", b"is_dry_run", "to_bytes", b"to_bytes", "unused_for_s", b"unused_for_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__to_bytes: _TypeAlias = _typing.Literal["to_bytes"]  # noqa: Y015
+    _WhichOneofArgType__to_bytes: _TypeAlias = _typing.Literal["_to_bytes", b"_to_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to_bytes) -> _WhichOneofReturnType__to_bytes | None: ...
+
+Global___PruneCacheRequest: _TypeAlias = PruneCacheRequest  # noqa: Y015
+
+@_typing.final
+class PruneCacheResponse(_message.Message):
+    """What was removed, or would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Kept(_message.Message):
+        """An artifact that stays, and why."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ARTIFACT_FIELD_NUMBER: _builtins.int
+        WHY_FIELD_NUMBER: _builtins.int
+        why: _builtins.str
+        """One sentence."""
+        @_builtins.property
+        def artifact(self) -> _common_pb2.Artifact:
+            """The artifact."""
+
+        def __init__(
+            self,
+            *,
+            artifact: _common_pb2.Artifact | None = ...,
+            why: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "why", b"why"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    OCCUPIED_BYTES_FIELD_NUMBER: _builtins.int
+    site_id: _builtins.str
+    """The site."""
+    occupied_bytes: _builtins.int
+    """Held by the caches after it."""
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Artifact]:
+        """Removed, in this order."""
+
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedCompositeFieldContainer[Global___PruneCacheResponse.Kept]:
+        """What matches and stays."""
+
+    def __init__(
+        self,
+        *,
+        site_id: _builtins.str = ...,
+        removed: _abc.Iterable[_common_pb2.Artifact] | None = ...,
+        kept: _abc.Iterable[Global___PruneCacheResponse.Kept] | None = ...,
+        occupied_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "occupied_bytes", b"occupied_bytes", "removed", b"removed", "site_id", b"site_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneCacheResponse: _TypeAlias = PruneCacheResponse  # noqa: Y015
+
+@_typing.final
+class RemoveArtifactRequest(_message.Message):
+    """What to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IS_DRY_RUN_FIELD_NUMBER: _builtins.int
+    GIVES_UP_CUSTODY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, name@sha256:..., or sha256:..."""
+    is_dry_run: _builtins.bool
+    """Change nothing."""
+    gives_up_custody: _builtins.bool
+    """Remove it even where this site is its custodian: its bytes may then be lost for good."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        is_dry_run: _builtins.bool = ...,
+        gives_up_custody: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gives_up_custody", b"gives_up_custody", "is_dry_run", b"is_dry_run", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveArtifactRequest: _TypeAlias = RemoveArtifactRequest  # noqa: Y015
+
+@_typing.final
+class RemoveArtifactResponse(_message.Message):
+    """What was removed, or would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def artifact(self) -> _common_pb2.Artifact:
+        """The artifact."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All of its names, which go with it."""
+
+    def __init__(
+        self,
+        *,
+        artifact: _common_pb2.Artifact | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveArtifactResponse: _TypeAlias = RemoveArtifactResponse  # noqa: Y015
 
 @_typing.final
 class ReadSignalsRequest(_message.Message):

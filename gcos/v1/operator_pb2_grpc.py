@@ -60,6 +60,31 @@ class OperatorServiceStub:
                 request_serializer=gcos_dot_v1_dot_operator__pb2.PutArtifactRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_operator__pb2.PutArtifactResponse.FromString,
                 _registered_method=True)
+        self.PullArtifact = channel.unary_stream(
+                '/gcos.v1.OperatorService/PullArtifact',
+                request_serializer=gcos_dot_v1_dot_operator__pb2.PullArtifactRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_operator__pb2.PullArtifactResponse.FromString,
+                _registered_method=True)
+        self.PinArtifact = channel.unary_unary(
+                '/gcos.v1.OperatorService/PinArtifact',
+                request_serializer=gcos_dot_v1_dot_operator__pb2.PinArtifactRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_operator__pb2.PinArtifactResponse.FromString,
+                _registered_method=True)
+        self.VerifyArtifacts = channel.unary_stream(
+                '/gcos.v1.OperatorService/VerifyArtifacts',
+                request_serializer=gcos_dot_v1_dot_operator__pb2.VerifyArtifactsRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_operator__pb2.VerifyArtifactsResponse.FromString,
+                _registered_method=True)
+        self.PruneCache = channel.unary_unary(
+                '/gcos.v1.OperatorService/PruneCache',
+                request_serializer=gcos_dot_v1_dot_operator__pb2.PruneCacheRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_operator__pb2.PruneCacheResponse.FromString,
+                _registered_method=True)
+        self.RemoveArtifact = channel.unary_unary(
+                '/gcos.v1.OperatorService/RemoveArtifact',
+                request_serializer=gcos_dot_v1_dot_operator__pb2.RemoveArtifactRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_operator__pb2.RemoveArtifactResponse.FromString,
+                _registered_method=True)
         self.ReadSignals = channel.unary_unary(
                 '/gcos.v1.OperatorService/ReadSignals',
                 request_serializer=gcos_dot_v1_dot_operator__pb2.ReadSignalsRequest.SerializeToString,
@@ -106,6 +131,41 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PullArtifact(self, request, context):
+        """Bring an artifact from an upstream, such as a hub; cancelling the call stops it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinArtifact(self, request, context):
+        """Keep an artifact from eviction, also over restarts, or let it go.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyArtifacts(self, request, context):
+        """Read every byte of artifacts again; one answer for each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneCache(self, request, context):
+        """Remove artifacts that nobody uses, those used longest ago first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveArtifact(self, request, context):
+        """Remove one artifact.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadSignals(self, request, context):
         """Read carbon and price of the site's zone, now and for the coming hours.
         """
@@ -140,6 +200,31 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.PutArtifact,
                     request_deserializer=gcos_dot_v1_dot_operator__pb2.PutArtifactRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_operator__pb2.PutArtifactResponse.SerializeToString,
+            ),
+            'PullArtifact': grpc.unary_stream_rpc_method_handler(
+                    servicer.PullArtifact,
+                    request_deserializer=gcos_dot_v1_dot_operator__pb2.PullArtifactRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_operator__pb2.PullArtifactResponse.SerializeToString,
+            ),
+            'PinArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinArtifact,
+                    request_deserializer=gcos_dot_v1_dot_operator__pb2.PinArtifactRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_operator__pb2.PinArtifactResponse.SerializeToString,
+            ),
+            'VerifyArtifacts': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyArtifacts,
+                    request_deserializer=gcos_dot_v1_dot_operator__pb2.VerifyArtifactsRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_operator__pb2.VerifyArtifactsResponse.SerializeToString,
+            ),
+            'PruneCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneCache,
+                    request_deserializer=gcos_dot_v1_dot_operator__pb2.PruneCacheRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_operator__pb2.PruneCacheResponse.SerializeToString,
+            ),
+            'RemoveArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveArtifact,
+                    request_deserializer=gcos_dot_v1_dot_operator__pb2.RemoveArtifactRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_operator__pb2.RemoveArtifactResponse.SerializeToString,
             ),
             'ReadSignals': grpc.unary_unary_rpc_method_handler(
                     servicer.ReadSignals,
@@ -283,6 +368,141 @@ class OperatorService:
             '/gcos.v1.OperatorService/PutArtifact',
             gcos_dot_v1_dot_operator__pb2.PutArtifactRequest.SerializeToString,
             gcos_dot_v1_dot_operator__pb2.PutArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gcos.v1.OperatorService/PullArtifact',
+            gcos_dot_v1_dot_operator__pb2.PullArtifactRequest.SerializeToString,
+            gcos_dot_v1_dot_operator__pb2.PullArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.OperatorService/PinArtifact',
+            gcos_dot_v1_dot_operator__pb2.PinArtifactRequest.SerializeToString,
+            gcos_dot_v1_dot_operator__pb2.PinArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gcos.v1.OperatorService/VerifyArtifacts',
+            gcos_dot_v1_dot_operator__pb2.VerifyArtifactsRequest.SerializeToString,
+            gcos_dot_v1_dot_operator__pb2.VerifyArtifactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.OperatorService/PruneCache',
+            gcos_dot_v1_dot_operator__pb2.PruneCacheRequest.SerializeToString,
+            gcos_dot_v1_dot_operator__pb2.PruneCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.OperatorService/RemoveArtifact',
+            gcos_dot_v1_dot_operator__pb2.RemoveArtifactRequest.SerializeToString,
+            gcos_dot_v1_dot_operator__pb2.RemoveArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,16 @@ class OperatorServiceStub:
     """Add a directory of this machine as an artifact; this site becomes its custodian."""
     PutArtifact: _grpc.StreamUnaryMultiCallable[_operator_pb2.PutArtifactRequest, _operator_pb2.PutArtifactResponse]
     """Send a directory of the caller's as an artifact; this site becomes its custodian."""
+    PullArtifact: _grpc.UnaryStreamMultiCallable[_operator_pb2.PullArtifactRequest, _operator_pb2.PullArtifactResponse]
+    """Bring an artifact from an upstream, such as a hub; cancelling the call stops it."""
+    PinArtifact: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PinArtifactRequest, _operator_pb2.PinArtifactResponse]
+    """Keep an artifact from eviction, also over restarts, or let it go."""
+    VerifyArtifacts: _grpc.UnaryStreamMultiCallable[_operator_pb2.VerifyArtifactsRequest, _operator_pb2.VerifyArtifactsResponse]
+    """Read every byte of artifacts again; one answer for each."""
+    PruneCache: _grpc.UnaryUnaryMultiCallable[_operator_pb2.PruneCacheRequest, _operator_pb2.PruneCacheResponse]
+    """Remove artifacts that nobody uses, those used longest ago first."""
+    RemoveArtifact: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RemoveArtifactRequest, _operator_pb2.RemoveArtifactResponse]
+    """Remove one artifact."""
     ReadSignals: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ReadSignalsRequest, _operator_pb2.ReadSignalsResponse]
     """Read carbon and price of the site's zone, now and for the coming hours."""
 
@@ -61,6 +71,16 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Add a directory of this machine as an artifact; this site becomes its custodian."""
     PutArtifact: _aio.StreamUnaryMultiCallable[_operator_pb2.PutArtifactRequest, _operator_pb2.PutArtifactResponse]  # type: ignore[assignment]
     """Send a directory of the caller's as an artifact; this site becomes its custodian."""
+    PullArtifact: _aio.UnaryStreamMultiCallable[_operator_pb2.PullArtifactRequest, _operator_pb2.PullArtifactResponse]  # type: ignore[assignment]
+    """Bring an artifact from an upstream, such as a hub; cancelling the call stops it."""
+    PinArtifact: _aio.UnaryUnaryMultiCallable[_operator_pb2.PinArtifactRequest, _operator_pb2.PinArtifactResponse]  # type: ignore[assignment]
+    """Keep an artifact from eviction, also over restarts, or let it go."""
+    VerifyArtifacts: _aio.UnaryStreamMultiCallable[_operator_pb2.VerifyArtifactsRequest, _operator_pb2.VerifyArtifactsResponse]  # type: ignore[assignment]
+    """Read every byte of artifacts again; one answer for each."""
+    PruneCache: _aio.UnaryUnaryMultiCallable[_operator_pb2.PruneCacheRequest, _operator_pb2.PruneCacheResponse]  # type: ignore[assignment]
+    """Remove artifacts that nobody uses, those used longest ago first."""
+    RemoveArtifact: _aio.UnaryUnaryMultiCallable[_operator_pb2.RemoveArtifactRequest, _operator_pb2.RemoveArtifactResponse]  # type: ignore[assignment]
+    """Remove one artifact."""
     ReadSignals: _aio.UnaryUnaryMultiCallable[_operator_pb2.ReadSignalsRequest, _operator_pb2.ReadSignalsResponse]  # type: ignore[assignment]
     """Read carbon and price of the site's zone, now and for the coming hours."""
 
@@ -106,6 +126,46 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.PutArtifactResponse, _abc.Awaitable[_operator_pb2.PutArtifactResponse]]:
         """Send a directory of the caller's as an artifact; this site becomes its custodian."""
+
+    @_abc_1.abstractmethod
+    def PullArtifact(
+        self,
+        request: _operator_pb2.PullArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_operator_pb2.PullArtifactResponse], _abc.AsyncIterator[_operator_pb2.PullArtifactResponse]]:
+        """Bring an artifact from an upstream, such as a hub; cancelling the call stops it."""
+
+    @_abc_1.abstractmethod
+    def PinArtifact(
+        self,
+        request: _operator_pb2.PinArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PinArtifactResponse, _abc.Awaitable[_operator_pb2.PinArtifactResponse]]:
+        """Keep an artifact from eviction, also over restarts, or let it go."""
+
+    @_abc_1.abstractmethod
+    def VerifyArtifacts(
+        self,
+        request: _operator_pb2.VerifyArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_operator_pb2.VerifyArtifactsResponse], _abc.AsyncIterator[_operator_pb2.VerifyArtifactsResponse]]:
+        """Read every byte of artifacts again; one answer for each."""
+
+    @_abc_1.abstractmethod
+    def PruneCache(
+        self,
+        request: _operator_pb2.PruneCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.PruneCacheResponse, _abc.Awaitable[_operator_pb2.PruneCacheResponse]]:
+        """Remove artifacts that nobody uses, those used longest ago first."""
+
+    @_abc_1.abstractmethod
+    def RemoveArtifact(
+        self,
+        request: _operator_pb2.RemoveArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RemoveArtifactResponse, _abc.Awaitable[_operator_pb2.RemoveArtifactResponse]]:
+        """Remove one artifact."""
 
     @_abc_1.abstractmethod
     def ReadSignals(

@@ -1,0 +1,484 @@
+"""A reference becomes an artifact of this site's store.
+
+    list       what the reference stands for just now, checked as if an enemy had written it
+    reserve    all of its bytes, before the first one comes (I4)
+    download   into a directory of its own, resumed, verified by what the source states
+    publish    the files get their names in the store as hard links: no byte is written twice
+
+Only then the content's id is known, as a source may not state every digest. So the room is reserved
+under an id of the pull itself, and handed over in one step. A pull that fails, is cancelled or dies
+with its process leaves nothing behind.
+"""
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gcos.artifacts import CHUNK_BYTES, Artifact, ArtifactKind, FileEntry, Manifest, checked_name
+from gcos.clock import Clock
+from gcos.errors import InvalidRequestError, QueueFullError
+from gcos.ids import ArtifactId
+from gcos.logs import Log
+from site_agent.artifact_store import (
+    ArtifactStore,
+    HubOrigin,
+    Reservation,
+    StoredArtifact,
+    checked_storable,
+)
+from site_agent.cache_marks import OPERATOR, CacheMarks
+from site_agent.partial_file import PartialFile
+from site_agent.sources.download import StagedFile, Stop, Tries, bring_all, resolved
+from site_agent.sources.opening import SourceSettings, open_reference
+from site_agent.sources.reference import (
+    HubReference,
+    OllamaReference,
+    SourceReference,
+    parse_source,
+    shown,
+)
+from site_agent.sources.source import Listing, Source, SourceFile, checked_listing
+from site_agent.stored_artifact import FILES, checked_origin
+from site_agent.threads import in_thread
+
+PULLS_AT_ONCE = 2
+PULL_COUNT_MAX = 32
+"""Pulls under way and waiting."""
+
+_POLL_S = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class Pull:
+    """One pull under way; whoever shows progress looks at it.
+
+    Attributes:
+        reference: What is pulled, as it is shown.
+        name: What it will be called.
+        size_bytes: All of it; 0 until the source has told.
+        received: Bytes that are here, by path.
+        note: What it waits for; empty while bytes come.
+    """
+
+    reference: str
+    name: str
+    size_bytes: int = 0
+    received: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that are here."""
+        return sum(self.received.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull brought.
+
+    Attributes:
+        artifact: It.
+        is_new: False: it was here under this name.
+        revision: State of the upstream; empty where it has none.
+    """
+
+    artifact: Artifact
+    is_new: bool
+    revision: str
+
+
+class Puller:
+    """Brings artifacts from upstreams into the store of one site.
+
+    Args:
+        store: The disk.
+        marks: Where each artifact's source is noted.
+        settings: What may be read.
+        staging: A directory of its own on the store's file system; what lies there is removed.
+        clock: World time.
+        log: Where failures are told.
+        pause: Waits between tries, seconds; until the pull is stopped by default. Blocking.
+    """
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        marks: CacheMarks,
+        settings: SourceSettings,
+        staging: Path,
+        clock: Clock,
+        log: Log,
+        *,
+        pause: Callable[[float], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._marks = marks
+        self._settings = settings
+        self._staging = staging
+        self._clock = clock
+        self._log = log
+        self._pause = pause
+        self._slots = asyncio.Semaphore(PULLS_AT_ONCE)
+        #: One pull of a reference at a time: the next one finds what the first one brought.
+        self._locks: dict[tuple[str, ArtifactKind], asyncio.Lock] = {}
+        self._pulls: list[Pull] = []
+        self._saving = asyncio.Lock()
+        shutil.rmtree(staging, ignore_errors=True)  # of an earlier process, never complete
+        staging.mkdir(mode=0o700, parents=True)
+
+    def pulls(self) -> tuple[Pull, ...]:
+        """Return what is under way or waits, the oldest first."""
+        return tuple(self._pulls)
+
+    def prepared(self, reference: str, name: str, kind: ArtifactKind | None) -> "PullOrder":
+        """Return what `pull` performs, once it is known to make sense.
+
+        Args:
+            reference: What to pull.
+            name: What people will call it; empty: as its source does.
+            kind: Model or data set; None: where the reference says it.
+
+        Raises:
+            InvalidRequestError: The reference or the name is none, or the kind must be said.
+            QueueFullError: Too many pulls wait.
+        """
+        parsed = parse_source(reference)
+        if kind is None:
+            if isinstance(parsed, HubReference):
+                kind = ArtifactKind.DATA if parsed.is_dataset else ArtifactKind.MODEL
+            elif isinstance(parsed, OllamaReference):
+                kind = ArtifactKind.MODEL
+            else:
+                raise InvalidRequestError(
+                    f"{reference[:80]!r} does not say what it is",
+                    field="kind",
+                    hint="say --kind model or --kind data",
+                )
+        if len(self._pulls) >= PULL_COUNT_MAX:
+            raise QueueFullError(
+                f"{len(self._pulls)} pulls are under way or wait here", hint="try again later"
+            )
+        called = checked_name(name or parsed.name, field="name")
+        return PullOrder(parsed, kind, Pull(shown(parsed), called))
+
+    async def pull(self, order: "PullOrder") -> Pulled:
+        """Bring an artifact from its source; returns at once where it is here.
+
+        Cancelling stops it and leaves nothing of it.
+
+        Raises:
+            InvalidRequestError: This site may not read the reference, or it cannot be an artifact.
+            NotFoundError: It is not there.
+            WrongStateError: It is not open to this site, or a library is missing.
+            ExhaustedError: It does not fit into the cache, on the disk, or into a manifest.
+            DigestMismatchError: What came is not what its source states.
+            UnavailableError: The source did not answer, for long.
+        """
+        pull, kind = order.pull, order.kind
+        lock = self._locks.setdefault((pull.reference, kind), asyncio.Lock())
+        self._pulls.append(pull)
+        pull.note = "waits for other pulls"
+        try:
+            async with lock, self._slots:
+                pull.note = ""
+                return await self._pull(order)
+        finally:
+            self._pulls.remove(pull)
+            if not any(other.reference == pull.reference for other in self._pulls):
+                self._locks.pop((pull.reference, kind), None)
+
+    async def save_marks(self) -> None:
+        """Make the marks durable as they are now."""
+        async with self._saving:
+            held = {artifact.artifact_id for artifact in self._store.cache.holdings()}
+            snapshot = self._marks.snapshot(held)
+            await in_thread(functools.partial(self._marks.save, snapshot))
+
+    # ---- one pull ---------------------------------------------------------------------------
+
+    async def _pull(self, order: "PullOrder") -> Pulled:
+        pull, kind, reference = order.pull, order.kind, order.reference
+        started_s = self._clock.protocol_s()
+        stop = Stop()
+        tries = Tries(self._pause or stop.pause, functools.partial(self._tell, pull))
+        source = await in_thread(
+            functools.partial(open_reference, reference, self._settings), stop=stop
+        )
+        try:
+            listing = await in_thread(
+                functools.partial(_listed, source, pull, stop, tries, self._capacity_bytes(kind)),
+                stop=stop,
+            )
+            pull.size_bytes = listing.size_bytes
+            known = self._known(pull.reference, listing, kind)
+            if known is not None:
+                return await self._name(pull, known, listing)
+            pulled = await self._bring(order, source, listing, stop, tries)
+        finally:
+            await in_thread(source.close)
+        self._log.info(
+            "artifact_pulled",
+            artifact=pull.name,
+            artifact_id=pulled.artifact.artifact_id,
+            reference=pull.reference,
+            revision=listing.revision,
+            size_bytes=listing.size_bytes,
+            duration_s=self._clock.protocol_s() - started_s,
+        )
+        return pulled
+
+    def _capacity_bytes(self, kind: ArtifactKind) -> int:
+        return self._store.cache.capacity_bytes(kind)
+
+    def _known(self, reference: str, listing: Listing, kind: ArtifactKind) -> ArtifactId | None:
+        """Return what a listing stands for where it is here already."""
+        digests = [(file, file.sha256) for file in listing.files]
+        ids = list(self._marks.pulled(reference, listing.revision)) if listing.revision else []
+        entries = tuple(
+            FileEntry(file.path, size_bytes=file.size_bytes, sha256=sha256)
+            for file, sha256 in digests
+            if sha256 is not None
+        )
+        if len(entries) == len(digests):
+            ids.append(Manifest(kind, entries).artifact_id)
+        cache = self._store.cache
+        for artifact_id in ids:
+            found = cache.find(artifact_id)
+            if found is not None and found.kind is kind:
+                return artifact_id
+        return None
+
+    async def _bring(
+        self,
+        order: "PullOrder",
+        source: Source,
+        listing: Listing,
+        stop: Stop,
+        tries: Tries,
+    ) -> Pulled:
+        pull, kind = order.pull, order.kind
+        key = hashlib.sha256(f"{kind.value} {pull.reference}".encode()).hexdigest()
+        place = self._staging / key
+        promise = Artifact(
+            ArtifactId(f"sha256:{key}"), kind=kind, name=pull.name, size_bytes=listing.size_bytes
+        )
+        async with self._promised(promise, place) as promised:
+            parts = await in_thread(
+                functools.partial(_parts, self._store, promise.artifact_id, listing, place)
+            )
+            for part in parts:
+                if part.staged is None:
+                    pull.received[part.file.path] = part.file.size_bytes
+            await in_thread(
+                functools.partial(
+                    bring_all,
+                    source,
+                    [part.staged for part in parts if part.staged is not None],
+                    stop=stop,
+                    tries=tries,
+                    on_bytes=pull.received.__setitem__,
+                ),
+                stop=stop,
+            )
+            manifest = checked_storable(Manifest(kind, tuple(part.entry() for part in parts)))
+            await self._not_arriving(pull, manifest.artifact_id)
+            if self._store.cache.has(manifest.artifact_id):
+                return await self._name(pull, manifest.artifact_id, listing)
+            return await self._publish(order, promised, manifest, parts, listing)
+
+    @contextlib.asynccontextmanager
+    async def _promised(self, promise: Artifact, place: Path) -> AsyncIterator["_Promise"]:
+        """Reserve the room of a pull for the block; leave nothing of it behind."""
+        reservation = self._store.reserve(promise, now_s=self._clock.world_s())
+        for victim in reservation.evicted:
+            self._log.info("artifact_evicted", artifact_id=victim, made_room_for=promise.name)
+        held = _Promise(reservation)
+        try:
+            await in_thread(functools.partial(self._store.clear, reservation))
+            await in_thread(place.mkdir)
+            yield held
+        finally:
+            try:
+                await in_thread(functools.partial(_clear, self._store, reservation, place))
+            finally:
+                if held.is_held:
+                    self._store.release(reservation)
+
+    async def _not_arriving(self, pull: Pull, artifact_id: ArtifactId) -> None:
+        """Wait while a peer brings the same content."""
+        while self._store.cache.is_reserved(artifact_id):
+            pull.note = "waits for a peer that brings the same content"
+            await asyncio.sleep(_POLL_S)
+        pull.note = ""
+
+    async def _publish(
+        self,
+        order: "PullOrder",
+        promised: "_Promise",
+        manifest: Manifest,
+        parts: list["_Part"],
+        listing: Listing,
+    ) -> Pulled:
+        store, pull, now_s = self._store, order.pull, self._clock.world_s()
+        record = StoredArtifact(
+            (pull.name,), manifest, placed_s=now_s, hub_origin=_hub_origin(order, manifest, listing)
+        )
+        # In one step, so that nobody takes the room in between.
+        store.release(promised.reservation)
+        promised.is_held = False
+        reservation = store.reserve(record.artifact(), now_s=now_s)
+        assert not reservation.evicted, "the promised room was as large"
+        try:
+            await in_thread(functools.partial(store.clear, reservation))
+            await in_thread(functools.partial(_hand_over, store, manifest, parts))
+            await in_thread(functools.partial(store.seal, record))
+            store.publish(record)
+        except BaseException:
+            try:
+                await in_thread(functools.partial(store.drop_partial, reservation))
+            finally:
+                store.release(reservation)
+            raise
+        await in_thread(store.sync)
+        await self._note(pull, manifest.artifact_id, listing)
+        return Pulled(record.artifact(), is_new=True, revision=listing.revision)
+
+    async def _name(self, pull: Pull, artifact_id: ArtifactId, listing: Listing) -> Pulled:
+        """Give content that is here the name that was asked for."""
+        cache = self._store.cache
+        cache.open_reader(artifact_id)
+        try:
+            record = self._store.renamed(artifact_id, pull.name, None)
+            await in_thread(functools.partial(self._store.rewrite, record))
+            artifact, is_new = self._store.adopt(record, pull.name)
+        finally:
+            cache.close_reader(artifact_id)
+        pull.received = {"": listing.size_bytes}
+        await self._note(pull, artifact_id, listing)
+        return Pulled(artifact, is_new=is_new, revision=listing.revision)
+
+    async def _note(self, pull: Pull, artifact_id: ArtifactId, listing: Listing) -> None:
+        self._marks.set_source(artifact_id, pull.reference, listing.revision)
+        if self._marks.of(artifact_id).is_pinned:
+            self._store.cache.pin(artifact_id, OPERATOR)  # it was pinned before it went
+        await self.save_marks()
+
+    def _tell(self, pull: Pull, message: str, pause_s: float) -> None:
+        """Log a failure that may pass; called in threads."""
+        self._log.warning(
+            "pull_interrupted", reference=pull.reference, error=message, pause_s=pause_s
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PullOrder:
+    """A pull that makes sense. Made by `Puller.prepared`.
+
+    Attributes:
+        reference: What to pull.
+        kind: Model or data set.
+        pull: How far it is.
+    """
+
+    reference: SourceReference
+    kind: ArtifactKind
+    pull: Pull
+
+
+@dataclass(eq=False, slots=True)
+class _Promise:
+    """The room of a pull while its content has no id."""
+
+    reservation: Reservation
+    is_held: bool = True
+
+
+def _listed(source: Source, pull: Pull, stop: Stop, tries: Tries, capacity_bytes: int) -> Listing:
+    """Return what a source lists, checked. Blocking."""
+    listing = resolved(source, stop, tries)
+    return checked_listing(listing, size_bytes_max=capacity_bytes, what=pull.reference)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file of a pull.
+
+    Attributes:
+        file: As its source lists it.
+        known: Where its bytes lie once they are here.
+        staged: How they come; None where another artifact here has the same file.
+    """
+
+    file: SourceFile
+    known: Path
+    staged: StagedFile | None
+
+    def entry(self) -> FileEntry:
+        """Return what a manifest says of it, once it is here."""
+        if self.staged is not None:
+            return self.staged.entry()
+        assert self.file.sha256 is not None, "found by its digest"
+        return FileEntry(self.file.path, size_bytes=self.file.size_bytes, sha256=self.file.sha256)
+
+
+def _parts(
+    store: ArtifactStore, promise_id: ArtifactId, listing: Listing, place: Path
+) -> list[_Part]:
+    """Return the files of a pull; those that the store has already get a name at once. Blocking."""
+    parts = []
+    for index, file in enumerate(listing.files):
+        if file.sha256 is not None and file.size_bytes > 0:
+            entry = FileEntry(file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+            if store.partial_file(promise_id, entry).received_bytes == file.size_bytes:
+                parts.append(_Part(file, _place(store, promise_id, file.path), staged=None))
+                continue
+        path = place / str(index)
+        parts.append(_Part(file, path, StagedFile(path, file)))
+    return parts
+
+
+def _hand_over(store: ArtifactStore, manifest: Manifest, parts: list[_Part]) -> None:
+    """Give the files of a pull their names below a reservation, as hard links. Blocking.
+
+    Where a link is refused, a file's bytes are copied.
+    """
+    for entry, part in zip(manifest.files, parts, strict=True):
+        partial = store.partial_file(manifest.artifact_id, entry)
+        if partial.received_bytes < entry.size_bytes:
+            place = _place(store, manifest.artifact_id, entry.path)
+            partial = PartialFile(place, entry, known=part.known)
+        try:
+            if partial.received_bytes < entry.size_bytes:
+                with part.known.open("rb") as file:
+                    while chunk := file.read(CHUNK_BYTES):
+                        partial.append(chunk)
+            partial.finish()
+        finally:
+            partial.close()
+        part.known.unlink()
+
+
+def _clear(store: ArtifactStore, reservation: Reservation, place: Path) -> None:
+    """Remove all that came for a pull. Blocking."""
+    shutil.rmtree(place, ignore_errors=True)
+    store.drop_partial(reservation)
+
+
+def _place(store: ArtifactStore, artifact_id: ArtifactId, path: str) -> Path:
+    """Return where a file of a partial copy lies."""
+    return store._areas.partial(artifact_id) / FILES / path
+
+
+def _hub_origin(order: PullOrder, manifest: Manifest, listing: Listing) -> HubOrigin | None:
+    """Return what the hub calls what was pulled; None where it came from elsewhere."""
+    if not isinstance(order.reference, HubReference):
+        return None
+    etags = tuple(file.sha256 or file.git_sha1 or "" for file in listing.files)
+    with contextlib.suppress(InvalidRequestError):  # a mirror may have names of its own
+        return checked_origin(HubOrigin(listing.revision, etags), manifest)
+    return None

@@ -1,0 +1,325 @@
+"""`gcos cache` against the real operator service, store and sources; only the rest is fake."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+
+from gcos.artifacts import ArtifactKind
+from gcos.cli.main import main
+from gcos.client import Client
+from gcos.ids import RunId, SiteId
+from gcos.rpc.channels import Channels
+from gcos.system import SystemClock
+from site_agent.artifact_store import ArtifactStore
+from site_agent.config import AgentConfig, SourcesConfig
+from site_agent.operator_servicer import OperatorServicer
+from site_agent.transfer import ArtifactPlane
+from testbed.fake_registries import FakeUpstream, Fault, serving_upstream
+from testbed.fakes import FAKE_TOKEN, FakeAgent
+
+
+def _drop(*_: object) -> Any:
+    """What the agent logs would land between what the commands print."""
+    raise structlog.DropEvent
+
+
+SILENT: Any = structlog.wrap_logger(None, processors=[_drop])
+BODY = bytes(range(256)) * 8000
+VERBS = (
+    *("PullArtifact", "PinArtifact", "VerifyArtifacts", "PruneCache", "RemoveArtifact"),
+    *("ListCache", "AddArtifact"),
+)
+
+
+class CacheAgent(FakeAgent):
+    """A fake agent with a real cache."""
+
+    operator: OperatorServicer
+
+
+def delegated(verb: str) -> Callable[..., Awaitable[Any]]:
+    async def call(self: CacheAgent, request: Any, context: Any) -> Any:
+        return await getattr(self.operator, verb)(request, context)
+
+    return call
+
+
+for each in VERBS:
+    setattr(CacheAgent, each, delegated(each))
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Cluster:
+    """One site with a real cache."""
+
+    path: Path
+    store: ArtifactStore
+    agent: CacheAgent
+    environ: dict[str, str]
+    capture: pytest.CaptureFixture[str]
+    beat_count: int = 0
+    plane: ArtifactPlane | None = None
+
+    def restart(self) -> None:
+        """Serve as a new process would, over the same store."""
+        assert self.plane is not None
+        self.agent.operator = self.operator(self.plane)
+
+    async def gcos(self, *words: str) -> Ran:
+        code = await run_main(words, self.environ)
+        captured = self.capture.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    async def beat_now(self) -> None:
+        self.beat_count += 1
+
+    def operator(self, plane: ArtifactPlane) -> OperatorServicer:
+        config = AgentConfig(
+            site="de",
+            data_dir=self.path,
+            token_file=self.path / "token",
+            artifact_roots=(self.path / "shared",),
+            sources=SourcesConfig(hosts=("http://127.0.0.1",), networks=("127.0.0.1/32",)),
+        )
+        runner: Any = SimpleNamespace(
+            config=config,
+            clock=SystemClock(),
+            log=SILENT,
+            beat_now=self.beat_now,
+            participant=SimpleNamespace(
+                cache=plane.cache, site=SimpleNamespace(site_id=SiteId("de"))
+            ),
+        )
+        return OperatorServicer(runner, plane, self.path / "uploads")
+
+
+async def run_main(words: Sequence[str], environ: dict[str, str]) -> int:
+    loop = asyncio.get_running_loop()
+
+    def on_this_loop(body: Coroutine[Any, Any, int]) -> int:
+        return asyncio.run_coroutine_threadsafe(body, loop).result()
+
+    return await asyncio.to_thread(main, words, environ=environ, run=on_this_loop)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> AsyncIterator[Cluster]:
+    (tmp_path / "shared").mkdir()
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text(FAKE_TOKEN)
+    store = ArtifactStore.open(
+        tmp_path / "cache",
+        site_id=SiteId("de"),
+        model_capacity_bytes=10_000_000,
+        data_capacity_bytes=10_000_000,
+        allowed_roots=[tmp_path / "shared"],
+    )
+    agent = CacheAgent()
+    async with (
+        Channels(FAKE_TOKEN) as channels,
+        ArtifactPlane(store, channels, SystemClock(), SILENT) as plane,
+        agent.serving(),
+    ):
+        environ = {
+            "GCOS_HOME": str(tmp_path / "home"),
+            "GCOS_AGENT": agent.address,
+            "GCOS_TOKEN_FILE": str(token),
+        }
+        cluster = Cluster(tmp_path, store, agent, environ, capfd)
+        cluster.plane = plane
+        cluster.restart()
+        yield cluster
+
+
+@pytest.fixture
+def upstream() -> Any:
+    with serving_upstream() as server:
+        yield server
+
+
+Pull = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+def pull(cluster: Cluster, upstream: FakeUpstream) -> Pull:
+    async def run(name: str, body: bytes = BODY) -> str:
+        url = upstream.put(f"/{name}", body + name.encode())
+        ran = await cluster.gcos("cache", "pull", url, "--as", name, "--kind", "data")
+        assert ran.code == 0, ran.err
+        return ran.out.strip()
+
+    return run
+
+
+async def test_a_pull_prints_the_id_and_the_listing_its_source(
+    cluster: Cluster, upstream: FakeUpstream, pull: Pull
+) -> None:
+    artifact_id = await pull("text")
+    listed = await cluster.gcos("cache", "ls", "-o", "json")
+    (cache,) = json.loads(listed.out)["items"]
+    assert cache["marks"][0]["reference"] == f"{upstream.url}/text"
+    assert cache["entries"][0]["artifact"]["artifact_id"] == artifact_id
+    table = (await cluster.gcos("cache", "ls")).out
+    assert "whole" in table
+    assert f"{upstream.url}/text" in table
+    assert cluster.beat_count == 1, "the broker hears of it at once"
+    again = await cluster.gcos(
+        "cache", "pull", f"{upstream.url}/text", "--as", "text", "--kind", "data"
+    )
+    assert "was there before: text" in again.err
+
+
+async def test_a_pull_tells_how_far_it_is(cluster: Cluster, upstream: FakeUpstream) -> None:
+    url = upstream.put("/text", BODY)
+    upstream.fail("/text", Fault(cut_after_bytes=700_000))
+    async with Client.connect(environ=cluster.environ) as client:
+        said = [
+            each async for each in client.pull_artifact(url, name="text", kind=ArtifactKind.DATA)
+        ]
+    assert said[-1].artifact is not None
+    assert said[-1].received_bytes == said[-1].size_bytes == len(BODY)
+    halfway = [each for each in said if 0 < each.received_bytes < len(BODY)]
+    assert halfway, "a pause of a second lies between, and words come four times as often"
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("https://evil.example/x", ["reads nothing from", "[sources]"]),
+        ("gopher", ["is no reference"]),
+        ("file:///etc/passwd", ["not under a directory"]),
+        ("s3://bucket/x", ["below no root"]),
+    ],
+)
+async def test_a_refused_reference_says_why_and_what_to_do(
+    cluster: Cluster, reference: str, words: list[str]
+) -> None:
+    ran = await cluster.gcos("cache", "pull", reference, "--kind", "data")
+    assert ran.code == 2
+    assert all(word in ran.err for word in words)
+
+
+async def test_a_pin_survives_a_restart_and_keeps_from_eviction(
+    cluster: Cluster, pull: Pull
+) -> None:
+    artifact_id = await pull("a", bytes(6_000_000))
+    assert (await cluster.gcos("cache", "pin", "a")).err == "pinned a\n"
+    assert "was pinned before: a" in (await cluster.gcos("cache", "pin", "a")).err
+    cluster.store.cache.unpin(artifact_id, RunId("operator"))  # as a new process begins
+    cluster.restart()
+    assert "pinned" in (await cluster.gcos("cache", "ls")).out
+    refused = await cluster.gcos("cache", "rm", "a")
+    assert refused.code == 2
+    assert "it is pinned" in refused.err
+    assert "gcos cache unpin a" in refused.err
+    with pytest.raises(AssertionError, match="CACHE_FULL"):
+        await pull("b", bytes(6_000_000))
+    await cluster.gcos("cache", "unpin", "a")
+    await pull("b", bytes(6_000_000))
+    assert not cluster.store.cache.has(artifact_id)
+
+
+async def test_rm_refuses_what_is_used_or_in_custody_and_says_how(
+    cluster: Cluster, pull: Pull
+) -> None:
+    artifact_id = await pull("a")
+    cluster.store.cache.pin(artifact_id, RunId("de-1.1.1"))
+    assert "1 run needs it" in (await cluster.gcos("cache", "rm", "a", "--dry-run")).err
+    cluster.store.cache.unpin(artifact_id, RunId("de-1.1.1"))
+    cluster.store.cache.open_reader(artifact_id)
+    assert "reads it now" in (await cluster.gcos("cache", "rm", "a")).err
+    cluster.store.cache.close_reader(artifact_id)
+    place = cluster.path / "shared" / "own"
+    place.mkdir()
+    (place / "x").write_bytes(b"own")
+    await cluster.gcos("cache", "add", "own", str(place), "--kind", "data")
+    refused = await cluster.gcos("cache", "rm", "own")
+    assert "custodian" in refused.err
+    assert "--give-up-custody" in refused.err
+    assert (await cluster.gcos("cache", "rm", "own", "--give-up-custody")).code == 0
+    dry = await cluster.gcos("cache", "rm", "a", "--dry-run")
+    assert "would remove a" in dry.err
+    assert cluster.store.cache.has(artifact_id)
+    gone = await cluster.gcos("cache", "rm", artifact_id)
+    assert (gone.code, gone.out.strip()) == (0, artifact_id)
+    cluster.store.check_invariants()
+    assert (await cluster.gcos("cache", "rm", "a")).code == 2
+
+
+async def test_prune_removes_what_was_used_longest_ago(cluster: Cluster, pull: Pull) -> None:
+    first, second, third = [await pull(name, bytes(2_000_000)) for name in "abc"]
+    await cluster.gcos("cache", "pin", "a")
+    words = ("cache", "prune", "--to-gb", "0.005", "--dry-run")
+    dry = await cluster.gcos(*words)
+    assert "would go" in dry.out
+    assert "stays: it is pinned" in dry.out
+    assert all(cluster.store.cache.has(each) for each in (first, second, third))
+    ran = await cluster.gcos("cache", "prune", "--to-gb", "0.005")
+    assert "freed 2 MB; 4 MB held" in ran.err
+    assert not cluster.store.cache.has(second)
+    assert (await cluster.gcos("cache", "prune", "--unused-for", "1h", "-q")).out == ""
+    over = await cluster.gcos("cache", "prune", "--to-gb", "0")
+    assert "the rest stays" in over.err
+    assert cluster.store.cache.has(first)
+    cluster.store.check_invariants()
+
+
+async def test_prune_must_be_told_how_much(cluster: Cluster) -> None:
+    ran = await cluster.gcos("cache", "prune")
+    assert ran.code == 2
+    assert "--to-gb 0 removes all that may go" in ran.err
+
+
+async def test_verify_reads_every_byte_and_names_what_is_damaged(
+    cluster: Cluster, pull: Pull
+) -> None:
+    artifact_id = await pull("a")
+    await pull("b")
+    assert "2 artifacts verified" in (await cluster.gcos("cache", "verify")).err
+    file = cluster.store.path_of(artifact_id) / "a"  # type: ignore[arg-type]
+    file.chmod(0o600)
+    with file.open("r+b") as opened:
+        opened.write(b"!")
+    ran = await cluster.gcos("cache", "verify", "a")
+    assert ran.code == 4
+    assert "damaged" in ran.out
+    assert (
+        "gcos cache rm"
+        in json.loads(
+            (await cluster.gcos("cache", "verify", "a", "-o", "json")).err.splitlines()[-1]
+        )["hint"]
+    )
+    assert (await cluster.gcos("cache", "verify", "none")).code == 2
+
+
+async def test_a_name_of_two_contents_must_be_told_apart(cluster: Cluster, pull: Pull) -> None:
+    first = await pull("a")
+    second = await pull("a", b"other")
+    ran = await cluster.gcos("cache", "pin", "a")
+    assert ran.code == 2
+    assert "2 artifacts are called 'a'" in ran.err
+    assert (await cluster.gcos("cache", "pin", f"a@{second}")).out.strip() == second
+    assert (await cluster.gcos("cache", "rm", f"a@{first}")).code == 0
+
+
+@pytest.mark.parametrize("verb", ["ls", "add", "pull", "pin", "unpin", "verify", "prune", "rm"])
+def test_every_verb_has_an_example_in_its_help(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cache", verb, "--help"], environ={}) == 0
+    assert f"gcos cache {verb}" in capsys.readouterr().out
