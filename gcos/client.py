@@ -28,7 +28,12 @@ from gcos.client_records import (
     ClusterLedger,
     Explanation,
     Gathered,
+    LogPiece,
+    PinnedArtifact,
     Plan,
+    Pruned,
+    PullProgress,
+    RemovedArtifact,
     Results,
     Scales,
     SiteCache,
@@ -37,6 +42,7 @@ from gcos.client_records import (
     SiteSignalsReading,
     Submission,
     Unreachable,
+    VerifiedArtifact,
 )
 from gcos.clock import Clock
 from gcos.errors import (
@@ -48,7 +54,7 @@ from gcos.errors import (
     UnknownSiteError,
 )
 from gcos.home import discover
-from gcos.ids import SiteId, TaskId
+from gcos.ids import RunId, SiteId, TaskId
 from gcos.rpc.channels import CALL_TIMEOUT_S, Channels
 from gcos.rpc.security import read_token
 from gcos.rpc.status import translated
@@ -65,6 +71,10 @@ SUBMIT_TIMEOUT_S: Final = 30.0
 PLAN_TIMEOUT_S: Final = 30.0
 #: Adding an artifact hashes all of its bytes.
 ADD_TIMEOUT_S: Final = 3600.0
+#: A large model over a slow line, or a large cache read again.
+PULL_TIMEOUT_S: Final = 2 * 86_400.0
+#: Removing many files takes a while.
+PRUNE_TIMEOUT_S: Final = 600.0
 #: A watch is opened anew after so long, so that no stream outlives its peer unnoticed.
 WATCH_STREAM_S: Final = 600.0
 LOG_STREAM_S: Final = 7 * 86_400.0
@@ -321,6 +331,20 @@ class Client:
     async def log(
         self, task_id: TaskId, *, follow: bool = False, offset_bytes: int = 0
     ) -> AsyncGenerator[bytes, None]:
+        """Yield the output of the latest attempt, as `log_pieces` does, without its places.
+
+        Raises:
+            UnknownTaskError: There is none of this id.
+            PeerUnreachableError: No agent answered; while it is followed, for five minutes.
+        """
+        pieces = self.log_pieces(task_id, follow=follow, offset_bytes=offset_bytes)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece.data
+
+    async def log_pieces(
+        self, task_id: TaskId, *, follow: bool = False, offset_bytes: int = 0
+    ) -> AsyncGenerator[LogPiece, None]:
         """Yield the output of the latest attempt, until its end where `follow` says so.
 
         A log that breaks off, as when the agent restarts, goes on at any agent where it stopped.
@@ -348,7 +372,7 @@ class Client:
                         silent_since_s, attempt_count = None, 0
                         request.run_id = piece.run_id
                         request.offset_bytes = piece.offset_bytes + len(piece.data)
-                        yield piece.data
+                        yield LogPiece(RunId(piece.run_id), piece.offset_bytes, piece.data)
                 return
             except UnavailableError:
                 now_s = self._clock.protocol_s()
@@ -510,6 +534,132 @@ class Client:
         with translated(f"the agent at {address}"):
             answer = await self._operator(address).PutArtifact(pieces(), timeout=ADD_TIMEOUT_S)
         return from_proto(answer, AddedArtifact)
+
+    async def pull_artifact(
+        self,
+        reference: str,
+        *,
+        name: str = "",
+        kind: ArtifactKind | None = None,
+        site: SiteId | None = None,
+    ) -> AsyncGenerator[PullProgress, None]:
+        """Bring an artifact from an upstream to a site; yields how far it is, the artifact last.
+
+        Leaving early stops the pull.
+
+        Args:
+            reference: Such as `hf://org/name@revision`, `https://`, `s3://`, `ollama://`.
+            name: What people will call it; as its source does by default.
+            kind: Model or data set; as the reference says by default.
+            site: Where to; the site whose agent is called by default.
+
+        Raises:
+            InvalidRequestError: The site may not read it, or it cannot be an artifact.
+            NotFoundError: It is not there.
+            WrongStateError: It is not open to the site.
+            ExhaustedError: It does not fit.
+            DigestMismatchError: What came is not what its source states.
+        """
+        request = operator_pb2.PullArtifactRequest(reference=reference, name=name)
+        if kind is not None:
+            request.kind = _KINDS[kind]
+        address = await self._address_of(site) if site is not None else self._agents[0]
+        with translated(f"the agent at {address}"):
+            call = self._operator(address).PullArtifact(request, timeout=PULL_TIMEOUT_S)
+            try:
+                async for answer in call:
+                    yield from_proto(answer, PullProgress)
+            finally:
+                call.cancel()
+
+    async def pin_artifact(
+        self, name: str, *, site: SiteId | None = None, is_pinned: bool = True
+    ) -> PinnedArtifact:
+        """Keep an artifact in the cache of a site, also over restarts, or let it go.
+
+        Args:
+            name: Its name, `name@sha256:...`, or `sha256:...`.
+            site: Which; the site whose agent is called by default.
+            is_pinned: Keep it; else let it go.
+
+        Raises:
+            ArtifactNotFoundError: It is not there.
+        """
+        request = operator_pb2.PinArtifactRequest(name=name, is_pinned=is_pinned)
+        address = await self._address_of(site) if site is not None else self._agents[0]
+        with translated(f"the agent at {address}"):
+            answer = await self._operator(address).PinArtifact(request, timeout=CALL_TIMEOUT_S)
+        return from_proto(answer, PinnedArtifact)
+
+    async def verify_artifacts(
+        self, name: str = "", *, site: SiteId | None = None
+    ) -> AsyncGenerator[VerifiedArtifact, None]:
+        """Let a site read every byte of an artifact again, or of all; yields what it finds.
+
+        Raises:
+            ArtifactNotFoundError: It is not there.
+        """
+        request = operator_pb2.VerifyArtifactsRequest(name=name)
+        address = await self._address_of(site) if site is not None else self._agents[0]
+        with translated(f"the agent at {address}"):
+            call = self._operator(address).VerifyArtifacts(request, timeout=PULL_TIMEOUT_S)
+            try:
+                async for answer in call:
+                    yield from_proto(answer, VerifiedArtifact)
+            finally:
+                call.cancel()
+
+    async def prune_cache(
+        self,
+        *,
+        to_bytes: int | None = None,
+        unused_for_s: float = 0.0,
+        is_dry_run: bool = False,
+        site: SiteId | None = None,
+    ) -> Pruned:
+        """Remove what nobody uses from the caches of a site, what was used longest ago first.
+
+        Args:
+            to_bytes: Until both caches together hold no more; None: all that matches.
+            unused_for_s: Only what nobody has used for so long, world seconds.
+            is_dry_run: Change nothing.
+            site: Which; the site whose agent is called by default.
+        """
+        request = operator_pb2.PruneCacheRequest(
+            to_bytes=to_bytes, unused_for_s=unused_for_s, is_dry_run=is_dry_run
+        )
+        address = await self._address_of(site) if site is not None else self._agents[0]
+        with translated(f"the agent at {address}"):
+            answer = await self._operator(address).PruneCache(request, timeout=PRUNE_TIMEOUT_S)
+        return from_proto(answer, Pruned)
+
+    async def remove_artifact(
+        self,
+        name: str,
+        *,
+        gives_up_custody: bool = False,
+        is_dry_run: bool = False,
+        site: SiteId | None = None,
+    ) -> RemovedArtifact:
+        """Remove an artifact with all of its names from the cache of a site.
+
+        Args:
+            name: Its name, `name@sha256:...`, or `sha256:...`.
+            gives_up_custody: Remove it even where its bytes may be nowhere else.
+            is_dry_run: Change nothing.
+            site: Which; the site whose agent is called by default.
+
+        Raises:
+            ArtifactNotFoundError: It is not there.
+            WrongStateError: It is pinned, in use, or in the site's custody.
+        """
+        request = operator_pb2.RemoveArtifactRequest(
+            name=name, is_dry_run=is_dry_run, gives_up_custody=gives_up_custody
+        )
+        address = await self._address_of(site) if site is not None else self._agents[0]
+        with translated(f"the agent at {address}"):
+            answer = await self._operator(address).RemoveArtifact(request, timeout=PRUNE_TIMEOUT_S)
+        return from_proto(answer, RemovedArtifact)
 
     async def _sent_workdir(self, document: bytes, directory: Path) -> str:
         """Send the document's local `workdir`; return its reference, empty where it has none."""

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from gcos.artifacts import Artifact, CacheEntry, CacheUsage
 from gcos.contract_net import Bid, Change, Refusal, Terms
 from gcos.durations import Prediction
-from gcos.ids import SiteId
+from gcos.ids import ArtifactId, RunId, SiteId
 from gcos.known_sites import KnownSite
 from gcos.ledger import LedgerEntry
 from gcos.signals import Provenance
@@ -71,6 +71,21 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class LogPiece:
+    """A piece of the output of an attempt.
+
+    Attributes:
+        run_id: The attempt.
+        offset_bytes: Where the piece begins in its output.
+        data: The bytes.
+    """
+
+    run_id: RunId
+    offset_bytes: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Cancellation:
     """A task after it was cancelled; `is_cancelled` is False where it had ended before."""
 
@@ -92,12 +107,135 @@ class SiteListing:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheMark:
+    """What the operator and the sources say of an artifact.
+
+    Attributes:
+        artifact_id: Which.
+        is_pinned: The operator keeps it.
+        reference: Where it was pulled from; empty where it was not.
+        revision: State of that upstream, such as a commit; empty where it has none.
+    """
+
+    artifact_id: ArtifactId
+    is_pinned: bool = False
+    reference: str = ""
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An artifact on its way from an upstream.
+
+    Attributes:
+        reference: Where it is pulled from.
+        name: What it will be called.
+        received_bytes: Here so far.
+        size_bytes: All of it; 0 until the source has told.
+        note: What it waits for; empty while bytes come.
+    """
+
+    reference: str
+    name: str
+    received_bytes: int
+    size_bytes: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class SiteCache:
-    """What the two caches of a site hold, sorted by kind and name."""
+    """What the two caches of a site hold.
+
+    Attributes:
+        site_id: The site.
+        usages: How full each cache is.
+        entries: What they hold, sorted by kind and name.
+        marks: Of the entries that have any.
+        arrivals: What is on its way from upstreams.
+    """
 
     site_id: SiteId
     usages: tuple[CacheUsage, ...]
     entries: tuple[CacheEntry, ...]
+    marks: tuple[CacheMark, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """How far a pull is.
+
+    Attributes:
+        received_bytes: Here so far.
+        size_bytes: All of it; 0 until the source has told.
+        note: What it waits for; empty while bytes come.
+        artifact: The artifact, once it is here; then this is the last one.
+        is_new: False: the same content under the same name was there before.
+        revision: State of the upstream, such as a commit; empty where it has none.
+    """
+
+    received_bytes: int
+    size_bytes: int
+    note: str = ""
+    artifact: Artifact | None = None
+    is_new: bool = False
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedArtifact:
+    """An artifact that is kept, or let go; `is_changed` is False where it was so before."""
+
+    artifact: Artifact
+    is_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedArtifact:
+    """What reading an artifact again found.
+
+    Attributes:
+        artifact: The artifact.
+        bad_bytes: Bytes that are not what they should be.
+        bad_paths: Files that they are in.
+    """
+
+    artifact: Artifact
+    bad_bytes: int
+    bad_paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptArtifact:
+    """An artifact that was not removed, and why."""
+
+    artifact: Artifact
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was removed from the caches of a site, or would be.
+
+    Attributes:
+        site_id: The site.
+        removed: In this order.
+        kept: What matched and stays.
+        occupied_bytes: Held by the caches after it.
+    """
+
+    site_id: SiteId
+    removed: tuple[Artifact, ...]
+    kept: tuple[KeptArtifact, ...]
+    occupied_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedArtifact:
+    """An artifact that was removed, or would be, with all of its names."""
+
+    artifact: Artifact
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +341,19 @@ class Explanation:
     task: Task
     events: tuple[TaskEvent, ...]
     scales: Scales
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedSubmission:
+    """A task that was handed in, and how it came to be where it is.
+
+    Attributes:
+        submission: What the agent answered, with the task as it was last seen.
+        explanation: What happened to it.
+    """
+
+    submission: Submission
+    explanation: Explanation
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from gcos.errors import InvalidTaskError, TooLargeError
+from gcos.syntax_errors import syntax_error
 
 DOCUMENT_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 16
@@ -100,12 +101,7 @@ def parse_tree(data: bytes) -> Node:
             hint="remove it; in JSON or double quotes write an escape instead",
         ) from exc
     except MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        raise InvalidTaskError(
-            str(exc.problem or exc.context or "not valid YAML")[:200],
-            line=mark.line + 1 if mark else 0,
-            hint=_syntax_hint(str(exc.problem or "")),
-        ) from exc
+        raise syntax_error(text, exc) from exc
     # Beside its own errors the parser lets others escape, such as ValueError for the escape
     # "\UFFFFFFFF"; whatever it stumbles over, the fault is in the text that a stranger sent.
     except Exception as exc:
@@ -276,26 +272,10 @@ def clipped(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _syntax_hint(problem: str) -> str:
-    """Return the likeliest way out of what the parser of YAML complains about."""
-    hints = (hint for words, hint in _SYNTAX_HINTS if words in problem)
-    return next(hints, "it must be valid YAML 1.2 or JSON; look at the indentation and quotes")
-
-
 def _line(event: Event) -> int:
     return int(event.start_mark.line) + 1
 
 
-#: What to do by what the parser says, the first that fits.
-_SYNTAX_HINTS = (
-    ("mapping values are not allowed", "put text that has ': ' in it in quotes"),
-    ("'\\t'", "indent with spaces, not with tabs"),
-    ("cannot start any token", "put text that starts with such a character in quotes"),
-    ("unexpected end of stream", "close the quote that was opened before"),
-    ("could not find expected ':'", "write a ': ' after the key, or indent the text below it"),
-    ("expected <block end>", "let keys that belong together start in the same column"),
-    ("expected ',' or", "close the bracket, or put a ',' between the items"),
-)
 #: Two escapes that together name a character beyond U+FFFF, after an even number of backslashes.
 _ESCAPED_PAIR = re.compile(
     r"(?P<before>(?<!\\)(?:\\\\)*)"

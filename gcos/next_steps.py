@@ -5,11 +5,14 @@ from typing import Final
 from gcos.tasks import Reason
 
 _STEPS: Final = {
-    Reason.NO_SITE_REACHABLE: "see who answers: gcos sites ls; its operator may restart the agent",
+    Reason.NO_SITE_REACHABLE: (
+        "see who answers: gcos sites ls; its operator may restart the agent (gcos up, where it is"
+        " a local cluster)"
+    ),
     Reason.NO_BID: "ask again in a few seconds",
     Reason.SITE_DRAINING: "wait until the site is back, or let others run it: placement",
     Reason.QUEUE_FULL: "wait until runs end there, or let other sites run it: placement",
-    Reason.PLACEMENT_EXCLUDES: "add it to placement.allow, or take it off placement.deny",
+    Reason.PLACEMENT_EXCLUDES: "as the task asks; to have it run there, change its placement",
     Reason.GPU_TYPE_UNKNOWN: "write resources.gpu.type: any, or a type that is there",
     Reason.GPU_COUNT_TOO_HIGH: "ask for fewer GPUs: resources.gpu.count",
     Reason.ARTIFACT_TOO_LARGE: "use a smaller artifact, or a site with more room: gcos cache ls",
@@ -17,6 +20,7 @@ _STEPS: Final = {
     Reason.CACHE_FULL: "wait until runs there end; what they use: gcos cache ls",
     Reason.IMAGE_UNSUPPORTED: "remove image:, or let sites run it whose executors take images",
     Reason.SECRET_MISSING: "ask its operator to put it into <data dir>/secrets/NAME, mode 0600",
+    Reason.OUTPUT_REFUSED: "name a place below its output_roots, or ask its operator for more",
     Reason.STALE_SIGNAL: "wait for its signal (gcos carbon now), or remove max_carbon_g:",
     Reason.OVER_COST_LIMIT: "raise max_cost_usd, or give it time: a later deadline",
     Reason.OVER_CARBON_LIMIT: "raise max_carbon_g, or give it time: a later deadline",

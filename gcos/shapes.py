@@ -17,7 +17,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from gcos.artifacts import checked_path, parse_reference
 from gcos.document import Mapping, Node, Scalar, Sequence, clipped
 from gcos.errors import InvalidRequestError, InvalidTaskError
-from gcos.spellings import meant_duration, meant_number, plain
+from gcos.spellings import in_words, meant_duration, meant_number, plain
 
 NAME_LENGTH_MAX = 200
 COMMAND_BYTES_MAX = 64 * 1024
@@ -25,6 +25,8 @@ ENV_COUNT_MAX = 256
 ENV_VALUE_BYTES_MAX = 32 * 1024
 LIST_COUNT_MAX = 64
 DURATION_DAYS_MAX = 3650.0
+#: From here on a duration without its unit is taken for seconds, in a hint.
+SECONDS_MEANT_MIN = 100
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 DURATION = re.compile(r"(?P<count>[0-9]{1,12}(\.[0-9]{1,9})?)(?P<unit>[smhd])")
@@ -235,7 +237,7 @@ class Many(Generic[ValueT]):
             is_section = isinstance(self.item, Section)
             return "put '- ' before its first key" if is_section else "list the names alone"
         if not isinstance(self.item, Section) or not isinstance(node, Scalar) or not node.text:
-            return ""
+            return "write a list: '- ' before each item"
         key = next(row.key for row in self.item.rows)
         return f"write {at.key}: [{{{key}: {node.text[:40]}}}]"
 
@@ -508,9 +510,17 @@ def _span_text(node: Node, at: Place, *, wanted: str, example: str, unit: str) -
     """Return the text of a duration; a bare number lacks its unit, most likely `unit`."""
     if isinstance(node, Scalar) and isinstance(node.value, int | float):
         is_count = not isinstance(node.value, bool) and DURATION.fullmatch(f"{node.text}h")
-        hint = f"add its unit (s, m, h or d), such as {node.text}{unit}" if is_count else ""
+        hint = f"add its unit (s, m, h or d), such as {_counted(node, unit)}" if is_count else ""
         raise _mismatch(wanted, node, at, hint=hint or f"for example: {_written(at, example)}")
     return _text(node, at, wanted=wanted, example=example)
+
+
+def _counted(node: Scalar, unit: str) -> str:
+    """Return a bare number as a duration; what is large was most likely meant in seconds."""
+    assert isinstance(node.value, int | float), "asked by the caller"
+    if node.value < SECONDS_MEANT_MIN:
+        return f"{node.text}{unit}"
+    return f"{node.text}s ({in_words(node.value)})"
 
 
 def _span_hint(text: str, at: Place, example: str) -> str:

@@ -9,10 +9,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import TypeVar
 
-from gcos.document import Mapping, Node, Sequence, clipped, parse_tree
+from gcos.document import Mapping, Node, Scalar, Sequence, clipped, parse_tree
 from gcos.errors import InvalidRequestError, InvalidTaskError
 from gcos.shapes import (
     VARIABLE,
@@ -35,6 +36,7 @@ from gcos.shapes import (
     found_in,
     paths_of,
 )
+from gcos.spellings import in_words
 from gcos.tasks import (
     Disconnect,
     GpuRequest,
@@ -89,7 +91,9 @@ def parse_document(data: bytes, *, submitted_s: float) -> TaskSpec:
             line=root.key_lines["work"],
             hint="add model: NAME, or use kind: custom",
         )
+    spec = _with_artifact_kinds(spec, root)
     _check_deadline(spec, root, submitted_s)
+    _check_placement(spec, root)
     _check_outputs(spec, root)
     _check_names(spec, root)
     return spec
@@ -165,6 +169,55 @@ def _check_names(spec: TaskSpec, root: Mapping) -> None:
         )
 
 
+def _check_placement(spec: TaskSpec, root: Mapping) -> None:
+    """Refuse a name that is both allowed and denied."""
+    for index, name in enumerate(spec.placement.deny):
+        if name in spec.placement.allow:
+            raise InvalidTaskError(
+                f"placement.allow and placement.deny both name {name!r}",
+                field=f"placement.deny[{index}]",
+                line=_line_at(root, f"placement.deny[{index}]"),
+                hint="take it off one of the two",
+            )
+
+
+def _with_artifact_kinds(spec: TaskSpec, root: Mapping) -> TaskSpec:
+    """Return the spec with the kind of each output that is declared `as: artifact`.
+
+    What a fine-tuning leaves is a model, what an inference or evaluation leaves is data, unless
+    `kind` says otherwise.
+
+    Raises:
+        InvalidTaskError: The kind of work does not tell, or `kind` stands elsewhere.
+    """
+    listed = root.values.get("outputs")
+    if not isinstance(listed, Sequence):
+        return spec
+    outputs = list(spec.outputs)
+    for index, node in enumerate(listed.items):
+        assert isinstance(node, Mapping), "it was read as an output"
+        way = node.values.get("as")
+        is_artifact = isinstance(way, Scalar) and way.value == _ARTIFACT
+        kind = _KIND_OF_WORK.get(spec.work.kind)
+        if "kind" in node.values and not is_artifact:
+            raise InvalidTaskError(
+                f"kind goes with as: {_ARTIFACT}",
+                field=f"outputs[{index}].kind",
+                line=node.key_lines["kind"],
+                hint=f"write as: {_ARTIFACT}, or remove kind",
+            )
+        if is_artifact and "kind" not in node.values:
+            if kind is None:
+                raise InvalidTaskError(
+                    "a model or a data set? Work of kind custom does not tell",
+                    field=f"outputs[{index}].as",
+                    line=node.key_lines["as"],
+                    hint="add kind: model or kind: data",
+                )
+            outputs[index] = replace(outputs[index], kind=kind)
+    return replace(spec, outputs=tuple(outputs))
+
+
 def _check_outputs(spec: TaskSpec, root: Mapping) -> None:
     for index, output in enumerate(spec.outputs):
         if (output.kind is OutputKind.URI) is not bool(output.uri):
@@ -212,14 +265,14 @@ def _check_deadline(spec: TaskSpec, root: Mapping, submitted_s: float) -> None:
     line = root.key_lines["deadline"]
     if spec.deadline_s <= submitted_s:
         raise InvalidTaskError(
-            f"lies {submitted_s - spec.deadline_s:.0f} s in the past",
+            f"lies {in_words(submitted_s - spec.deadline_s)} in the past",
             field="deadline",
             line=line,
             hint="give a later time, or a duration such as 6h",
         )
     if spec.earliest_start_s is not None and spec.deadline_s <= spec.earliest_start_s:
         raise InvalidTaskError(
-            f"lies {spec.earliest_start_s - spec.deadline_s:.0f} s before earliest_start",
+            f"lies {in_words(spec.earliest_start_s - spec.deadline_s)} before earliest_start",
             field="deadline",
             line=line,
             hint="leave time between earliest_start and deadline",
@@ -238,6 +291,16 @@ def _carbon_price(carbon_price_usd_per_kg: float | None = None) -> float | None:
     return carbon_price_usd_per_kg
 
 
+def _output(
+    path: str,
+    kind: OutputKind = OutputKind.FILES,
+    artifact_kind: OutputKind | None = None,
+    name: str = "",
+    uri: str = "",
+) -> Output:
+    return Output(path, kind=artifact_kind or kind, name=name, uri=uri)
+
+
 def _task(name: str | None = None, work: Work | None = None, **values: object) -> TaskSpec:
     work = work or Work()
     name = name or work.kind.value.lower().replace("_", "-")
@@ -249,7 +312,15 @@ _STEP = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")
 _REQUEST_ID_WORDS = "1 to 128 letters, digits, '.', '_', ':' or '-'"
 _KINDS = Choice(_words_of(WorkKind))
 _CAUSES = Many(Choice(_words_of(RetryCause)))
-_OUTPUT_KINDS = Choice(_words_of(OutputKind))
+_ARTIFACT = "artifact"
+#: `artifact` is a model until `_with_artifact_kinds` knows better.
+_OUTPUT_KINDS = Choice(_words_of(OutputKind) | {_ARTIFACT: OutputKind.MODEL})
+_ARTIFACT_KINDS = Choice({"model": OutputKind.MODEL, "data": OutputKind.DATA})
+_KIND_OF_WORK = {
+    WorkKind.FINE_TUNE: OutputKind.MODEL,
+    WorkKind.BATCH_INFERENCE: OutputKind.DATA,
+    WorkKind.EVALUATION: OutputKind.DATA,
+}
 _RECONCILE = Choice(_words_of(Reconcile))
 _SITES = Many(Text(pattern=_WORD, wanted="a site or an electricity zone", example="DE"))
 
@@ -356,6 +427,7 @@ TASK: Section[TaskSpec] = Section(
                     (
                         Row("path", "path", RelativePath(), is_required=True),
                         Row("as", "kind", _OUTPUT_KINDS),
+                        Row("kind", "artifact_kind", _ARTIFACT_KINDS),
                         Row("name", "name", ArtifactReference()),
                         Row(
                             "uri",
@@ -367,7 +439,7 @@ TASK: Section[TaskSpec] = Section(
                             ),
                         ),
                     ),
-                    Output,
+                    _output,
                 )
             ),
         ),

@@ -18,6 +18,13 @@ _UNITS: Final = {
     }.items()
     for spelling in spellings
 }
+#: From how many seconds on a length is told in a unit, and what the unit is.
+_WORDS: Final = (
+    (2 * 365.25 * 86_400.0, 365.25 * 86_400.0, "years"),
+    (2 * 86_400.0, 86_400.0, "days"),
+    (2 * 3600.0, 3600.0, "h"),
+    (120.0, 60.0, "min"),
+)
 _FILLERS: Final = re.compile(r"\b(?:in|and|within|after|about)\b|[,+]")
 _PART: Final = re.compile(r"\s*(?P<count>\d{1,9}(?:\.\d{1,6})?|an?|one)\s*(?P<unit>[a-z]+)\s*")
 _ISO: Final = re.compile(r"p(?:\d+d)?(?:t(?:\d+[hms])+)?")
@@ -71,6 +78,15 @@ def meant_number(text: str) -> float | None:
     if number is None or number["scale"] not in _SCALES:
         return None
     return float(re.sub("[,_ ]", "", number["digits"])) * _SCALES[number["scale"]]
+
+
+def in_words(length_s: float) -> str:
+    """Return a length of time as people say it, such as `90 min` or `6.9 years`."""
+    for least_s, unit_s, unit in _WORDS:
+        if length_s >= least_s:
+            count = f"{length_s / unit_s:.1f}".removesuffix(".0")
+            return f"{count} {unit}"
+    return f"{length_s:.3g} s"
 
 
 def plain(value: float) -> str:

@@ -161,6 +161,7 @@ class SyncClient:
     explain = _mirrored(Client.explain)
     results = _mirrored(Client.results)
     log = _mirrored_stream(Client.log)
+    log_pieces = _mirrored_stream(Client.log_pieces)
     ledger = _mirrored(Client.ledger)
     sites = _mirrored(Client.sites)
     cache = _mirrored(Client.cache)
@@ -168,6 +169,11 @@ class SyncClient:
     world_now_s = _mirrored(Client.world_now_s)
     add_artifact = _mirrored(Client.add_artifact)
     put_artifact = _mirrored(Client.put_artifact)
+    pull_artifact = _mirrored_stream(Client.pull_artifact)
+    pin_artifact = _mirrored(Client.pin_artifact)
+    verify_artifacts = _mirrored_stream(Client.verify_artifacts)
+    prune_cache = _mirrored(Client.prune_cache)
+    remove_artifact = _mirrored(Client.remove_artifact)
 
     def _run(self, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         if self._is_closed:

@@ -14,7 +14,8 @@ class TaskEvent:
     Attributes:
         at_s: World instant.
         kind: Stable name: `task_submitted`, `auction_closed`, `task_deferred`, `task_awarded`,
-            `award_declined`, `award_unanswered`, `run_ended`, `lease_expired`, `task_cancelled`.
+            `award_declined`, `award_unanswered`, `staging_began`, `run_started`, `run_ended`,
+            `lease_expired`, `task_cancelled`.
         message: One sentence for a person.
         reason: Closed code; None where the kind says all.
         site_id: The site it is about; None: none.

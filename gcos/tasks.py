@@ -100,6 +100,7 @@ class Reason(Enum):
     IMAGE_UNSUPPORTED = "IMAGE_UNSUPPORTED"
     SECRET_MISSING = "SECRET_MISSING"
     OUTPUT_MISSING = "OUTPUT_MISSING"
+    OUTPUT_REFUSED = "OUTPUT_REFUSED"
     PREEMPTED = "PREEMPTED"
     PREDICTED_LATE = "PREDICTED_LATE"
 
@@ -156,11 +157,11 @@ class GpuRequest:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the task may run: ids of sites or electricity zones.
+    """Where the task may run: ids of sites, or electricity zones with or without a site in them.
 
     Attributes:
-        allow: If not empty, only here.
-        deny: Never here.
+        allow: If not empty, only here. A zone may be named before any site is in it.
+        deny: Never here. A zone may be named before any site is in it.
         prefer: Chosen among equal offers.
     """
 

@@ -7,7 +7,7 @@ predictor may be away (I10): then the sites last heard of are asked, and the pri
 import asyncio
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gcos.artifacts import ArtifactKind, parse_reference
@@ -56,6 +56,25 @@ class Host(Protocol):
         """Ask a broker who is there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What an announcement stands on: it does not change with the task's deadline or limits.
+
+    Attributes:
+        predictions: Run time by pool type.
+        nomination: Who is asked, and who cannot run the task.
+    """
+
+    predictions: tuple[Prediction, ...]
+    nomination: Nomination
+
+    def among(self, auction: Auction) -> "Ground":
+        """Return the ground for asking only the sites that made an offer."""
+        offering = {bid.site_id for bid in auction.bids}
+        asked = tuple(n for n in self.nomination.nominees if n.site_id in offering)
+        return replace(self, nomination=replace(self.nomination, nominees=asked))
+
+
 class Negotiation:
     """Holds auctions for one agent."""
 
@@ -66,9 +85,19 @@ class Negotiation:
         self, task_id: TaskId, spec: TaskSpec, needs: tuple[ArtifactNeed, ...], fence: Fence
     ) -> Auction:
         """Return what announcing the task brought. Changes nothing durable anywhere."""
+        return await self.announce(task_id, spec, await self.prepare(spec, needs), fence)
+
+    async def prepare(self, spec: TaskSpec, needs: tuple[ArtifactNeed, ...]) -> Ground:
+        """Return who is to be asked, and how long the run will take."""
+        predictions = await self._host.predict(self._host.origin.features(spec, needs))
+        return Ground(predictions, await self._nominate(spec, needs, predictions))
+
+    async def announce(
+        self, task_id: TaskId, spec: TaskSpec, ground: Ground, fence: Fence
+    ) -> Auction:
+        """Return what announcing the task on known ground brought. Changes nothing durable."""
         host = self._host
-        predictions = await host.predict(host.origin.features(spec, needs))
-        nomination = await self._nominate(spec, needs, predictions)
+        predictions, nomination = ground.predictions, ground.nomination
         announcement = host.origin.announcement(
             task_id,
             spec,
@@ -81,11 +110,19 @@ class Negotiation:
         heard = {bid.site_id for bid in bids}
         heard |= {refusal.site_id for refusal in (*nomination.refusals, *refusals)}
         told = heard | {refusal.site_id for refusal in silent}
+        known = {each.site.site_id: each for each in sites}
+        excluded = [
+            # A broker does not know the task, and so not what would let a site in.
+            (standing_refusal(spec, known[each.site_id]) or each)
+            if each.reason is Reason.PLACEMENT_EXCLUDES and each.site_id in known
+            else each
+            for each in nomination.refusals
+        ]
         return Auction(
             predictions=predictions,
             needs=nomination.needs,
             bids=tuple(bids),
-            refusals=(*nomination.refusals, *refusals, *silent, *self._absent(told)),
+            refusals=(*excluded, *refusals, *silent, *self._absent(told)),
             # Without a broker that knows who is alive, a site that is missing means nothing.
             is_complete=nomination.is_settled
             and all(known.site.site_id in heard for known in sites),

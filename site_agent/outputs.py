@@ -110,6 +110,17 @@ def as_directory(place: Path, output: Output) -> Path:
     return holder
 
 
+def is_allowed(uri: str, *, roots: Sequence[Path]) -> bool:
+    """Tell whether an output may be copied to a place: its directory is below one of `roots`."""
+    parent = Path(uri.removeprefix("file://")).parent.resolve()
+    return any(parent.is_relative_to(root.resolve()) for root in roots)
+
+
+def roots_as_told(roots: Sequence[Path]) -> tuple[str, ...]:
+    """Return `roots` as other sites are told of them: as written, and with links followed."""
+    return tuple(sorted({str(each) for r in roots for each in (r.absolute(), r.resolve())}))
+
+
 def copy_to(place: Path, output: Output, *, roots: Sequence[Path]) -> None:
     """Copy an output to the place that its URI names, whole or not at all.
 
@@ -119,7 +130,7 @@ def copy_to(place: Path, output: Output, *, roots: Sequence[Path]) -> None:
     """
     target = Path(output.uri.removeprefix("file://"))
     parent = target.parent.resolve()
-    if not any(parent.is_relative_to(root.resolve()) for root in roots):
+    if not is_allowed(output.uri, roots=roots):
         raise InvalidRequestError(
             f"{output.uri} is under no root that this site allows",
             field="outputs.uri",

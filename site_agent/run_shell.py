@@ -23,11 +23,11 @@ from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, N
 from gcos.ids import ArtifactId, RunId
 from gcos.tasks import OutputKind, Reason
 from site_agent.config import AgentConfig
-from site_agent.download import FetchPart
 from site_agent.executors.interface import Executor, ExitReason, RunCommand, RunPhase, RunStatus
 from site_agent.held_run import HeldRun
 from site_agent.outputs import Outputs, as_directory, copy_to, lacking
 from site_agent.participant import Exit, Participant
+from site_agent.source_pool import FetchPart
 from site_agent.sourcing import Links, charge_of_fetch, cheapest_fetch
 from site_agent.transfer import ArtifactPlane
 
@@ -304,7 +304,7 @@ class RunShell:
                     await asyncio.to_thread(copy)
                 except (GcosError, OSError) as exc:
                     message = f"output {output.path}: {exc}"
-                    return replace(exit_, reason=Reason.OUTPUT_MISSING, message=message)
+                    return replace(exit_, reason=Reason.OUTPUT_REFUSED, message=message)
             kind = _ARTIFACT_KINDS.get(output.kind)
             if kind is not None:
                 directory = await asyncio.to_thread(as_directory, place, output)
@@ -312,7 +312,7 @@ class RunShell:
                     artifact, _ = await self._plane.add(directory.resolve(), output.name, kind)
                 except GcosError as exc:
                     message = f"output {output.path} cannot become {output.name}: {exc}"
-                    return replace(exit_, reason=Reason.OUTPUT_MISSING, message=message)
+                    return replace(exit_, reason=Reason.OUTPUT_REFUSED, message=message)
                 artifacts.append(artifact)
         files = await asyncio.to_thread(self.outputs.files, run.run_id)
         return replace(exit_, outputs=tuple(artifacts), output_bytes=sum(size for _, size in files))

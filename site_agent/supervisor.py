@@ -87,6 +87,8 @@ _MESSAGE_CHARS_MAX = 300
 _LOG_CHUNK_BYTES = 1 << 16
 #: Largest pipe that an unprivileged process may ask for: the default of fs.pipe-max-size.
 _PIPE_BYTES_MAX = 1 << 20
+#: End of an output that is kept where the whole is too long; in memory while the job runs.
+_TAIL_BYTES_MAX = 1 << 20
 
 # From linux/prctl.h, linux/time.h and sys/timerfd.h.
 _PR_SET_PDEATHSIG = 1
@@ -325,16 +327,20 @@ class Command:
 
 
 class _BoundedLog:
-    """Takes the job's output from a pipe to a file that stops growing at a limit.
+    """Takes the job's output from a pipe to a file of limited size: its beginning and its end.
 
-    The pipe goes on being emptied, so that the job neither blocks nor dies of SIGPIPE.
+    The pipe goes on being emptied, so that the job neither blocks nor dies of SIGPIPE. What is
+    kept of the end stays in memory until `finish` appends it: the file itself only grows, so that
+    whoever follows it reads on where they were.
     """
 
     def __init__(self, path: str, pipe: int, *, max_bytes: int) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        self._max_bytes = max_bytes
-        self._left_bytes = max_bytes
-        self._is_truncated = False
+        self._tail_max_bytes = min(max_bytes // 4, _TAIL_BYTES_MAX)
+        self._left_bytes = max_bytes - self._tail_max_bytes
+        self._tail = bytearray()
+        self._left_out_bytes = 0
+        self._is_broken = False
         self.pipe = pipe
 
     def take(self) -> bool:
@@ -344,8 +350,13 @@ class _BoundedLog:
             BlockingIOError: There is nothing at present.
         """
         chunk = os.read(self.pipe, _LOG_CHUNK_BYTES)
-        if not self._is_truncated and chunk:
-            self._write(chunk)
+        kept = chunk[: self._left_bytes]
+        self._left_bytes -= len(kept)
+        self._write(kept)
+        self._tail += chunk[len(kept) :]
+        excess = max(0, len(self._tail) - self._tail_max_bytes)
+        del self._tail[:excess]
+        self._left_out_bytes += excess
         return bool(chunk)
 
     def take_rest(self) -> None:
@@ -355,17 +366,20 @@ class _BoundedLog:
                 if not self.take():
                     break
 
-    def _write(self, chunk: bytes) -> None:
-        kept = chunk[: self._left_bytes]
-        self._left_bytes -= len(kept)
-        self._is_truncated = len(kept) < len(chunk)
-        if self._is_truncated:
-            kept += f"\nlog truncated at {self._max_bytes} bytes\n".encode()
+    def finish(self) -> None:
+        """Append the end of the output, after a line that says how much is left out before it."""
+        if self._left_out_bytes:
+            self._write(f"\n[{self._left_out_bytes} bytes are left out here]\n".encode())
+        self._write(bytes(self._tail))
+        self._tail.clear()
+        self._left_out_bytes = 0
+
+    def _write(self, rest: bytes) -> None:
         try:
-            while kept:
-                kept = kept[os.write(self._file, kept) :]
+            while rest and not self._is_broken:
+                rest = rest[os.write(self._file, rest) :]
         except OSError:  # disk full or in error: the job goes on, its log does not
-            self._is_truncated = True
+            self._is_broken = True
 
 
 class Supervisor:
@@ -560,6 +574,7 @@ class Supervisor:
                 break
         if self._log is not None:
             self._log.take_rest()
+            self._log.finish()
 
     def _final_record(self) -> dict[str, object]:
         error = os.read(self._start_errors, 4 * _MESSAGE_CHARS_MAX)

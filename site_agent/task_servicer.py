@@ -10,6 +10,7 @@ from typing import Any
 import grpc.aio
 
 from gcos.artifacts import parse_reference
+from gcos.contract_net import Change
 from gcos.errors import GcosError, InvalidRequestError, InvalidTaskError, WrongStateError
 from gcos.ids import RunId, SiteId, TaskId
 from gcos.rpc.channels import Channels
@@ -18,17 +19,20 @@ from gcos.rpc.wire import to_proto
 from gcos.task_record import Task
 from gcos.tasks import TaskSpec, TaskState
 from gcos.v1 import common_pb2, site_pb2, site_pb2_grpc, tasks_pb2, tasks_pb2_grpc
-from site_agent.auction import judge
+from site_agent.auction import Judgement, judge
 from site_agent.forwarding import Forwarder, origin_address
 from site_agent.journal import load_events
+from site_agent.negotiation import Ground
 from site_agent.runner import Runner
-from site_agent.what_if import LATER_S, changes
+from site_agent.what_if import DeadlineSearch, changes
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 LIST_COUNT_MAX = 1000
 WATCH_PAUSE_S = 10.0
 LOG_PAUSE_S = 0.2
+#: Protocol seconds for finding the nearest deadline that would change a plan.
+SEARCH_S = 3.0
 
 
 class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
@@ -58,18 +62,15 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         del context
         spec = await self._parsed(request.document, request.workdir, is_plan=True)
         async with _located(request.document):
-            auction = await self._runner.plan(spec)
+            auction, ground = await self._runner.plan(spec)
         judged = judge(spec, auction)
         terms = self._runner.origin.terms_of(spec, auction.predictions)
-        now_s = self._runner.now().world_s
-        # Once more with more time: a bid changes nothing, so asking costs only the asking.
-        relaxed = replace(spec, deadline_s=(spec.deadline_s or now_s) + LATER_S)
         found = changes(
             spec,
             judged,
             auction.bids,
             terms,
-            later=judge(relaxed, await self._runner.plan(relaxed)),
+            deadline=await self._nearest_deadline(spec, judged, ground),
         )
         return tasks_pb2.PlanResponse(
             bids=[to_proto(bid, common_pb2.Bid) for bid in judged.ranked],
@@ -81,6 +82,23 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             changes=[to_proto(change, tasks_pb2.Change) for change in found],
         )
 
+    async def _nearest_deadline(
+        self, spec: TaskSpec, judged: Judgement, ground: Ground
+    ) -> Change | None:
+        """Return the nearest deadline that would change the answer.
+
+        A bid changes nothing, so asking costs only the asking: of the sites that made an offer,
+        at most `PROBE_COUNT_MAX` times and within `SEARCH_S`.
+        """
+        search = DeadlineSearch(spec, judged, now_s=self._runner.now().world_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SEARCH_S):
+                while (deadline_s := search.probe_s) is not None:
+                    relaxed = replace(spec, deadline_s=deadline_s)
+                    auction = await self._runner.plan_again(relaxed, ground)
+                    search.answered(judge(relaxed, auction))
+        return search.found
+
     async def GetTask(
         self, request: tasks_pb2.GetTaskRequest, context: Context
     ) -> tasks_pb2.GetTaskResponse:
@@ -89,7 +107,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         if address is not None:
             call = self._forward.stub(address).GetTask
             return await self._forward.unary(call, request, context, tasks_pb2.GetTaskResponse)
-        task = self._runner.origin.task(TaskId(request.task_id))
+        task = self._runner.origin.seen(TaskId(request.task_id), now=self._runner.now())
         return tasks_pb2.GetTaskResponse(task=_task(task))
 
     async def ListTasks(
@@ -105,9 +123,10 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
                 hint="ask for 0 to get all of them",
             )
         limit = min(request.limit_count or LIST_COUNT_MAX, LIST_COUNT_MAX)
+        now = self._runner.now()
         ids = origin.active if request.only_active else origin.tasks
         tasks = sorted(
-            (origin.tasks[task_id] for task_id in ids),
+            (origin.seen(task_id, now=now) for task_id in ids),
             key=lambda task: (-task.submitted_s, task.task_id),
         )
         return tasks_pb2.ListTasksResponse(tasks=[_task(task) for task in tasks[:limit]])
@@ -150,7 +169,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         if address is not None:
             call = self._forward.stub(address).ExplainTask
             return await self._forward.unary(call, request, context, tasks_pb2.ExplainTaskResponse)
-        task = self._runner.origin.task(TaskId(request.task_id))
+        task = self._runner.origin.seen(TaskId(request.task_id), now=self._runner.now())
         events = await load_events(self._runner.store, task.task_id)
         return tasks_pb2.ExplainTaskResponse(
             task=_task(task),

@@ -14,6 +14,7 @@ from gcos.artifacts import Artifact, ArtifactKind, CacheEntry, CacheUsage
 from gcos.client_records import (
     AddedArtifact,
     Cancellation,
+    Explanation,
     HourlySignal,
     Plan,
     Scales,
@@ -32,6 +33,7 @@ from gcos.rpc.wire import to_proto
 from gcos.signals import CARBON_UNIT, PRICE_UNIT, EmissionFactor, Provenance, SignalKind
 from gcos.sites import Pool, PoolDigest, Site, SiteDigest
 from gcos.spec import parse_document
+from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import Reason, TaskState
 from gcos.v1 import operator_pb2, operator_pb2_grpc, tasks_pb2, tasks_pb2_grpc
@@ -57,6 +59,7 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
         tasks: What it owns.
         plan: What it answers to every plan.
         log: Pieces of output of every task.
+        events: What it tells of every task.
         ledger: Its ledger entries.
         entries: What its caches hold.
         peers: Other agents that it knows.
@@ -72,6 +75,7 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     plan: Plan | None = None
     log: tuple[bytes, ...] = ()
+    events: tuple[TaskEvent, ...] = ()
     ledger: tuple[LedgerEntry, ...] = ()
     entries: tuple[CacheEntry, ...] = ()
     peers: "tuple[FakeAgent, ...]" = ()
@@ -224,6 +228,15 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
         await self.put(task)
         return to_proto(Cancellation(task, is_cancelled=True), tasks_pb2.CancelTaskResponse)
 
+    async def ExplainTask(  # noqa: N802
+        self, request: tasks_pb2.ExplainTaskRequest, context: Context
+    ) -> tasks_pb2.ExplainTaskResponse:
+        """Tell of one task what the test has put here."""
+        del context
+        self._refuse()
+        told = Explanation(self._task(request.task_id), self.events, self.scales)
+        return to_proto(told, tasks_pb2.ExplainTaskResponse)
+
     async def ReadLog(  # noqa: N802
         self, request: tasks_pb2.ReadLogRequest, context: Context
     ) -> AsyncIterator[tasks_pb2.ReadLogResponse]:
@@ -231,8 +244,12 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
         del context
         self._refuse()
         self._task(request.task_id)
+        position = 0
         for piece in self.log:
-            yield tasks_pb2.ReadLogResponse(data=piece)
+            yield tasks_pb2.ReadLogResponse(
+                data=piece, offset_bytes=position, run_id=f"{request.task_id}.1.1"
+            )
+            position += len(piece)
 
     async def ListLedger(  # noqa: N802
         self, request: tasks_pb2.ListLedgerRequest, context: Context

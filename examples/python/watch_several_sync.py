@@ -23,7 +23,8 @@ def followed(client: gcos.SyncClient, part: int) -> Task:
     submission = client.submit(DOCUMENT.format(part=part))
     last = submission.task
     for last in client.watch(submission.task.task_id):
-        print(last.spec.name, last.state.value, last.reason.value, file=sys.stderr)
+        # One write a line: `print` writes its end apart, and threads would mix their lines.
+        sys.stderr.write(f"{last.spec.name} {last.state.value} {last.reason.value}\n")
     return last
 
 

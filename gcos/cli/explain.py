@@ -1,17 +1,23 @@
 """`gcos explain|results`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from gcos.cli import explain_tables, refusal_table
 from gcos.cli.completion import complete_task_ids
 from gcos.cli.invocation import ExitCode
+from gcos.cli.output import Output
 from gcos.cli.plan_table import scale_notes
 from gcos.cli.quantities import counted, size
 from gcos.cli.session import Session, command
+from gcos.client_records import Explanation
 from gcos.ids import TaskId
+from gcos.task_events import TaskEvent
+
+#: Announcements whose offers are shown without --all.
+SHOWN: Final = 3
 
 explain_commands = typer.Typer()
 
@@ -21,7 +27,14 @@ TaskArgument = Annotated[
 
 
 @command(explain_commands, "explain")
-async def explain(session: Session, task_id: TaskArgument) -> int:
+async def explain(
+    session: Session,
+    task_id: TaskArgument,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help=f"Offers of every announcement, not of the last {SHOWN} only."),
+    ] = False,
+) -> int:
     """Tell why a task is where it is: every offer, refusal, award, transfer and end.
 
     Exit codes:
@@ -31,43 +44,64 @@ async def explain(session: Session, task_id: TaskArgument) -> int:
 
     Example:
       gcos explain on-9hp9fx0akwqca
+      gcos explain on-9hp9fx0akwqca --all
     """
     async with session.connect() as client:
         told = await client.explain(TaskId(task_id))
         now_s = await client.world_now_s()
     if session.out.is_record:
         session.out.record(told)
-        return ExitCode.OK
-    if session.out.is_names:
+    elif session.out.is_names:
         session.out.line(told.task.task_id)
-        return ExitCode.OK
-    session.out.prose([explain_tables.verdict(told.task, now_s=now_s)])
+    else:
+        show(told, session.out, now_s=now_s, shown=None if everything else SHOWN)
+    return ExitCode.OK
+
+
+def show(told: Explanation, out: Output, *, now_s: float, shown: int | None = SHOWN) -> None:
+    """Write an explanation for people.
+
+    Args:
+        told: What happened.
+        out: Where to.
+        now_s: World instant.
+        shown: Announcements whose offers are shown, the latest ones; None: all of them.
+    """
+    out.prose([explain_tables.verdict(told.task, now_s=now_s)])
     if (step := refusal_table.step_after(told.task)) is not None:
-        session.out.prose([f"next: {step}"])
-    session.out.line("")
-    session.out.table(explain_tables.events(told, now_s=now_s))
-    auction = explain_tables.last_auction(told)
-    if auction is not None:
-        session.out.line("")
-        session.out.line("the latest announcement brought:")
-        if auction.bids:
-            session.out.table(explain_tables.offers(auction, now_s=now_s))
-        if not auction.bids and not auction.refusals:
-            session.out.line("no site answered")
-        if auction.bids and auction.refusals:
-            session.out.line("")
-        if auction.refusals:
-            session.out.table(refusal_table.refusals(auction.refusals))
-            session.out.prose(refusal_table.next_steps(auction.refusals))
+        out.prose([f"next: {step}"])
+    out.line("")
+    out.table(explain_tables.events(told, now_s=now_s))
+    auctions = explain_tables.auctions(told)
+    first = 0 if shown is None else max(0, len(auctions) - shown)
+    if first:
+        out.line("")
+        earlier = counted(first, "earlier announcement")
+        out.prose([f"offers of {earlier}: gcos explain {told.task.task_id} --all"])
+    for number, auction in enumerate(auctions[first:], first + 1):
+        out.line("")
+        out.line(explain_tables.heading(auction, number=number, count=len(auctions), now_s=now_s))
+        _show_auction(auction, out)
     moved = explain_tables.moved(told)
     if moved is not None:
-        session.out.line("")
-        session.out.table(moved)
+        out.line("")
+        out.table(moved)
     notes = scale_notes(told.scales)
     if notes:
-        session.out.line("")
-        session.out.prose(notes)
-    return ExitCode.OK
+        out.line("")
+        out.prose(notes)
+
+
+def _show_auction(auction: TaskEvent, out: Output) -> None:
+    if auction.bids:
+        out.table(explain_tables.offers(auction))
+    if not auction.bids and not auction.refusals:
+        out.line("no site answered")
+    if auction.bids and auction.refusals:
+        out.line("")
+    if auction.refusals:
+        out.table(refusal_table.refusals(auction.refusals))
+        out.prose(refusal_table.next_steps(auction.refusals))
 
 
 @command(explain_commands, "results")

@@ -1,13 +1,24 @@
 """How a task came to be where it is, as tables. Pure."""
 
 from gcos.cli.output import Table
-from gcos.cli.quantities import NOTHING, counted, duration, gigabytes, instant, significant
-from gcos.cli.task_progress import end_of, start_of
+from gcos.cli.quantities import (
+    NOTHING,
+    clock,
+    counted,
+    duration,
+    gigabytes,
+    instant,
+    significant,
+)
+from gcos.cli.task_progress import DUE_S, end_of, start_of
 from gcos.client_records import Explanation
 from gcos.contract_net import Bid, Report
 from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import TaskState
+
+#: A start that is nearer than this is told as no wait at all, world seconds.
+AT_ONCE_S = 1.0
 
 
 def events(told: Explanation, *, now_s: float) -> Table:
@@ -29,19 +40,24 @@ def events(told: Explanation, *, now_s: float) -> Table:
     )
 
 
-def last_auction(told: Explanation) -> TaskEvent | None:
-    """Return the latest announcement that was answered; None before."""
-    auctions = [event for event in told.events if event.kind == "auction_closed"]
-    return auctions[-1] if auctions else None
+def auctions(told: Explanation) -> list[TaskEvent]:
+    """Return the announcements that were answered, the first one first."""
+    return [event for event in told.events if event.kind == "auction_closed"]
 
 
-def offers(auction: TaskEvent, *, now_s: float) -> Table:
-    """Return the offers of an announcement, best first."""
+def heading(auction: TaskEvent, *, number: int, count: int, now_s: float) -> str:
+    """Return what stands above the tables of an announcement."""
+    which = "the announcement" if count == 1 else f"announcement {number} of {count}"
+    return f"{which}, {instant(auction.at_s, now_s)}, brought:"
+
+
+def offers(auction: TaskEvent) -> Table:
+    """Return the offers of an announcement, best first; starts as they lay ahead of it."""
     rows = [
         (
             bid.site_id,
             significant(bid.offer_usd),
-            instant(bid.start_s, now_s),
+            _start(bid, auction.at_s),
             duration(bid.p50_finish_s - bid.start_s),
             _fetches(bid),
             significant(bid.charge.carbon_gco2) if bid.is_carbon_known else "unknown",
@@ -54,6 +70,13 @@ def offers(auction: TaskEvent, *, now_s: float) -> Table:
         tuple(rows),
         optional=(">RUN p50", "START"),
     )
+
+
+def _start(bid: Bid, announced_s: float) -> str:
+    """Return when an offer would start, as it was when the task was announced."""
+    if not bid.is_deferred and bid.start_s - announced_s < AT_ONCE_S:
+        return "at once"
+    return f"{clock(bid.start_s)}, {duration(max(bid.start_s - announced_s, 0.0))} later"
 
 
 def moved(told: Explanation) -> Table | None:
@@ -87,6 +110,8 @@ def _times(task: Task, now_s: float) -> str:
     words = ""
     if start_s is not None and task.started_s is not None:
         words += f"; started {instant(start_s, now_s)}"
+    elif start_s is not None and 0 <= now_s - start_s < DUE_S:
+        words += "; expected to start now"
     elif start_s is not None:
         # A start that has passed is told as it is: the site queues it, or fetches for longer.
         words += f"; {'expected' if start_s > now_s else 'was expected'} to start"

@@ -7,7 +7,7 @@ row says which are its own, and nothing is added up across them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gcos.accounting import G_PER_KG
+from gcos.accounting import G_PER_KG, CostScope
 from gcos.cli.output import Table
 from gcos.cli.plan_table import SCOPES
 from gcos.cli.quantities import NOTHING, duration, instant, percentage, significant
@@ -58,7 +58,7 @@ def costs(groups: Sequence[LedgerGroup], by: LedgerKey | None) -> Table:
             ">COST",
             ">ORIGIN",
             ">SAVED",
-            ">GPU HOURS",
+            ">GPU $",
         ),
         tuple(
             (
@@ -125,6 +125,8 @@ def notes(groups: Sequence[LedgerGroup]) -> list[str]:
     lines = [f"ORIGIN, SAVED: {SAVINGS_DEFINITION}"]
     lines += [f"cost ({scope.value}): {SCOPES[scope]}" for scope in scopes]
     lines += _joint(groups)
+    if CostScope.OPERATOR in scopes:
+        lines.append("GPU $: the price of the GPU hours; no part of COST (operator)")
     if unknown:
         lines.append(
             f"carbon is unknown for {unknown} of {attempts} attempts (a signal was missing or "

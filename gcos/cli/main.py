@@ -82,7 +82,7 @@ _OWN: Final[dict[str, _Own]] = {
     "top": _Own("gcos.cli.top:top_commands", "Watch sites and tasks, live."),
     "ledger": _Own("gcos.cli.ledger:ledger_commands", "Show what was spent and saved."),
     "sites": _Own("gcos.cli.sites:sites_commands", "Look at the sites of the cluster.", True),
-    "cache": _Own("gcos.cli.sites:cache_commands", "Look at caches and add artifacts.", True),
+    "cache": _Own("gcos.cli.cache:cache_commands", "Look at caches; add and pull artifacts.", True),
     "carbon": _Own("gcos.cli.sites:carbon_commands", "Look at carbon intensity and price.", True),
     "schema": _Own("gcos.cli.schema:schema_commands", "Print the JSON Schema of task documents."),
 }

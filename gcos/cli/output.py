@@ -146,6 +146,12 @@ class Output:
             text = msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n"
         sys.stdout.write(text)
 
+    def records(self, records: Iterable[object]) -> None:
+        """Write records to stdout at once, each as JSON on one line: what comes without an end."""
+        for record in records:
+            sys.stdout.write(f"{msgspec.json.encode(record).decode()}\n")
+        sys.stdout.flush()
+
     def table(self, table: Table) -> None:
         """Write a table to stdout."""
         console = self.console(sys.stdout)

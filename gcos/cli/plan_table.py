@@ -67,7 +67,8 @@ def changes(plan: Plan, *, now_s: float) -> Table:
             (
                 change.message,
                 change.site_id,
-                instant(change.start_s, now_s),
+                # What could start when it was asked for can start now.
+                instant(max(change.start_s, now_s), now_s),
                 significant(change.offer_usd),
                 significant(change.saving_usd),
             )

@@ -19,6 +19,10 @@ _AFTER_FAILURE: Final = {
     Reason.SITE_LOST: "see who answers: gcos sites ls; then submit it again",
     Reason.RETRIES_SPENT: "see how each attempt ended: gcos explain {}",
     Reason.OUTPUT_MISSING: "let the run write all its `outputs` below $GCOS_OUTPUT_DIR",
+    Reason.OUTPUT_REFUSED: (
+        "name another place under `outputs`, or ask the operator of the site to allow this one"
+        " (output_roots in the configuration of its agent); then submit it again"
+    ),
     Reason.NO_CANDIDATE: "see who refuses it and why: gcos explain {}",
 }
 

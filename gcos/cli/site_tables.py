@@ -1,11 +1,11 @@
-"""Sites, caches and signals as tables. Pure."""
+"""Sites and signals as tables. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
 
 from gcos.cli.output import Table
-from gcos.cli.quantities import HOUR_S, NOTHING, duration, instant, percentage, significant, size
-from gcos.client_records import HourlySignal, SiteCache, SiteListing, SiteSignalsReading
+from gcos.cli.quantities import HOUR_S, NOTHING, duration, instant, significant
+from gcos.client_records import HourlySignal, SiteListing, SiteSignalsReading
 from gcos.known_sites import KnownSite
 
 #: A site that is not heard of for so long, protocol seconds, is told as silent: three beats of two
@@ -30,50 +30,6 @@ def sites(listing: SiteListing) -> Table:
         ),
         tuple(_site(known) for known in listing.sites),
         optional=("ADDRESS", "HEARD", ">ARTIFACTS", "ZONE"),
-    )
-
-
-def cache_entries(caches: Sequence[SiteCache], *, now_s: float) -> Table:
-    """Return one row for each artifact at each site."""
-    return Table(
-        ("SITE", "KIND", "NAME", ">SIZE", ">PINS", ">HITS", "LAST USED", "CUSTODIAN", "ID"),
-        tuple(
-            (
-                cache.site_id,
-                entry.artifact.kind.value.lower(),
-                entry.artifact.name,
-                size(entry.artifact.size_bytes),
-                str(entry.pin_count),
-                str(entry.hit_count),
-                instant(entry.last_used_s or None, now_s),
-                entry.artifact.custodian or NOTHING,
-                _short_id(entry.artifact.artifact_id),
-            )
-            for cache in caches
-            for entry in cache.entries
-        ),
-        optional=("ID", "LAST USED", ">HITS", ">PINS", "CUSTODIAN"),
-    )
-
-
-def cache_usages(caches: Sequence[SiteCache]) -> Table:
-    """Return how full each cache is."""
-    return Table(
-        ("SITE", "CACHE", ">USED", ">RESERVED", ">CAPACITY", ">FULL %"),
-        tuple(
-            (
-                cache.site_id,
-                usage.kind.value.lower(),
-                size(usage.occupied_bytes),
-                size(usage.reserved_bytes),
-                size(usage.capacity_bytes),
-                percentage(usage.occupied_bytes / usage.capacity_bytes)
-                if usage.capacity_bytes
-                else NOTHING,
-            )
-            for cache in caches
-            for usage in cache.usages
-        ),
     )
 
 
@@ -181,7 +137,3 @@ def _source(signal: HourlySignal | None) -> str:
 def _value_at(signal: HourlySignal, now_s: float) -> float | None:
     index = int((now_s - signal.start_s) // HOUR_S)
     return signal.values[index] if 0 <= index < len(signal.values) else None
-
-
-def _short_id(artifact_id: str) -> str:
-    return artifact_id[: len("sha256:") + 12]

@@ -24,6 +24,8 @@ from gcos.tasks import TaskState
 #: Changes of a task over which its rate of fetching is taken.
 _CHANGES_MAX: Final = 5
 BAR_WIDTH: Final = 6
+#: A start that was expected so short a while ago is expected now, world seconds.
+DUE_S: Final = 60.0
 _NAME_CHARS: Final = 32
 #: Width of a terminal from which on there is room for names.
 WIDE_COLUMNS: Final = 100
@@ -200,6 +202,10 @@ def _running(run: RunForecast) -> str:
         like_s=max(run.elapsed_s, run.predicted.p90_s),
     )
     is_over = run.elapsed_s > run.predicted.p90_s
+    if ends[1] == "0":  # far over: each in the unit that suits it
+        predicted = interval(run.predicted.p50_s, run.predicted.p90_s)
+        left = interval(run.remaining.p50_s, run.remaining.p90_s)
+        return f"{duration(run.elapsed_s)} of {predicted} (over), {left} left"
     return (
         f"{elapsed} of {span(ends[0], ends[1])} {unit}{' (over)' if is_over else ''}, "
         f"{span(ends[2], ends[3])} {unit} left"

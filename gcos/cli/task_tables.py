@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gcos.accounting import CostScope
 from gcos.cli.output import Table
 from gcos.cli.quantities import NOTHING, duration, instant, relative, significant, size
-from gcos.cli.task_progress import end_of, start_of
+from gcos.cli.task_progress import DUE_S, end_of, start_of
 from gcos.task_record import Task
 
 _LOG_LINES = 10
@@ -131,6 +131,8 @@ def _starts(task: Task, now_s: float) -> str:
     start_s = start_of(task)
     if start_s is None or task.state.is_terminal or task.started_s is not None:
         return NOTHING
+    if 0 <= now_s - start_s < DUE_S:
+        return "now"
     is_due = start_s < now_s
     return f"{'due ' if is_due else ''}{relative(start_s, now_s)}"
 

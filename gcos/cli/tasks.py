@@ -12,12 +12,15 @@ import typer
 
 from gcos.cli import plan_table, refusal_table, task_tables
 from gcos.cli.completion import complete_task_ids
+from gcos.cli.explain import show
 from gcos.cli.following import followed
 from gcos.cli.invocation import ExitCode, Format
+from gcos.cli.log_lines import LineReader
 from gcos.cli.quantities import counted, duration
 from gcos.cli.session import Session, command
 from gcos.cli.spans import span_s
-from gcos.client_records import Cancellation, Unreachable
+from gcos.client import Client
+from gcos.client_records import Cancellation, ExplainedSubmission, Explanation, Unreachable
 from gcos.document import DOCUMENT_BYTES_MAX, Mapping, parse_tree
 from gcos.errors import GcosError, InvalidRequestError, NotEndedError, TooLargeError
 from gcos.ids import TaskId
@@ -25,6 +28,8 @@ from gcos.task_record import Task
 from gcos.tasks import TaskState
 
 STDIN: Final = "-"
+#: Protocol seconds that `submit --explain` waits for the first offers.
+DECISION_S: Final = 15.0
 
 task_commands = typer.Typer()
 
@@ -86,6 +91,10 @@ async def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end; exit with 1 unless it succeeds.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Tell who offered what, once it is decided who runs it."),
+    ] = False,
     request_id: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Same id, same task: makes a repeat safe."),
@@ -101,6 +110,7 @@ async def submit(
 
     Example:
       gcos submit job.yaml --wait
+      gcos submit job.yaml --explain
       gcos submit - --request-id nightly-7 < job.yaml
     """
     document = await asyncio.to_thread(read_document, file)
@@ -121,11 +131,34 @@ async def submit(
             session.out.say(f"{task.state.value}: {task.message}")
             _say_next_steps(session, [task])
             code = _code([task])
-        else:
+        elif not explain:
             session.out.say(f"next: gcos status {task.task_id}")
-    if session.out.is_record:
-        session.out.record(replace(submission, task=task))
+        submission = replace(submission, task=task)
+        if explain:
+            with session.out.progress("waiting for the offers"):
+                told = await _decided(client, task)
+            submission = replace(submission, task=told.task)
+            now_s = await client.world_now_s()
+    if explain and session.out.is_record:
+        session.out.record(ExplainedSubmission(submission, told))
+    elif session.out.is_record:
+        session.out.record(submission)
+    elif explain and not session.out.is_names:
+        show(told, session.out, now_s=now_s)
     return code
+
+
+async def _decided(client: Client, task: Task) -> Explanation:
+    """Return the explanation once an announcement was answered, or as it is after a while."""
+    with contextlib.suppress(TimeoutError):
+        async with (
+            asyncio.timeout(DECISION_S),
+            contextlib.aclosing(client.watch(task.task_id)) as changes,
+        ):
+            async for seen in changes:
+                if seen.auction_count:
+                    break
+    return await client.explain(task.task_id)
 
 
 @command(task_commands, "queue")
@@ -185,16 +218,32 @@ async def logs(
 ) -> int:
     """Print the output of a task's latest attempt, byte for byte.
 
+    With -o json each line is an object: run_id, offset_bytes, text.
+
     Example:
       gcos logs de-4k2m9x7q1v5tz -f
+      gcos logs de-4k2m9x7q1v5tz -o json
     """
+    out = session.out
+    if out.format in {Format.YAML, Format.NAME} or out.is_quiet:
+        option = "-q" if out.is_quiet else f"-o {out.format.value}"
+        raise InvalidRequestError(
+            f"{option} makes no sense here: a log is the bytes of a job",
+            field="quiet" if out.is_quiet else "output",
+            hint="leave it out, or take -o json for lines with their places; ids: gcos queue -q",
+        )
+    reader = LineReader()
     async with (
         session.connect() as client,
-        contextlib.aclosing(client.log(TaskId(task_id), follow=follow)) as pieces,
+        contextlib.aclosing(client.log_pieces(TaskId(task_id), follow=follow)) as pieces,
     ):
         async for piece in pieces:
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+            if out.is_record:
+                out.records(reader.take(piece))
+            else:
+                sys.stdout.buffer.write(piece.data)
+                sys.stdout.buffer.flush()
+        out.records(reader.end())
     return ExitCode.OK
 
 
@@ -231,9 +280,9 @@ async def wait(
             tasks = await followed(client, begun, session.out, timeout_s=timeout_s)
     if session.out.is_record:
         session.out.record(tasks)
-    elif session.out.format is Format.NAME:
+    elif session.out.is_names:
         session.out.lines(task.task_id for task in tasks)
-    elif not session.out.is_quiet:  # the exit code says it all
+    else:
         session.out.table(task_tables.ends(tasks))
         _say_next_steps(session, tasks)
     going_on = sum(not task.state.is_terminal for task in tasks)
@@ -268,7 +317,7 @@ async def cancel(session: Session, task_ids: TasksArgument) -> int:
     if session.out.is_record:
         session.out.record(cancellations)
     elif session.out.is_names:
-        session.out.lines(each.task.task_id for each in cancellations if each.is_cancelled)
+        session.out.lines(each.task.task_id for each in cancellations)
     else:
         session.out.lines(_cancelled(each) for each in cancellations)
     if failures:

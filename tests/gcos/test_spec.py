@@ -239,7 +239,7 @@ def test_time_stamps_with_an_offset_are_instants(text: str) -> None:
         ("deadline: 2026-11-23T14:04:59Z", 4, "deadline", "1 s in the past"),
         ("deadline: 2026-11-24T14:05:00", 4, "deadline", "append Z for UTC"),
         ("deadline: 2026-02-30T14:05:00Z", 4, "deadline", "no such time"),
-        ("earliest_start: 2h\ndeadline: 1h", 5, "deadline", "3600 s before earliest_start"),
+        ("earliest_start: 2h\ndeadline: 1h", 5, "deadline", "60 min before earliest_start"),
         ("retry: {on: [site-lots]}", 4, "retry.on[0]", "did you mean site-lost?"),
         ("idempotent: 1", 4, "idempotent", "true or false"),
         ("request_id: a b", 4, "request_id", "letters"),
@@ -250,8 +250,18 @@ def test_time_stamps_with_an_offset_are_instants(text: str) -> None:
         ("name: !!str a", 4, "", "tags"),
         ("[a]: b", 4, "", "a key must be text"),
         ("---\nkind: Task", 4, "", "second document"),
-        ("name: @a", 4, "", "cannot start any token"),
-        ('name: "a', 5, "", "unexpected end"),
+        ("name: @a", 4, "name", "cannot start any token"),
+        ('name: "a', 4, "name", "never closed"),
+        ("deadline: 2019-12-31T00:00:00Z", 4, "deadline", "6.9 years in the past"),
+        ("deadline: 3600", 4, "deadline", "such as 3600s (60 min)"),
+        ("deadline: 5400", 4, "deadline", "such as 5400s (90 min)"),
+        ("deadline: 6", 4, "deadline", "such as 6h"),
+        (
+            "placement:\n  allow: [de, cal]\n  deny: [fr, de]",
+            6,
+            "placement.deny[1]",
+            "placement.allow and placement.deny both name 'de'",
+        ),
         ("name: a\x01", 4, "", "U+0001"),
         ('name: "\\ud83d"', 4, "", "half a character"),
         ('name: "\\UFFFFFFFF"', 0, "", "not valid YAML"),
@@ -279,6 +289,7 @@ def test_a_wrong_line_is_refused_with_line_field_and_reason(
         ("disconnect: {lost_after: 1s}", "the nearest that is taken: 3s"),
         ("outputs: a", "write outputs: [{path: a}]"),
         ("outputs: {path: a}", "put '- ' before its first key"),
+        ("outputs: ''", "write a list"),
         ("outputs: [a]", "did you mean {path: a}?"),
         ("resources: {gpu: 4}", "did you mean gpu: {count: 4}?"),
         ("resources: {gpu: H100}", "did you mean gpu: {type: H100}?"),
@@ -492,3 +503,33 @@ _DOCUMENT_TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", 
 def test_arguments_arrive_as_json_wrote_them(arguments: list[str]) -> None:
     document = {"apiVersion": "gcos/v1", "kind": "Task", "run": ["program", *arguments]}
     assert parse(json.dumps(document)).command == ("program", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "wanted"),
+    [
+        ("fine-tune", "as: artifact", OutputKind.MODEL),
+        ("batch-inference", "as: artifact", OutputKind.DATA),
+        ("evaluation", "as: artifact", OutputKind.DATA),
+        ("fine-tune", "as: artifact, kind: data", OutputKind.DATA),
+        ("custom", "as: artifact, kind: model", OutputKind.MODEL),
+    ],
+)
+def test_an_artifact_is_a_model_or_data_by_its_kind_or_by_the_work(
+    kind: str, entry: str, wanted: OutputKind
+) -> None:
+    spec = parse(
+        f"{MINIMAL}model: a\nwork: {{kind: {kind}}}\noutputs: [{{path: p, name: n, {entry}}}]\n"
+    )
+    assert spec.outputs == (Output("p", wanted, "n"),)
+
+
+def test_an_artifact_of_custom_work_asks_for_its_kind_and_nothing_else_has_one() -> None:
+    error = refused(MINIMAL + "outputs:\n- path: p\n  name: n\n  as: artifact\n")
+    assert (error.line, error.field) == (7, "outputs[0].as")
+    assert "kind: model or kind: data" in error.hint
+    error = refused(MINIMAL + "outputs: [{path: p, kind: data}]\n")
+    assert (error.field, error.hint) == (
+        "outputs[0].kind",
+        "write as: artifact, or remove kind",
+    )

@@ -76,4 +76,4 @@ async def test_an_explanation_survives_a_restart(live: Any, client: Client) -> N
     await client.wait(task_id, timeout_s=60)
     after = await client.explain(task_id)
     assert after.events == before.events
-    assert len(after.events) == 4
+    assert len(after.events) == 5

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gcos.cli import explain_tables
+from gcos.cli import explain_tables, task_tables
 from gcos.cli.task_progress import end_of, start_of
 from gcos.client_records import Explanation, Scales
 from gcos.contract_net import Refusal
@@ -56,6 +56,12 @@ def test_a_start_that_has_passed_is_told_as_one() -> None:
     assert "; was expected to start 11-23 14:15Z, 60 s ago; " in words
 
 
+def test_what_is_due_starts_now_rather_than_a_moment_ago() -> None:
+    task = replace(OFFERED, state=TaskState.STAGING, reason=Reason.QUEUED_AT_SITE)
+    assert "; expected to start now; " in explain_tables.verdict(task, now_s=NOW_S + 601.5)
+    assert task_tables.queue([task], now_s=NOW_S + 601.5).rows[0][-2] == "now"
+
+
 def test_what_waits_tells_for_which_site_and_start() -> None:
     task = replace(OFFERED, state=TaskState.WAITING, reason=Reason.GREENER_START)
     assert told(task) == (
@@ -100,4 +106,20 @@ def test_offers_and_refusals_are_counted_in_plain_words() -> None:
         "1 offer, 2 refusals; best: de",
         "SUCCEEDED: exit code 0",
     ]
-    assert len(explain_tables.offers(auction, now_s=NOW_S).rows) == 1
+    assert len(explain_tables.offers(auction).rows) == 1
+
+
+def test_starts_of_offers_are_told_from_the_announcement_on() -> None:
+    soon = replace(samples.bid_of(DE), start_s=NOW_S + 0.4)
+    waits = replace(samples.bid_of(CAL), start_s=NOW_S + 7200.0, is_deferred=True)
+    auction = TaskEvent(NOW_S, "auction_closed", "", site_id=DE, bids=(soon, waits))
+    table = explain_tables.offers(auction)
+    starts = [row[table.columns.index("START")] for row in table.rows]
+    assert starts == ["at once", "11-23 16:05Z, 2 h later"]
+
+
+def test_a_silent_holder_stands_in_the_verdict() -> None:
+    task = replace(
+        samples.running(QUEUED), reason=Reason.AWAITING_HOLDER, message="de was not heard for 22 s"
+    )
+    assert f"{task.task_id} is RUNNING (AWAITING_HOLDER) at site de: de was not heard" in told(task)

@@ -38,6 +38,7 @@ from gcos.ledger_totals import LedgerSummary
 from gcos.next_steps import next_step
 from gcos.rpc.wire import to_proto
 from gcos.schema import task_schema
+from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import Reason
 from gcos.v1 import operator_pb2, tasks_pb2
@@ -174,6 +175,56 @@ async def test_submit_prints_the_id_and_talks_on_stderr(
     assert agent.documents == [(DOCUMENT.encode(), "night")]
     again = await gcos("submit", job, "--request-id", "night", "-q")
     assert again == Ran(0, f"{task_id}\n", "")
+
+
+class DecidesAtOnce(FakeAgent):
+    """An agent whose tasks run when they are watched."""
+
+    async def WatchTask(self, request, context):  # type: ignore[no-untyped-def]
+        await self.put(samples.running(self.tasks[request.task_id]))
+        async for response in super().WatchTask(request, context):
+            yield response
+
+
+async def test_submit_explains_the_decision(
+    job: str, environ: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake = DecidesAtOnce(events=auctions(1))
+    async with fake.serving():
+        there = environ | {"GCOS_AGENT": fake.address}
+        assert await run_main(["submit", job, "--explain"], there) == 0
+        out = capfd.readouterr().out.splitlines()
+        assert out[0] == next(iter(fake.tasks))
+        assert " is RUNNING (EXECUTING) at site de" in out[1]
+        assert any(line.startswith("the announcement, 11-23 14:05Z") for line in out)
+        assert any(line.startswith("de ") and line.endswith("chosen") for line in out)
+        assert await run_main(["submit", job, "--explain", "-o", "json"], there) == 0
+        told = json.loads(capfd.readouterr().out)
+        assert told["submission"]["task"]["state"] == "RUNNING"
+        assert [event["kind"] for event in told["explanation"]["events"]] == ["auction_closed"]
+
+
+def auctions(count: int) -> tuple[TaskEvent, ...]:
+    return tuple(
+        TaskEvent(
+            *(samples.NOW_S - count + 1 + number, "auction_closed", "1 offers; best: de"),
+            site_id=DE,
+            bids=(samples.bid_of(DE),),
+        )
+        for number in range(count)
+    )
+
+
+async def test_explain_shows_the_last_announcements_and_with_all_every_one(
+    gcos: Gcos, agent: FakeAgent
+) -> None:
+    await agent.put(task := samples.task_named("1"))
+    agent.events = auctions(5)
+    shown = (await gcos("explain", task.task_id)).out
+    assert re.findall(r"^announcement (\d) of 5", shown, re.MULTILINE) == ["3", "4", "5"]
+    assert f"offers of 2 earlier announcements: gcos explain {task.task_id} --all" in shown
+    shown = (await gcos("explain", task.task_id, "--all")).out
+    assert re.findall(r"^announcement (\d) of 5", shown, re.MULTILINE) == list("12345")
 
 
 async def test_submit_reads_stdin(
@@ -332,11 +383,34 @@ async def test_logs_are_the_bytes_of_the_job(
     assert capfdbinary.readouterr().out == b"\xff\x00\x1b[31m\n"
 
 
+async def test_logs_as_json_are_lines_with_their_places(gcos: Gcos, agent: FakeAgent) -> None:
+    await agent.put(task := samples.task_named("1"))
+    agent.log = (b"one\ntw", b"o\n\xff", b"end")
+    ran = await gcos("logs", task.task_id, "-o", "json")
+    run_id = f"{task.task_id}.1.1"
+    assert [json.loads(line) for line in ran.out.splitlines()] == [
+        {"run_id": run_id, "offset_bytes": 0, "text": "one"},
+        {"run_id": run_id, "offset_bytes": 4, "text": "two"},
+        {"run_id": run_id, "offset_bytes": 8, "text": "\ufffdend"},
+    ]
+
+
+@pytest.mark.parametrize("words", [("-o", "yaml"), ("-o", "name"), ("-q",)])
+async def test_logs_refuse_a_form_that_they_have_not(
+    gcos: Gcos, agent: FakeAgent, words: tuple[str, ...]
+) -> None:
+    await agent.put(task := samples.task_named("1"))
+    ran = await gcos("logs", task.task_id, *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"error: {' '.join(words)} makes no sense here" in ran.err
+    assert "-o json" in ran.err
+
+
 async def test_wait_exits_with_1_unless_all_succeeded(gcos: Gcos, agent: FakeAgent) -> None:
     good, bad = (samples.ended(samples.task_named(str(i)), exit_code=i) for i in range(2))
     await agent.put(good)
     await agent.put(bad)
-    assert (await gcos("wait", good.task_id, "-q")) == Ran(0, "", "")
+    assert (await gcos("wait", good.task_id, "-q")) == Ran(0, f"{good.task_id}\n", "")
     ran = await gcos("wait", good.task_id, bad.task_id, good.task_id)
     assert ran.code == 1
     assert [columns(line)[1] for line in ran.out.splitlines()] == ["STATE", "SUCCEEDED", "FAILED"]
@@ -358,7 +432,7 @@ async def test_cancel_ends_what_it_can_and_reports_the_rest(gcos: Gcos, agent: F
     assert ran.err == "error: no task de-x at de [UNKNOWN_TASK]\nhint: see: gcos queue\n"
     ran = await gcos("cancel", task.task_id)
     assert (ran.code, ran.out) == (0, f"{task.task_id} had ended before: CANCELLED\n")
-    assert (await gcos("cancel", task.task_id, "-q")).out == ""
+    assert (await gcos("cancel", task.task_id, "-q")).out == f"{task.task_id}\n"
 
 
 async def test_sites_are_listed_and_a_stale_list_is_called_stale(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from broker import registry
 from gcos.accounting import CostScope
 from gcos.artifacts import ArtifactKind, CacheUsage
-from gcos.cli import ledger_table, plan_table, refusal_table, site_tables, task_tables
+from gcos.cli import cache_tables, ledger_table, plan_table, refusal_table, site_tables, task_tables
 from gcos.cli.ledger_csv import entries_csv, groups_csv
 from gcos.cli.output import Table, layout
 from gcos.cli.site_tables import SILENT_AFTER_S
@@ -228,13 +228,13 @@ def test_caches_show_entries_and_how_full_they_are() -> None:
     )
     empty = replace(usage, kind=ArtifactKind.DATA, capacity_bytes=0, occupied_bytes=0)
     cache = SiteCache(DE, (usage, empty), (samples.cache_entry(),))
-    assert site_tables.cache_entries([cache], now_s=NOW_S).rows == (
+    assert cache_tables.entries([cache], now_s=NOW_S).rows == (
         (
-            *("de", "model", "org/tiny-lm", "1.5 GB", "1", "7", "11-23 13:05Z, 60 min ago"),
-            *("de", "sha256:abababababab"),
+            *("de", "model", "org/tiny-lm", "1.5 GB", "whole", "1", "7"),
+            *("11-23 13:05Z, 60 min ago", "de", "-", "sha256:abababababab"),
         ),
     )
-    assert site_tables.cache_usages([cache]).rows == (
+    assert cache_tables.usages([cache]).rows == (
         ("de", "model", "1.5 GB", "0 B", "2 GB", "75"),
         ("de", "data", "0 B", "0 B", "0 B", "-"),
     )
@@ -283,6 +283,7 @@ def test_the_notes_define_savings_scope_and_carbon_price_and_count_what_is_not_k
             "carbon price: 0.200 $/kg; cost + carbon price x carbon: 2.89 $, 5.78 $ at the origin, "
             "saved 50 %"
         ),
+        "GPU $: the price of the GPU hours; no part of COST (operator)",
         (
             "carbon is unknown for 1 of 2 attempts (a signal was missing or stale); they are left "
             "out of CO2, spent and at the origin"

@@ -101,6 +101,12 @@ def test_a_stage_without_a_share_is_told_in_words() -> None:
     assert progress(samples.ended(QUEUED), now_s=NOW_S) == "exit code 0"
 
 
+def test_a_run_far_over_its_prediction_is_not_told_as_part_of_nothing() -> None:
+    quick = replace(PREDICTION, run_time=RunTime.lognormal(1.0, 0.5))
+    task = replace(RUNNING, predictions=(quick,), started_s=NOW_S - 414.0)
+    assert " 6.9 min of 1-1.9 s (over), " in progress(task, now_s=NOW_S)
+
+
 def test_a_narrow_terminal_has_no_room_for_names() -> None:
     wide = task_progress.watched([QUEUED], now_s=NOW_S, width=120, rates_bytes_per_s={})
     narrow = task_progress.watched([QUEUED], now_s=NOW_S, width=80, rates_bytes_per_s={})
