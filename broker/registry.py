@@ -29,6 +29,7 @@ PROMISE_S: Final = 2 * BEAT_S
 SITE_COUNT_MAX: Final = 10_000
 POOL_COUNT_MAX: Final = 64
 HOLDING_COUNT_MAX: Final = 50_000
+DEMAND_COUNT_MAX: Final = 64
 PROMISE_COUNT_MAX: Final = 10_000
 TEXT_CHARS_MAX: Final = 256
 
@@ -273,6 +274,12 @@ def check_digest(site: Site, digest: SiteDigest) -> None:
         _require(load.type in types, "digest.pools.type", "name a pool of the site")
         _require(load.committed_gpu_s >= 0, "digest.pools.committed_gpu_s", "use 0 or more")
     _require(digest.awarded_count >= 0, "digest.awarded_count", "use 0 or more")
+    is_brief = len(digest.demand) <= DEMAND_COUNT_MAX
+    _require(is_brief, "digest.demand", f"tell of at most {DEMAND_COUNT_MAX}")
+    for told in digest.demand:
+        is_id = is_artifact_id(told.artifact_id)
+        _require(is_id, "digest.demand.artifact_id", "use sha256: and 64 hex digits")
+        _require(told.use_count >= 0, "digest.demand.use_count", "use 0 or more")
     is_short = len(digest.holdings) <= HOLDING_COUNT_MAX
     _require(is_short, "digest.holdings", f"tell of at most {HOLDING_COUNT_MAX}")
     for artifact in digest.holdings:

@@ -99,6 +99,7 @@ class Announcement:
         image: Container image; None: a plain command.
         secrets: Names of secrets that the run needs.
         priority: Higher goes first.
+        output_uris: Where outputs are to be copied to, `file:///...`.
     """
 
     task_id: TaskId
@@ -115,6 +116,7 @@ class Announcement:
     image: str | None = None
     secrets: tuple[str, ...] = ()
     priority: int = 0
+    output_uris: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,30 @@ class AwardAnswer:
     is_accepted: bool
     reason: Reason | None = None
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """To the site whose later start was chosen: the task waits for it, without a lease.
+
+    A soft reservation under the task's name, so that the site does not promise those GPUs twice; it
+    lapses, and binds nobody. May be lost.
+
+    Attributes:
+        task_id: The task.
+        pool_type: Pool that the bid named.
+        gpu_count: GPUs.
+        start_s: World instant of the promised start.
+        end_s: World instant of its predicted median end.
+        until_s: World instant at which the reservation lapses.
+    """
+
+    task_id: TaskId
+    pool_type: str
+    gpu_count: int
+    start_s: float
+    end_s: float
+    until_s: float
 
 
 @dataclass(frozen=True, slots=True)

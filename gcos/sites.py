@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gcos.artifacts import Artifact
-from gcos.ids import SiteId
+from gcos.ids import ArtifactId, SiteId
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,19 @@ class PoolDigest:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactDemand:
+    """How often an artifact is used at a site.
+
+    Attributes:
+        artifact_id: Which.
+        use_count: Uses, each decayed with its age; a fraction.
+    """
+
+    artifact_id: ArtifactId
+    use_count: float
+
+
+@dataclass(frozen=True, slots=True)
 class SiteDigest:
     """What changes by the second: sent to the broker with each beat.
 
@@ -83,6 +96,9 @@ class SiteDigest:
         holdings: Complete, verified artifacts that the site serves.
         runs_images: Its executor takes container images.
         secret_names: Sorted names of the secrets that its store has; values never travel.
+        output_roots: Directories below which tasks may have outputs copied, as its operator wrote
+            them and with links followed.
+        demand: What is used most here, most used first.
     """
 
     pools: tuple[PoolDigest, ...]
@@ -94,6 +110,8 @@ class SiteDigest:
     holdings: tuple[Artifact, ...] = ()
     runs_images: bool = False
     secret_names: tuple[str, ...] = ()
+    output_roots: tuple[str, ...] = ()
+    demand: tuple[ArtifactDemand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,12 +191,7 @@ class Cache:
         return None
 
     def reserve(
-        self,
-        artifact: Artifact,
-        *,
-        now_s: float,
-        is_custodian: bool = False,
-        refetch_usd: float = 0.0,
+        self, artifact: Artifact, *, now_s: float, is_custodian: bool = False
     ) -> tuple[ArtifactId, ...]:
         """Promise the artifact its bytes and return what was evicted for them.
 
@@ -206,7 +201,6 @@ class Cache:
             artifact: What will arrive.
             now_s: World instant.
             is_custodian: The copy will be protected, since this site is its custodian.
-            refetch_usd: J of bringing it, and so of bringing it again.
 
         Raises:
             InvalidRequestError: The artifact has no bytes.
@@ -226,7 +220,7 @@ class Cache:
         for victim in victims:
             self._evict(victim)
         self._entries[artifact.artifact_id] = _Entry(
-            artifact, now_s, is_custodian, refetch_usd=refetch_usd, mark=self._evictor.mark()
+            artifact, now_s, is_custodian, mark=self._evictor.mark()
         )
         self._reserved_bytes += size_bytes
         assert self.free_bytes >= 0, "I4: more promised than there is"
@@ -243,6 +237,12 @@ class Cache:
         entry.pins = dict.fromkeys(entry.pins, True)
         self._reserved_bytes -= entry.artifact.size_bytes
         self._occupied_bytes += entry.artifact.size_bytes
+
+    def price(self, artifact_id: ArtifactId, refetch_usd: float) -> None:
+        """Note what bringing an artifact has cost, J, and so what bringing it again would."""
+        entry = self._entries.get(artifact_id)
+        if entry is not None:
+            entry.refetch_usd = refetch_usd
 
     def release(self, artifact_id: ArtifactId) -> None:
         """Give up a reservation: nothing of it is left on disk.

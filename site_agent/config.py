@@ -38,6 +38,39 @@ class WorldConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcesConfig:
+    """What artifacts may be pulled from; `file://` reads below `artifact_roots`.
+
+    Attributes:
+        hosts: Hosts of HTTP: `name`, `*.name`, `name:port`; `http://` in front allows no TLS.
+        networks: Private and other special networks that may be connected to, such as
+            `10.0.0.0/8`; none by default.
+        roots: Addresses of object stores below which may be read, such as `s3://bucket/models`.
+    """
+
+    hosts: tuple[str, ...] = (
+        "huggingface.co",
+        "*.huggingface.co",
+        "*.hf.co",
+        "registry.ollama.ai",
+        "*.r2.cloudflarestorage.com",
+    )
+    networks: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TransferConfig:
+    """How artifacts come from other agents.
+
+    Attributes:
+        link_cap_bytes_per_s: What one holder may send to this site; 0: as much as it can.
+    """
+
+    link_cap_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class AgentConfig:
     """What an agent is told.
 
@@ -53,7 +86,7 @@ class AgentConfig:
         pools: GPU pools.
         model_cache_bytes: Capacity of the model cache.
         data_cache_bytes: Capacity of the data cache.
-        artifact_roots: Directories from which artifacts may be added.
+        artifact_roots: Directories from which artifacts may be added and pulled.
         output_roots: Directories below which tasks may have outputs copied (`as: uri`).
         signals_trace: CSV or Parquet of carbon and price; empty: the shipped typical days.
         carbon_price_usd_per_kg: Lambda where a task names none (about the US EPA's social cost).
@@ -64,14 +97,16 @@ class AgentConfig:
         beat_s: Pause between two beats to the broker, protocol seconds.
         drain_s: How long running jobs may go on after SIGTERM, protocol seconds.
         run_grace_s: Between SIGTERM and SIGKILL of a job, protocol seconds.
-        log_max_bytes: Output kept of one run.
+        log_max_bytes: Output kept of one run: its beginning, and its end where it is longer.
         log_count_max: Logs of ended runs kept.
         output_count_max: Tasks whose outputs are kept.
         may_preempt: A run may be stopped for one of higher priority; its task is queued again.
         policy: How the site bids: a name of `policies.catalogue`.
         run_path: `PATH` of jobs.
         log_level: debug, info, warning or error.
+        transfer: How artifacts come from other agents.
         world: How world time and bytes are scaled.
+        sources: What artifacts may be pulled from.
     """
 
     site: str
@@ -103,7 +138,9 @@ class AgentConfig:
     policy: str = DEFAULT
     run_path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
 
 
 def completed(config: AgentConfig) -> AgentConfig:

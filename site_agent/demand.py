@@ -1,7 +1,8 @@
 """How often artifacts are used here and elsewhere, with the old forgotten. Pure.
 
-A use counts exp(-age / DEMAND_S): at a steady rate r a site remembers 72 h x r uses. All counts decay alike, so they compare without regard to the instant; they are kept at the
-last instant that was heard of. What is not cached is counted too: that is what migration looks for.
+A use counts exp(-age / DEMAND_S): at a steady rate r a site remembers 72 h x r uses. All counts
+decay alike, so they compare without regard to the instant; they are kept at the last instant that
+was heard of. What is not cached is counted too: that is what migration looks for.
 """
 
 import math

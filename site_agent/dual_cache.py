@@ -116,13 +116,14 @@ class DualCache:
         """Return the complete artifacts of one cache as an evictor sees them."""
         return tuple(self._caches[kind].items())
 
+    def price(self, artifact_id: ArtifactId, refetch_usd: float) -> None:
+        """Note what bringing an artifact has cost, J, and so what bringing it again would."""
+        cache = self._where(artifact_id)
+        if cache is not None:
+            cache.price(artifact_id, refetch_usd)
+
     def reserve(
-        self,
-        artifact: Artifact,
-        *,
-        now_s: float,
-        is_custodian: bool = False,
-        refetch_usd: float = 0.0,
+        self, artifact: Artifact, *, now_s: float, is_custodian: bool = False
     ) -> tuple[ArtifactId, ...]:
         """Promise the artifact its bytes and return what was evicted for them.
 
@@ -136,9 +137,7 @@ class DualCache:
             raise WrongStateError(f"{artifact.name} lies here for good")
         if known is not None and known.kind not in (None, artifact.kind):
             raise WrongStateError(f"{artifact.artifact_id} is in the {known.kind.value} cache")
-        return self._caches[artifact.kind].reserve(
-            artifact, now_s=now_s, is_custodian=is_custodian, refetch_usd=refetch_usd
-        )
+        return self._caches[artifact.kind].reserve(artifact, now_s=now_s, is_custodian=is_custodian)
 
     def insert(self, artifact_id: ArtifactId) -> None:
         """Turn a reservation into a complete entry: its bytes are here and verified.
@@ -186,18 +185,22 @@ class DualCache:
         Raises:
             ArtifactNotFoundError: It is not complete here.
         """
-        self._holding(artifact_id).open_reader(artifact_id)
+        if artifact_id not in self._residents:
+            self._holding(artifact_id).open_reader(artifact_id)
 
     def close_reader(self, artifact_id: ArtifactId) -> None:
         """End what `open_reader` began."""
-        self._holding(artifact_id).close_reader(artifact_id)
+        if artifact_id not in self._residents:
+            self._holding(artifact_id).close_reader(artifact_id)
 
     def add_name(self, artifact_id: ArtifactId, name: str) -> bool:
-        """Give the same content a further name; False: it had that name.
+        """Give the same content a further name; False: it had that name, or lies here for good.
 
         Raises:
             ArtifactNotFoundError: It is not complete here.
         """
+        if artifact_id in self._residents:
+            return False
         return self._holding(artifact_id).add_name(artifact_id, name)
 
     def set_custodian(

@@ -6,7 +6,7 @@ only then performs `effects`, in order (the pattern of etcd/raft's `Ready`).
 
 from dataclasses import dataclass
 
-from gcos.contract_net import Award, Rejection, Report
+from gcos.contract_net import Award, Hold, Rejection, Report
 from gcos.durations import Observation
 from gcos.ids import RunId, SiteId, TaskId
 from gcos.ledger import LedgerEntry
@@ -75,6 +75,14 @@ class SendAward:
 
     to: SiteId
     award: Award
+
+
+@dataclass(frozen=True, slots=True)
+class SendHold:
+    """Tell a site that a task waits for the start it offered; may be lost."""
+
+    to: SiteId
+    hold: Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,7 @@ class RenewSoon:
 Effect = (
     Negotiate
     | SendAward
+    | SendHold
     | SendRejections
     | SendRevoke
     | Observe

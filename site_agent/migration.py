@@ -54,12 +54,10 @@ class Pull:
 
     Attributes:
         need: What, and who had it when it was last announced.
-        refetch_usd: J of the transfer.
         why: In words.
     """
 
     need: ArtifactNeed
-    refetch_usd: float
     why: str
 
 
@@ -186,7 +184,7 @@ class Migration:
     def _granted(self, wishes: Iterable[Wish], *, now_s: float) -> tuple[Pull, ...]:
         pulls = []
         for wish in wishes:
-            need, fetch, price_usd = self._known[wish.artifact_id]
+            need, fetch, _ = self._known[wish.artifact_id]
             if wish.artifact_id in self.pulling or self.cache.is_reserved(wish.artifact_id):
                 continue
             problem = self._problem(wish, need, fetch, now_s=now_s)
@@ -198,7 +196,7 @@ class Migration:
                 self.pulling.add(wish.artifact_id)
                 self.migrator.pulled(wish.artifact_id)
                 self._spent.append((now_s, need.size_bytes, fetch.cost_usd, fetch.carbon_gco2))
-                pulls.append(Pull(need, refetch_usd=price_usd, why=wish.why))
+                pulls.append(Pull(need, wish.why))
         return tuple(pulls)
 
     def _problem(self, wish: Wish, need: ArtifactNeed, fetch: Fetch, *, now_s: float) -> str | None:

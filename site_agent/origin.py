@@ -24,6 +24,7 @@ from gcos.contract_net import (
     AwardAnswer,
     Bid,
     Fetch,
+    Hold,
     Rejection,
     Renewal,
     RenewalAnswer,
@@ -60,6 +61,7 @@ from site_agent.effects import (
     Ready,
     SaveTask,
     SendAward,
+    SendHold,
     SendRejections,
     SendRevoke,
     Write,
@@ -68,6 +70,8 @@ from site_agent.lease import LeaseTerms
 
 #: Unfinished tasks that one origin takes; more are refused with RESOURCE_EXHAUSTED.
 ACTIVE_COUNT_MAX = 10_000
+#: World seconds that a reservation stands beyond the start it was made for.
+HOLD_S = 600.0
 #: Protocol seconds between two sendings of an award that was not answered.
 AWARD_RETRY_S = 1.0
 #: Protocol seconds before a task that found no bidder is announced again; doubles up to the limit.
@@ -82,6 +86,7 @@ _PERMANENT = frozenset(
         Reason.PLACEMENT_EXCLUDES,
         Reason.IMAGE_UNSUPPORTED,
         Reason.SECRET_MISSING,
+        Reason.OUTPUT_REFUSED,
     }
 )
 
@@ -96,6 +101,7 @@ _ORDER = [TaskState.LEASED, TaskState.STAGING, TaskState.RUNNING, TaskState.COMM
 _CAUSE_OF_REASON = {
     Reason.EXIT_CODE: RetryCause.EXIT_CODE,
     Reason.OUTPUT_MISSING: RetryCause.EXIT_CODE,
+    Reason.OUTPUT_REFUSED: RetryCause.EXIT_CODE,
     Reason.STAGING_FAILED: RetryCause.STAGING,
     Reason.START_FAILED: RetryCause.EXECUTOR,
     Reason.EXECUTOR_FAILED: RetryCause.EXECUTOR,
@@ -149,6 +155,10 @@ class OriginSettings:
 def _unstarted(task: Task) -> Task:
     """Return the task without what belonged to its last attempt."""
     return replace(task, started_s=None, fetched_bytes=0, fetch_bytes=0)
+
+
+def _is_fetching(task: Task) -> bool:
+    return task.state is TaskState.STAGING and task.fetch_bytes > 0
 
 
 @dataclass(slots=True)
@@ -251,6 +261,28 @@ class Origin:
             )
         return task
 
+    def seen(self, task_id: TaskId, *, now: Now) -> Task:
+        """Return a task as people should see it: a holder that has fallen silent is told of.
+
+        Raises:
+            UnknownTaskError: No such task here.
+        """
+        task = self.task(task_id)
+        until_s = self.lease_until_s.get(task_id)
+        if until_s is None:
+            return task
+        lease = self._lease_of(task.spec)
+        left_s = until_s - now.protocol_s
+        silent_s = lease.origin_until_s(0.0) - left_s
+        # One renewal may be lost on the way; two mean something.
+        if silent_s < 2 * lease.renewal_s:
+            return task
+        message = (
+            f"{task.site_id} was not heard for {silent_s:.0f} s; unless it is within"
+            f" {max(left_s, 0.0):.0f} s the run counts as lost"
+        )
+        return replace(task, reason=Reason.AWAITING_HOLDER, message=message)
+
     def forget(self, task_id: TaskId) -> None:
         """Drop a task that has ended, with all that is known of it."""
         task = self.tasks.pop(task_id)
@@ -296,6 +328,7 @@ class Origin:
             image=spec.image,
             secrets=spec.secrets,
             priority=spec.priority,
+            output_uris=tuple(output.uri for output in spec.outputs if output.uri),
         )
 
     def close_auction(self, task_id: TaskId, auction: Auction, *, now: Now) -> Ready:
@@ -373,7 +406,15 @@ class Origin:
             site_id=best.site_id,
         )
         note = Note(task.task_id, event)
-        return Ready((SaveTask(kept), note))
+        hold = Hold(
+            task_id=task.task_id,
+            pool_type=best.pool_type,
+            gpu_count=task.spec.gpu.gpu_count,
+            start_s=best.start_s,
+            end_s=best.p50_finish_s,
+            until_s=best.start_s + HOLD_S,
+        )
+        return Ready((SaveTask(kept), note), (SendHold(best.site_id, hold),))
 
     def _award(self, task: Task, ranked: tuple[Bid, ...], *, now: Now) -> Ready:
         """Write the intent under a new fence, then send the award and the rejections."""
@@ -520,8 +561,32 @@ class Origin:
             task = self._progressed(task, progress)
             if task.state is not before.state:
                 writes.append(SaveTask(task))
+            writes += self._stage_notes(before, task, now=now)
         answer = RenewalAnswer(verdicts)
         return answer, Ready(tuple(writes))
+
+    def _stage_notes(self, before: Task, task: Task, *, now: Now) -> list[Note]:
+        """Return what to tell of a run that began to fetch or to execute."""
+        notes = []
+        # A run that lacks nothing passes through STAGING, too.
+        if _is_fetching(task) and not _is_fetching(before):
+            message = f"fetches {task.fetch_bytes / 1e9:.3g} GB"
+            notes.append(self._attempt_note(task, "staging_began", message, None, now=now))
+        if task.started_s is not None and before.started_s is None:
+            notes.append(self._start_note(task, task.started_s))
+        return notes
+
+    @staticmethod
+    def _start_note(task: Task, started_s: float) -> Note:
+        """Return the note of a start, at the instant of it: word of it comes later."""
+        event = TaskEvent(
+            started_s,
+            "run_started",
+            f"executes at {task.site_id}",
+            site_id=task.site_id,
+            attempt=task.fence.attempt,
+        )
+        return Note(task.task_id, event)
 
     def _progressed(self, task: Task, progress: RunProgress) -> Task:
         state = _STATE_OF_RUN.get(progress.state, task.state)
@@ -588,7 +653,10 @@ class Origin:
             attempt=report.fence.attempt,
             report=report,
         )
-        note = Note(task.task_id, event)
+        notes: tuple[Note, ...] = (Note(task.task_id, event),)
+        if report.started_s is not None and task.started_s is None:
+            # It ended before a renewal told of its start.
+            notes = (self._start_note(task, report.started_s), *notes)
         penalty_usd = 0.0
         if report.state is RunState.SUCCEEDED:
             late_s = 0.0
@@ -600,10 +668,10 @@ class Origin:
                 task, TaskState.SUCCEEDED, report.reason, report.message, now=now, report=report
             )
             entry = AddEntry(self._entry(ended, report, penalty_usd=penalty_usd))
-            return Ready((SaveTask(ended), entry, note), (observe,))
+            return Ready((SaveTask(ended), entry, *notes), (observe,))
         entry = AddEntry(self._entry(task, report, penalty_usd=0.0))
         after = self._after_failure(task, report, now=now)
-        return Ready((SaveTask(after), entry, note), (observe,))
+        return Ready((SaveTask(after), entry, *notes), (observe,))
 
     def _after_failure(self, task: Task, report: Report, *, now: Now) -> Task:
         """Return the task requeued, or failed for good."""

@@ -24,6 +24,7 @@ from gcos.contract_net import (
     AwardAnswer,
     Bid,
     Fetch,
+    Hold,
     Refusal,
     Renewal,
     Report,
@@ -33,7 +34,7 @@ from gcos.contract_net import (
 from gcos.durations import RunTime, prediction_for
 from gcos.ids import ArtifactId, Fence, RunId, TaskId
 from gcos.signals import SiteSignals
-from gcos.sites import Pool, PoolDigest, Site, SiteDigest
+from gcos.sites import ArtifactDemand, Pool, PoolDigest, Site, SiteDigest
 from gcos.tasks import ANY_GPU, Reason, RunState, check_run_transition
 from policies.interface import Bidder, Option, SiteView
 from policies.offer import PoolOffer, options_of
@@ -59,13 +60,15 @@ from site_agent.effects import (
 )
 from site_agent.held_run import HeldRun
 from site_agent.lease import LeaseTerms
-from site_agent.schedule import Planned, PoolSchedule, earliest_fit
+from site_agent.schedule import Held, Planned, PoolSchedule, earliest_fit
 from site_agent.sourcing import Links, cheapest_fetch, total_duration_s
 
 #: Runs in any live state that a site accepts; more are declined.
 RUN_COUNT_MAX = 256
 #: Protocol seconds after which a run that never started is given up without word of its origin.
 ORPHAN_S = 300.0
+#: Artifacts of which a digest tells how often they are used here.
+DEMAND_COUNT_MAX = 64
 #: World seconds that an offer stands.
 BID_VALID_S = 300.0
 #: Attempts of a task that may be given back because it would be late where it waits.
@@ -314,7 +317,7 @@ class Participant:
     def _pool_offer(
         self, announcement: Announcement, pool: Pool, run_time: RunTime, now_s: float
     ) -> PoolOffer:
-        profile = self.schedules[pool.type].profile(now_s)
+        profile = self.schedules[pool.type].profile(now_s, but_for=announcement.task_id)
 
         def earliest_start(not_before_s: float) -> float:
             return earliest_fit(
@@ -325,6 +328,21 @@ class Participant:
             )
 
         return PoolOffer(pool=pool, run_time=run_time, earliest_start=earliest_start)
+
+    def hold(self, hold: Hold, *, now: Now) -> None:
+        """Keep a soft reservation for a task that waits for the start this site offered."""
+        for schedule in self.schedules.values():
+            schedule.let_go(hold.task_id)
+        schedule_there = self.schedules.get(hold.pool_type)
+        is_sane = now.world_s < hold.until_s and hold.start_s <= hold.end_s
+        if schedule_there is not None and is_sane and hold.gpu_count <= schedule_there.gpu_count:
+            held = Held(hold.gpu_count, hold.start_s, hold.end_s, hold.until_s)
+            schedule_there.hold(hold.task_id, held)
+
+    def let_go(self, task_id: TaskId) -> None:
+        """Drop the reservation of a task that went elsewhere."""
+        for schedule in self.schedules.values():
+            schedule.let_go(task_id)
 
     # ---------------------------------------------------------------- awards
 
@@ -343,6 +361,7 @@ class Participant:
             accepted_s=now.world_s,
         )
         self.awarded_count += 1
+        self.let_go(award.task_id)
         self._take(run, now=now)
         if self.gives_back_late:
             starts = self.schedules[award.pool_type].expected_starts(now.world_s)
@@ -488,6 +507,8 @@ class Participant:
         arrives like any other.
         """
         ready = NOTHING
+        for schedule in self.schedules.values():
+            schedule.lapse(now.world_s)
         for run in list(self.runs.values()):
             is_waiting = run.report is None and run.started_s is None
             if is_waiting and now.protocol_s - self.heard_s[run.run_id] > ORPHAN_S:
@@ -607,6 +628,9 @@ class Participant:
         run = self.runs.get(run_id)
         if run is None:
             return NOTHING
+        terms = run.award.terms
+        price_usd = charge.joint_usd(terms.scope, terms.carbon_price_usd_per_kg)
+        self.cache.price(fetch.artifact_id, price_usd)
         kept = replace(
             run,
             transfers=run.transfers + charge,
@@ -773,6 +797,10 @@ class Participant:
             run_count=self._live_count(),
             awarded_count=self.awarded_count,
             holdings=self.cache.holdings(),
+            demand=tuple(
+                ArtifactDemand(artifact_id, use_count)
+                for artifact_id, use_count in self.cache.demand.top(DEMAND_COUNT_MAX)
+            ),
         )
 
     def check_invariants(self) -> None:

@@ -4,15 +4,18 @@ Brokers and predictors are tried in the order of their addresses, beginning with
 answered last; an agent goes on without either (I10).
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gcos import codec
 from gcos.contract_net import (
     Announcement,
     Award,
     AwardAnswer,
     Bid,
+    Hold,
     Refusal,
     Rejection,
     Renewal,
@@ -27,6 +30,7 @@ from gcos.known_sites import Nomination, NominationQuery, Resolution, SiteBook
 from gcos.rpc.channels import CALL_TIMEOUT_S, Channels
 from gcos.rpc.status import translated
 from gcos.rpc.wire import from_proto, to_proto
+from gcos.run_time_snapshot import RunTimeSnapshot
 from gcos.sites import Site, SiteDigest
 from gcos.v1 import (
     broker_pb2,
@@ -85,6 +89,7 @@ class Peers:
         self._brokers = Fallback(brokers, "broker")
         self._broker_addresses = tuple(brokers)
         self._predictors = Fallback(predictors, "predictor")
+        self._predictor_addresses = tuple(predictors)
 
     # ---------------------------------------------------------------- broker
 
@@ -145,7 +150,7 @@ class Peers:
     # ---------------------------------------------------------------- predictor
 
     async def predict(
-        self, features: WorkFeatures, pools: Iterable[PoolSpeed]
+        self, features: WorkFeatures, pools: Sequence[PoolSpeed]
     ) -> tuple[Prediction, ...]:
         """Return the run time of one task on each pool type."""
         request = predictor_pb2.PredictRequest(
@@ -160,17 +165,38 @@ class Peers:
 
         return await self._predictors.call(ask)
 
+    async def snapshot(self, known_version: str) -> RunTimeSnapshot | None:
+        """Return what a predictor knows; None if that is `known_version`.
+
+        Raises:
+            GcosError: None answered, or with something else.
+        """
+        request = predictor_pb2.SnapshotRequest(known_version=known_version)
+
+        async def ask(address: str) -> bytes:
+            with translated("the predictor"):
+                answer = await self._predictor(address).Snapshot(request, timeout=CALL_TIMEOUT_S)
+            return bytes(answer.document)
+
+        document = await self._predictors.call(ask)
+        return codec.decode(RunTimeSnapshot, document) if document else None
+
     async def observe(self, observation: Observation) -> None:
-        """Tell a predictor how a run ended."""
+        """Tell every predictor how a run ended: whichever is asked next must know it.
+
+        Raises:
+            PeerUnreachableError: None answered.
+        """
         request = predictor_pb2.ObserveRequest(
             observations=[to_proto(observation, predictor_pb2.Observation)]
         )
-
-        async def ask(address: str) -> None:
-            with translated("the predictor"):
+        heard_count = 0
+        for address in self._predictor_addresses:
+            with contextlib.suppress(UnavailableError), translated("the predictor"):
                 await self._predictor(address).Observe(request, timeout=CALL_TIMEOUT_S)
-
-        await self._predictors.call(ask)
+                heard_count += 1
+        if heard_count == 0:
+            raise PeerUnreachableError("no predictor answers")
 
     def _predictor(self, address: str) -> "predictor_pb2_grpc.PredictorServiceAsyncStub":
         return predictor_pb2_grpc.PredictorServiceStub(self._channels.get(address))
@@ -194,6 +220,12 @@ class Peers:
         with translated(address):
             answer = await self._site(address).Award(request, timeout=CALL_TIMEOUT_S)
         return from_proto(answer, AwardAnswer)
+
+    async def hold(self, address: str, hold: Hold) -> None:
+        """Tell a site that a task waits for the start it offered; may be lost."""
+        request = site_pb2.HoldRequest(hold=to_proto(hold, site_pb2.Hold))
+        with translated(address):
+            await self._site(address).Hold(request, timeout=CALL_TIMEOUT_S)
 
     async def reject(self, address: str, rejections: Sequence[Rejection]) -> None:
         """Tell a loser what tasks went for."""

@@ -7,7 +7,7 @@ the agent: what it cannot write it must not promise.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +18,7 @@ from gcos.contract_net import (
     Bid,
     Fetch,
     Refusal,
+    Rejection,
     Renewal,
     RenewalAnswer,
     Report,
@@ -34,26 +35,29 @@ from gcos.ids import Fence, RunId, SiteId, TaskId, origin_of, task_id
 from gcos.known_sites import KnownSite
 from gcos.ledger import LedgerEntry
 from gcos.logs import Log
-from gcos.run_time_prior import prior_predictions
+from gcos.next_steps import next_step
 from gcos.signals import StepSeries
 from gcos.sites import SiteDigest
 from gcos.store import Store
 from gcos.system import unique_text
 from gcos.tables import zones
 from gcos.task_record import Task
-from gcos.tasks import RunState, TaskSpec
+from gcos.tasks import Reason, RunState, TaskSpec
 from site_agent import effects as fx
 from site_agent.auction import Auction
 from site_agent.config import AgentConfig
+from site_agent.copies import Copies, CopyPorts
 from site_agent.effects import Now, Ready
-from site_agent.feasibility import impossibility, mistyped_placement
+from site_agent.feasibility import impossibility, unknown_placement
 from site_agent.journal import rows_of
 from site_agent.lease import LeaseTerms
-from site_agent.negotiation import Negotiation
+from site_agent.negotiation import Ground, Negotiation
 from site_agent.origin import Origin
+from site_agent.outputs import is_allowed, roots_as_told
 from site_agent.participant import Participant
 from site_agent.peers import Peers
 from site_agent.run_shell import RunShell
+from site_agent.run_times import RunTimes
 from site_agent.signals.source import SignalSource
 from site_agent.sourcing import Links, cheapest_fetch
 
@@ -86,6 +90,7 @@ class Runner:
         participant: Participant,
         peers: Peers,
         runs: RunShell,
+        copies: Copies,
         signal_source: SignalSource,
         links: Links,
         group: asyncio.TaskGroup,
@@ -99,6 +104,7 @@ class Runner:
         self.peers = peers
         self.runs = runs
         self.links = links
+        self.run_times = RunTimes(peers, log)
         self.log = log
         self.ledger: dict[RunId, LedgerEntry] = {}
         self.known: dict[SiteId, KnownSite] = {}
@@ -119,6 +125,13 @@ class Runner:
         self._effects: set[asyncio.Task[None]] = set()
         self._last_applied: asyncio.Task[GcosError | None] | None = None
         self._negotiation = Negotiation(self)
+        self.copies = copies
+        self._copy_ports = CopyPorts(
+            holders_of=self._negotiation.holders_of,
+            enter=lambda entry: self.apply(Ready((fx.AddEntry(entry),))),
+            spawn=self._spawn,
+        )
+        self._output_roots = roots_as_told(config.output_roots)
 
     def now(self) -> Now:
         """Return this instant on both time axes."""
@@ -175,14 +188,16 @@ class Runner:
         return None
 
     def _begin(self, effect: fx.Effect) -> None:
-        name = type(effect).__name__
-        task = self._group.create_task(
-            self._guarded(name, partial(self._perform, effect)), name=name
-        )
-        self._effects.add(task)
-        task.add_done_callback(self._effects.discard)
+        task = self._spawn(type(effect).__name__, partial(self._perform, effect))
         if isinstance(effect, fx.Stage):
             self._staging[effect.run_id] = task
+
+    def _spawn(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Begin what `cancel_effects` ends."""
+        task = self._group.create_task(self._guarded(name, work), name=name)
+        self._effects.add(task)
+        task.add_done_callback(self._effects.discard)
+        return task
 
     def cancel_effects(self) -> None:
         """Stop what waits for peers or runs, so that the agent can end.
@@ -209,8 +224,15 @@ class Runner:
                 await self._send_award(effect)
             case fx.SendRejections(rejections):
                 for site_id, rejection in rejections:
-                    if site_id != self.participant.site.site_id:
+                    if site_id == self.participant.site.site_id:
+                        self.rejected([rejection])
+                    else:
                         await self.peers.reject(self.address_of(site_id), [rejection])
+            case fx.SendHold(to, hold):
+                if to == self.participant.site.site_id:
+                    self.participant.hold(hold, now=self.now())
+                else:
+                    await self.peers.hold(self.address_of(to), hold)
             case fx.SendRevoke():
                 await self._send_revoke(effect)
             case fx.Observe(observation):
@@ -318,10 +340,8 @@ class Runner:
     def _problem(self, spec: TaskSpec) -> GcosError | None:
         """Return why nobody who is known can ever run the task, or what its placement mistypes."""
         sites = self.sites()
-        problem = impossibility(spec, sites)
-        if problem is None and self.is_known_fresh:
-            return mistyped_placement(spec, sites, zones())
-        return problem
+        unknown = unknown_placement(spec, sites, zones()) if self.is_known_fresh else None
+        return unknown or impossibility(spec, sites)
 
     async def resolve(self, spec: TaskSpec) -> tuple[ArtifactNeed, ...]:
         """Return the artifacts that a spec names, with their holders.
@@ -369,19 +389,24 @@ class Runner:
         await self.apply(ready)
         return task, is_cancelled
 
-    async def plan(self, spec: TaskSpec) -> Auction:
+    async def plan(self, spec: TaskSpec) -> tuple[Auction, Ground]:
         """Announce a task that does not exist, and change nothing.
 
-        Every site that is known has a bid or a refusal in it.
+        Every site that is known has a bid or a refusal in it. The ground serves `plan_again`.
 
         Raises:
             GcosError: As for a submission.
         """
         await self.refresh_sites()  # people look for every site, the dead ones first of all
         needs = await self.examined(spec)
+        ground = await self._negotiation.prepare(spec, needs)
+        auction = await self.plan_again(spec, ground)
+        return self._negotiation.unasked(spec, auction), ground.among(auction)
+
+    async def plan_again(self, spec: TaskSpec, ground: Ground) -> Auction:
+        """Announce a planned task with another deadline or other limits, and change nothing."""
         unborn = task_id(self.participant.site.site_id, "0" * 13)
-        auction = await self._negotiation.hold(unborn, spec, needs, Fence())
-        return self._negotiation.unasked(spec, auction)
+        return await self._negotiation.announce(unborn, spec, ground, Fence())
 
     # ---------------------------------------------------------------- origin's effects
 
@@ -397,16 +422,13 @@ class Runner:
         await self.apply(self.origin.close_auction(task_id, auction, now=self.now()))
 
     async def predict(self, features: WorkFeatures) -> tuple[Prediction, ...]:
-        """Return the run time on every pool type that is known; the prior where nobody answers."""
+        """Return the run time on every pool type that is known."""
         speeds: dict[str, float] = {}
         for site in self.sites():
             for pool in site.site.pools:
                 speeds.setdefault(pool.type, pool.speed_ratio)
         pools = [PoolSpeed(type=kind, speed_ratio=speeds[kind]) for kind in sorted(speeds)]
-        try:
-            return await self.peers.predict(features, pools)
-        except UnavailableError:
-            return prior_predictions(features, pools)
+        return await self.run_times.predict(features, pools)
 
     async def _send_award(self, effect: fx.SendAward) -> None:
         if effect.to == self.participant.site.site_id:
@@ -627,7 +649,25 @@ class Runner:
         """Answer an announcement; a secret that was put here a moment ago counts."""
         if announcement.secrets:
             self.participant.secret_names = self.runs.secret_names()
-        return self.participant.bid(announcement, now=self.now())
+        for uri in announcement.output_uris:
+            if not is_allowed(uri, roots=self.config.output_roots):
+                return Refusal(
+                    self.participant.site.site_id,
+                    Reason.OUTPUT_REFUSED,
+                    f"{uri} is under no root that this site allows",
+                    hint=next_step(Reason.OUTPUT_REFUSED),
+                )
+        answer = self.participant.bid(announcement, now=self.now())
+        self.copies.offered(announcement, answer)
+        return answer
+
+    def rejected(self, rejections: Sequence[Rejection]) -> None:
+        """Hear what tasks went for that this site bid for."""
+        self.copies.rejected(rejections, self._copy_ports)
+
+    async def look_forever(self) -> None:
+        """Let the migrator look around now and then."""
+        await self.copies.look_forever(self._copy_ports)
 
     def digest(self) -> SiteDigest:
         """Return how this site is now."""
@@ -635,6 +675,7 @@ class Runner:
             self.participant.digest(now=self.now()),
             runs_images=self.participant.runs_images,
             secret_names=tuple(sorted(self.participant.secret_names)),
+            output_roots=self._output_roots,
         )
 
     async def sites_forever(self) -> None:
@@ -660,6 +701,7 @@ class Runner:
             self._heard_s[known.site.site_id] = now_s - known.age_s
         for site_id in [s for s, heard_s in self._heard_s.items() if now_s - heard_s > FORGET_S]:
             del self._heard_s[site_id], self.known[site_id]
+        self.copies.hear(self.known.values())
 
     def sites(self) -> list[KnownSite]:
         """Return every site that is known, this one as it is now, sorted by id."""

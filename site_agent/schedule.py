@@ -17,8 +17,10 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 
 from gcos.durations import RunTime
-from gcos.ids import RunId
+from gcos.ids import RunId, TaskId
 
+#: Soft reservations of one pool; more are not kept.
+HELD_COUNT_MAX = 1_000
 #: How much longer than predicted a back-filled run is assumed to take.
 BACKFILL_FACTOR = 1.3
 
@@ -104,11 +106,30 @@ class Planned:
         return -self.priority, self.latest_start_s, self.accepted_s, self.run_id
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """GPUs that a task waits for elsewhere may need here: counted in plans, binding nobody.
+
+    Attributes:
+        gpu_count: GPUs.
+        start_s: World instant of the start.
+        end_s: World instant of the predicted end.
+        until_s: World instant at which it lapses.
+    """
+
+    gpu_count: int
+    start_s: float
+    end_s: float
+    until_s: float
+
+
 @dataclass(slots=True)
 class PoolSchedule:
     """What runs and waits in one pool of `gpu_count` GPUs."""
 
     gpu_count: int
+    #: Soft reservations by task, in order of arrival.
+    held: dict[TaskId, Held] = field(default_factory=dict)
     #: All accepted runs. Running ones hold distinct devices; sum of theirs <= gpu_count.
     planned: dict[RunId, Planned] = field(default_factory=dict)
 
@@ -150,9 +171,43 @@ class PoolSchedule:
         """Return the GPUs that running and waiting runs need together, at most the pool."""
         return min(self.gpu_count, sum(run.gpu_count for run in self.planned.values()))
 
-    def profile(self, now_s: float) -> Profile:
-        """Return free GPUs over time with everything that runs and waits in its place."""
-        return self._with_queue(self._running_profile(now_s), now_s)
+    def profile(self, now_s: float, *, but_for: TaskId | None = None) -> Profile:
+        """Return free GPUs over time with everything that runs, waits or is held in its place.
+
+        Args:
+            now_s: World instant.
+            but_for: A task whose own reservation does not count.
+        """
+        profile = self._with_queue(self._running_profile(now_s), now_s)
+        for task_id, held in self.held.items():
+            if task_id != but_for:
+                # Where the queue has grown into it since, it moves behind.
+                length_s = held.end_s - held.start_s
+                start_s = earliest_fit(
+                    profile,
+                    gpu_count=held.gpu_count,
+                    duration_s=length_s,
+                    not_before_s=max(held.start_s, now_s),
+                )
+                profile = reserve(
+                    profile, gpu_count=held.gpu_count, start_s=start_s, end_s=start_s + length_s
+                )
+        return profile
+
+    def hold(self, task_id: TaskId, held: Held) -> None:
+        """Keep a soft reservation; a task's later one replaces its earlier one."""
+        assert held.gpu_count <= self.gpu_count, "the reservation is larger than the pool"
+        if task_id in self.held or len(self.held) < HELD_COUNT_MAX:
+            self.held[task_id] = held
+
+    def let_go(self, task_id: TaskId) -> None:
+        """Drop a task's reservation, if there is one."""
+        self.held.pop(task_id, None)
+
+    def lapse(self, now_s: float) -> None:
+        """Drop the reservations whose time has passed."""
+        for task_id in [key for key, held in self.held.items() if held.until_s <= now_s]:
+            del self.held[task_id]
 
     def expected_starts(self, now_s: float) -> dict[RunId, float]:
         """Return when each waiting run is expected to start, world seconds, in queue order."""

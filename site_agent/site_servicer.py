@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc.aio
 
-from gcos.contract_net import Announcement, Award, Bid, Renewal, Report
+from gcos.contract_net import Announcement, Award, Bid, Hold, Rejection, Renewal, Report
 from gcos.errors import InvalidRequestError
 from gcos.ids import RunId
 from gcos.rpc.wire import from_proto, to_proto
@@ -49,6 +49,7 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
         """Accept or decline, durably."""
         del context
         award = from_proto(request.award, Award)
+        self._runner.copies.won(award.task_id)
         answer, ready = self._runner.participant.award(award, now=self._runner.now())
         await self._runner.apply(ready)
         return to_proto(answer, site_pb2.AwardResponse)
@@ -66,7 +67,14 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
                 winning_offer_usd=rejection.winning_offer_usd,
                 offer_usd=rejection.offer_usd,
             )
+        self._runner.rejected([from_proto(each, Rejection) for each in request.rejections])
         return site_pb2.RejectResponse()
+
+    async def Hold(self, request: site_pb2.HoldRequest, context: Context) -> site_pb2.HoldResponse:
+        """Keep a soft reservation."""
+        del context
+        self._runner.participant.hold(from_proto(request.hold, Hold), now=self._runner.now())
+        return site_pb2.HoldResponse()
 
     async def Renew(
         self, request: site_pb2.RenewRequest, context: Context

@@ -1,9 +1,9 @@
-"""The artifact plane between agents: serves what is complete here, fetches what is not.
+"""The artifact plane of one site: brings what is not here, from agents that serve it.
 
-A fetch reserves its bytes, clears what was evicted for them, downloads file by file, verifies each,
-makes all durable and publishes the copy in one step (`site_agent.artifact_store`). Concurrent
-fetches of one artifact share one transfer. When a source fails, the next one goes on where it
-stopped; a copy that proves wrong is thrown away. Bytes that came are charged, kept or not.
+A fetch reserves its bytes, clears what was evicted for them, downloads and verifies
+(`site_agent.download`), makes all durable and publishes the copy in one step
+(`site_agent.artifact_store`). Concurrent fetches of one artifact share one transfer, which is as
+urgent as the most urgent of them. Bytes that came are charged, kept or not.
 
 The books change on the event loop only; hashing and the disk work in threads.
 """
@@ -11,33 +11,26 @@ The books change on the event loop only; hashing and the disk work in threads.
 import asyncio
 import contextlib
 import functools
-import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gcos.artifacts import CHUNK_BYTES, Artifact, ArtifactKind, FileEntry, checked_name
+from gcos.artifacts import Artifact, ArtifactKind, checked_name
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Holder
-from gcos.errors import (
-    ArtifactNotFoundError,
-    DigestMismatchError,
-    InvalidRequestError,
-    PeerUnreachableError,
-    SiteDrainingError,
-)
-from gcos.ids import ArtifactId, RunId, is_artifact_id
+from gcos.errors import ArtifactNotFoundError, SiteDrainingError
+from gcos.ids import ArtifactId, RunId
 from gcos.logs import Log
 from gcos.rpc.channels import Channels
-from gcos.rpc.interception import Context
-from gcos.rpc.wire import to_proto
-from gcos.v1 import artifacts_pb2, artifacts_pb2_grpc
-from gcos.v1.artifacts_pb2 import ReadFileRequest, ReadFileResponse
 from site_agent.artifact_store import ArtifactStore, Reservation, StoredArtifact
-from site_agent.download import IDLE_S, Download, FetchPart, ManifestAnswer
+from site_agent.download import Download
 from site_agent.dual_cache import DualCache
+from site_agent.link_gate import LinkGate, Passage
+from site_agent.links import Links, Priority
+from site_agent.serving import IDLE_S, checked_id
+from site_agent.source_pool import FetchPart
 from site_agent.threads import in_thread, interruptible
 
 
@@ -64,71 +57,6 @@ class FetchResult:
     parts: tuple[FetchPart, ...]
 
 
-class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
-    """Serves complete artifacts of `store` to peers."""
-
-    def __init__(self, store: ArtifactStore, *, idle_s: float = IDLE_S) -> None:
-        self._store = store
-        self._idle_s = idle_s
-
-    async def GetManifest(  # noqa: N802  named by the protocol
-        self, request: artifacts_pb2.GetManifestRequest, context: object
-    ) -> artifacts_pb2.GetManifestResponse:
-        """Read what an artifact consists of.
-
-        Raises:
-            InvalidRequestError: The id is none.
-            ArtifactNotFoundError: It is not complete here.
-        """
-        del context
-        record = self._store.record_of(_checked_id(request.artifact_id))
-
-        def answer() -> artifacts_pb2.GetManifestResponse:
-            # Some 100 ms for the longest manifest.
-            found = ManifestAnswer(record.artifact(), record.manifest)
-            return to_proto(found, artifacts_pb2.GetManifestResponse)
-
-        return await in_thread(answer)
-
-    # A coroutine that writes, not a generator as the stubs have it: only so can the wait for a
-    # reader that takes nothing be bounded, who would keep the artifact from eviction for ever.
-    async def ReadFile(  # type: ignore[override]  # noqa: N802
-        self,
-        request: ReadFileRequest,
-        context: Context,
-    ) -> None:
-        """Read a part of one file in chunks of at most 1 MiB; the artifact stays meanwhile.
-
-        Raises:
-            InvalidRequestError: The id is none, or the part is not inside the file.
-            ArtifactNotFoundError: The artifact is not complete here, or has no such file.
-            DigestMismatchError: The file on disk is shorter than its manifest says, or gone.
-            PeerUnreachableError: The reader takes nothing any more.
-        """
-        artifact_id = _checked_id(request.artifact_id)
-        entry = self._store.entry_of(artifact_id, request.path)
-        offset, end = _part_of(request, entry)
-        path = self._store.path_of(artifact_id) / entry.path
-        self._store.cache.open_reader(artifact_id)
-        try:
-            descriptor = await in_thread(functools.partial(_open_to_read, path))
-            try:
-                while offset < end:
-                    length = min(CHUNK_BYTES, end - offset)
-                    data = await in_thread(functools.partial(os.pread, descriptor, length, offset))
-                    if not data:
-                        raise _damaged(path)
-                    async with asyncio.timeout(self._idle_s):
-                        await context.write(ReadFileResponse(data=data))
-                    offset += len(data)
-            finally:
-                os.close(descriptor)
-        except TimeoutError as exc:
-            raise PeerUnreachableError("the reader takes nothing any more") from exc
-        finally:
-            self._store.cache.close_reader(artifact_id)
-
-
 @dataclass(eq=False, slots=True)
 class _Waiter:
     """One `fetch` that waits for a transfer."""
@@ -137,6 +65,7 @@ class _Waiter:
     on_progress: Callable[[int], None]
     #: The run pinned the artifact before it asked, so giving up does not unpin it.
     had_pin: bool
+    priority: Priority
 
 
 @dataclass(eq=False, slots=True)
@@ -146,6 +75,7 @@ class _Transfer:
     need: ArtifactNeed
     reservation: Reservation
     download: Download
+    passage: Passage
     started_s: float
     #: The source that delivered the last of it, or the error for all who wait.
     outcome: asyncio.Future[Holder]
@@ -173,12 +103,15 @@ class ArtifactPlane:
         log: Log,
         *,
         idle_s: float = IDLE_S,
+        link_cap_bytes_per_s: float = 0.0,
     ) -> None:
+        """Make a plane; `link_cap_bytes_per_s` caps what each holder sends here, 0 nothing."""
         self.store = store
         self._channels = channels
         self._clock = clock
         self._log = log
         self._idle_s = idle_s
+        self._gate = LinkGate(Links(link_cap_bytes_per_s), clock)
         self._group = asyncio.TaskGroup()
         #: Transfers under way, those that clean up included.
         self._transfers: dict[ArtifactId, _Transfer] = {}
@@ -233,6 +166,8 @@ class ArtifactPlane:
         run_id: RunId,
         on_progress: Callable[[int], None],
         on_waste: Callable[[tuple[FetchPart, ...]], None] = lambda _parts: None,
+        beside: Sequence[Holder] = (),
+        priority: Priority = Priority.FOREGROUND,
     ) -> FetchResult:
         """Bring an artifact here and pin it for a run; returns at once where it is here.
 
@@ -240,10 +175,13 @@ class ArtifactPlane:
 
         Args:
             need: What, and who has it.
-            source: Whom to ask first; then the other holders of `need`.
+            source: Whom to ask first.
             run_id: Pins the artifact from the start, and still where this returns.
             on_progress: Told the bytes that are here so far; falls where a file starts anew.
             on_waste: Told what was moved in vain, before this raises; one waiter of each transfer.
+            beside: Whom to ask at the same time as `source`: each brings what it is fast enough
+                for. The other holders of `need` stand by for one that fails.
+            priority: Background waits while anything comes in the foreground.
 
         Raises:
             InvalidRequestError: The need is malformed, or differs from the artifact's manifest.
@@ -253,7 +191,7 @@ class ArtifactPlane:
             PeerUnreachableError: Otherwise, no holder delivered it.
             SiteDrainingError: This site stops.
         """
-        artifact_id = _checked_id(need.artifact_id)
+        artifact_id = checked_id(need.artifact_id)
         checked_name(need.name, field="name")
         await self._settled(artifact_id)
         if self._is_closing:
@@ -261,17 +199,13 @@ class ArtifactPlane:
         if self.cache.has(artifact_id):
             self.cache.pin(artifact_id, run_id)
             return _shared(artifact_id, source)
-        holders = tuple(
-            holder
-            for holder in (source, *need.holders)
-            if holder.site_id != self.store.site_id and holder.address
-        )
+        holders = self._distinct((source, *beside, *need.holders))
+        at_once = len(self._distinct((source, *beside)))
         transfer = self._transfers.get(artifact_id)
         if transfer is None:
-            transfer = self._begin(need, holders)
-        else:
-            transfer.download.offer(holders)
-        return await self._wait(transfer, source, run_id, on_progress, on_waste)
+            transfer = self._begin(need, holders, priority)
+        transfer.download.offer(holders, at_once=at_once)
+        return await self._wait(transfer, source, run_id, on_progress, on_waste, priority)
 
     def pin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
         """Keep the artifact for a run.
@@ -345,7 +279,18 @@ class ArtifactPlane:
                 return
             await self._arrivals[artifact_id].wait()
 
-    def _begin(self, need: ArtifactNeed, holders: tuple[Holder, ...]) -> _Transfer:
+    def _distinct(self, holders: Iterable[Holder]) -> tuple[Holder, ...]:
+        """Return those that can be asked, each site once."""
+        found = {
+            holder.site_id: holder
+            for holder in reversed(tuple(holders))
+            if holder.site_id != self.store.site_id and holder.address
+        }
+        return tuple(reversed(found.values()))
+
+    def _begin(
+        self, need: ArtifactNeed, holders: tuple[Holder, ...], priority: Priority
+    ) -> _Transfer:
         if not holders:
             raise ArtifactNotFoundError(
                 f"no other site is known to hold {need.name}",
@@ -362,19 +307,22 @@ class ArtifactPlane:
             for waiter in waiters:
                 waiter.on_progress(kept_bytes)
 
+        passage = self._gate.enter(priority)
         download = Download(
             need,
             store=self.store,
             channels=self._channels,
+            passage=passage,
+            clock=self._clock,
             log=self._log,
             idle_s=self._idle_s,
             on_progress=on_progress,
         )
-        download.offer(holders)
         transfer = _Transfer(
             need,
             reservation=reservation,
             download=download,
+            passage=passage,
             started_s=self._clock.protocol_s(),
             outcome=asyncio.get_running_loop().create_future(),
             waiters=waiters,
@@ -391,11 +339,13 @@ class ArtifactPlane:
         run_id: RunId,
         on_progress: Callable[[int], None],
         on_waste: Callable[[tuple[FetchPart, ...]], None],
+        priority: Priority,
     ) -> FetchResult:
         artifact_id = transfer.need.artifact_id
         had_pin = self.cache.is_pinned(artifact_id, run_id)
-        waiter = _Waiter(run_id, on_progress=on_progress, had_pin=had_pin)
+        waiter = _Waiter(run_id, on_progress=on_progress, had_pin=had_pin, priority=priority)
         transfer.waiters.append(waiter)
+        _reprioritise(transfer)
         self.cache.pin(artifact_id, run_id)
         try:
             last = await asyncio.shield(transfer.outcome)
@@ -427,6 +377,7 @@ class ArtifactPlane:
         if not waiter.had_pin and not is_wanted:
             self.cache.unpin(transfer.need.artifact_id, waiter.run_id)
         if transfer.waiters or transfer.outcome.done():
+            _reprioritise(transfer)
             return
         transfer.is_stopping = True
         # Cannot be set by anyone any more, and nobody waits for it.
@@ -437,7 +388,10 @@ class ArtifactPlane:
     async def _carry(self, transfer: _Transfer) -> None:
         """Run a transfer and tell those who wait how it ended: its failure is not the group's."""
         try:
-            source = await self._bring(transfer)
+            try:
+                source = await self._bring(transfer)
+            finally:
+                transfer.passage.end()
         except asyncio.CancelledError:
             _fail(transfer, _draining())
             raise
@@ -518,6 +472,16 @@ def _shared(artifact_id: ArtifactId, source: Holder) -> FetchResult:
     )
 
 
+def _reprioritise(transfer: _Transfer) -> None:
+    """Let a transfer be as urgent as the most urgent who waits for it."""
+    if transfer.outcome.done() or not transfer.waiters:
+        return
+    is_urgent = any(waiter.priority is Priority.FOREGROUND for waiter in transfer.waiters)
+    priority = Priority.FOREGROUND if is_urgent else Priority.BACKGROUND
+    if priority is not transfer.passage.priority:
+        transfer.passage.change(priority)
+
+
 def _fail(transfer: _Transfer, error: Exception) -> None:
     if not transfer.outcome.done():
         transfer.outcome.set_exception(error)
@@ -525,38 +489,3 @@ def _fail(transfer: _Transfer, error: Exception) -> None:
 
 def _draining() -> SiteDrainingError:
     return SiteDrainingError("the site stops and brings nothing more")
-
-
-def _checked_id(text: str) -> ArtifactId:
-    if not is_artifact_id(text):
-        raise InvalidRequestError(
-            f"{text[:80]!r} is no content id",
-            field="artifact_id",
-            hint="write sha256: and 64 hex digits",
-        )
-    return ArtifactId(text)
-
-
-def _part_of(request: ReadFileRequest, entry: FileEntry) -> tuple[int, int]:
-    """Return first byte and end of the part of a file that is asked for."""
-    offset = request.offset_bytes
-    end = offset + request.length_bytes if request.length_bytes else entry.size_bytes
-    if not 0 <= offset <= end <= entry.size_bytes:
-        raise InvalidRequestError(
-            f"the part is not inside the {entry.size_bytes} bytes of {entry.path!r}",
-            field="offset_bytes",
-        )
-    return offset, end
-
-
-def _open_to_read(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as exc:
-        raise _damaged(path) from exc
-
-
-def _damaged(path: Path) -> DigestMismatchError:
-    return DigestMismatchError(
-        f"this site's copy of {path.name!r} is damaged", hint="ask another holder"
-    )

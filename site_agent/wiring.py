@@ -19,25 +19,28 @@ from gcos.sites import Link, Site
 from gcos.store import SqliteStore, Store
 from gcos.system import unique_text
 from gcos.tables import link
-from gcos.v1 import artifacts_pb2_grpc, operator_pb2_grpc, site_pb2_grpc, tasks_pb2_grpc
+from gcos.v1 import operator_pb2_grpc, site_pb2_grpc, tasks_pb2_grpc
 from policies.catalogue import policy_named
 from site_agent import journal
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
+from site_agent.copies import Copies
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
 from site_agent.lease import LeaseTerms
+from site_agent.migration import Migration
 from site_agent.operator_servicer import OperatorServicer
 from site_agent.origin import Origin, OriginSettings
 from site_agent.participant import Participant
 from site_agent.peers import Peers
 from site_agent.run_shell import OUTPUTS_NAME, RunShell
 from site_agent.runner import SIGNALS_AHEAD_H, SIGNALS_BEHIND_H, Runner
+from site_agent.serving import ArtifactServicer
 from site_agent.signals.profile import ProfileSource
 from site_agent.signals.source import SignalSource
 from site_agent.site_servicer import SiteServicer
 from site_agent.task_servicer import TaskServicer
-from site_agent.transfer import ArtifactPlane, ArtifactServicer
+from site_agent.transfer import ArtifactPlane
 from site_agent.yardstick import charge_at_origin
 
 UPLOADS_NAME = "uploads"
@@ -108,7 +111,13 @@ class _Agent:
             ),
         )
         async with (
-            ArtifactPlane(artifacts, self._channels, self._clock, self._log) as plane,
+            ArtifactPlane(
+                artifacts,
+                self._channels,
+                self._clock,
+                self._log,
+                link_cap_bytes_per_s=config.transfer.link_cap_bytes_per_s,
+            ) as plane,
             asyncio.TaskGroup() as group,
         ):
             runner = await self._runner(plane, group)
@@ -159,6 +168,15 @@ class _Agent:
                 byte_ratio=config.world.byte_ratio,
             ),
         )
+        copies = Copies(
+            config=config,
+            clock=self._clock,
+            migration=Migration(plane.cache, policy.migrator()),
+            participant=participant,
+            plane=plane,
+            links=_link,
+            log=self._log,
+        )
         return Runner(
             config=config,
             clock=self._clock,
@@ -174,6 +192,7 @@ class _Agent:
                 participant=participant,
                 links=_link,
             ),
+            copies=copies,
             signal_source=source,
             links=_link,
             group=group,
@@ -202,7 +221,9 @@ class _Agent:
             group.create_task(runner.renew_forever(), name="renew"),
             group.create_task(runner.progress_forever(), name="progress"),
             group.create_task(runner.sites_forever(), name="sites"),
+            group.create_task(runner.look_forever(), name="copies"),
             group.create_task(runner.signals_forever(), name="signals"),
+            group.create_task(runner.run_times.pull_forever(), name="run times"),
         ]
         loops += [
             group.create_task(runner.beat_forever(address), name=f"beat {address}")
@@ -221,9 +242,7 @@ class _Agent:
             lambda server: operator_pb2_grpc.add_OperatorServiceServicer_to_server(
                 OperatorServicer(runner, plane, self._config.data_dir / UPLOADS_NAME), server
             ),
-            lambda server: artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(
-                ArtifactServicer(plane.store), server
-            ),
+            ArtifactServicer(plane.store).add_to,
         )
         async with serving(
             self._config.address,

@@ -466,7 +466,7 @@ class MemoryCluster:
                 if not agent.is_renewing_soon:
                     agent.is_renewing_soon = True
                     self._after(0.05, lambda: self._renew(agent))
-            case fx.SendRejections() | fx.Observe():
+            case fx.SendHold() | fx.SendRejections() | fx.Observe():
                 pass
 
     def _negotiate(self, agent: Agent, task_id: TaskId) -> None:

@@ -130,6 +130,64 @@ class GetManifestResponse(_message.Message):
 Global___GetManifestResponse: _TypeAlias = GetManifestResponse  # noqa: Y015
 
 @_typing.final
+class GetChunkDigestsRequest(_message.Message):
+    """Which chunks of which file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    CHUNK_COUNT_FIELD_NUMBER: _builtins.int
+    artifact_id: _builtins.str
+    """Content id of the artifact."""
+    path: _builtins.str
+    """File of its manifest."""
+    offset_bytes: _builtins.int
+    """Where the first chunk begins: a multiple of 1 MiB."""
+    chunk_count: _builtins.int
+    """Chunks, at most 4096; fewer are answered where the file ends."""
+    def __init__(
+        self,
+        *,
+        artifact_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        offset_bytes: _builtins.int = ...,
+        chunk_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "chunk_count", b"chunk_count", "offset_bytes", b"offset_bytes", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetChunkDigestsRequest: _TypeAlias = GetChunkDigestsRequest  # noqa: Y015
+
+@_typing.final
+class GetChunkDigestsResponse(_message.Message):
+    """Digests of chunks of 1 MiB each; that of a file's end may be shorter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.bytes
+    """SHA-256 of each chunk, 32 bytes, one after the other. A holder may be wrong: what binds is the
+    digest of the whole file in the manifest.
+    """
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetChunkDigestsResponse: _TypeAlias = GetChunkDigestsResponse  # noqa: Y015
+
+@_typing.final
 class ReadFileRequest(_message.Message):
     """Which part."""
 
@@ -171,7 +229,7 @@ class ReadFileResponse(_message.Message):
 
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """At most 1 MiB."""
+    """1 MiB, or less at the end of the part."""
     def __init__(
         self,
         *,

@@ -40,6 +40,11 @@ class ArtifactServiceStub:
                 request_serializer=gcos_dot_v1_dot_artifacts__pb2.GetManifestRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_artifacts__pb2.GetManifestResponse.FromString,
                 _registered_method=True)
+        self.GetChunkDigests = channel.unary_unary(
+                '/gcos.v1.ArtifactService/GetChunkDigests',
+                request_serializer=gcos_dot_v1_dot_artifacts__pb2.GetChunkDigestsRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_artifacts__pb2.GetChunkDigestsResponse.FromString,
+                _registered_method=True)
         self.ReadFile = channel.unary_stream(
                 '/gcos.v1.ArtifactService/ReadFile',
                 request_serializer=gcos_dot_v1_dot_artifacts__pb2.ReadFileRequest.SerializeToString,
@@ -58,8 +63,15 @@ class ArtifactServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetChunkDigests(self, request, context):
+        """Read the digests of a file's chunks, so that one that came wrong can be told from the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadFile(self, request, context):
-        """Read a part of one file, in chunks of at most 1 MiB.
+        """Read a part of one file, in chunks of 1 MiB; the last one may be shorter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +84,11 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.GetManifest,
                     request_deserializer=gcos_dot_v1_dot_artifacts__pb2.GetManifestRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_artifacts__pb2.GetManifestResponse.SerializeToString,
+            ),
+            'GetChunkDigests': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetChunkDigests,
+                    request_deserializer=gcos_dot_v1_dot_artifacts__pb2.GetChunkDigestsRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_artifacts__pb2.GetChunkDigestsResponse.SerializeToString,
             ),
             'ReadFile': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadFile,
@@ -107,6 +124,33 @@ class ArtifactService:
             '/gcos.v1.ArtifactService/GetManifest',
             gcos_dot_v1_dot_artifacts__pb2.GetManifestRequest.SerializeToString,
             gcos_dot_v1_dot_artifacts__pb2.GetManifestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetChunkDigests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.ArtifactService/GetChunkDigests',
+            gcos_dot_v1_dot_artifacts__pb2.GetChunkDigestsRequest.SerializeToString,
+            gcos_dot_v1_dot_artifacts__pb2.GetChunkDigestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,8 +35,10 @@ class ArtifactServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ArtifactServiceAsyncStub: ...
     GetManifest: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.GetManifestRequest, _artifacts_pb2.GetManifestResponse]
     """Read what an artifact consists of."""
+    GetChunkDigests: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.GetChunkDigestsRequest, _artifacts_pb2.GetChunkDigestsResponse]
+    """Read the digests of a file's chunks, so that one that came wrong can be told from the others."""
     ReadFile: _grpc.UnaryStreamMultiCallable[_artifacts_pb2.ReadFileRequest, _artifacts_pb2.ReadFileResponse]
-    """Read a part of one file, in chunks of at most 1 MiB."""
+    """Read a part of one file, in chunks of 1 MiB; the last one may be shorter."""
 
 @_typing.type_check_only
 class ArtifactServiceAsyncStub(ArtifactServiceStub):
@@ -45,8 +47,10 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetManifest: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.GetManifestRequest, _artifacts_pb2.GetManifestResponse]  # type: ignore[assignment]
     """Read what an artifact consists of."""
+    GetChunkDigests: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.GetChunkDigestsRequest, _artifacts_pb2.GetChunkDigestsResponse]  # type: ignore[assignment]
+    """Read the digests of a file's chunks, so that one that came wrong can be told from the others."""
     ReadFile: _aio.UnaryStreamMultiCallable[_artifacts_pb2.ReadFileRequest, _artifacts_pb2.ReadFileResponse]  # type: ignore[assignment]
-    """Read a part of one file, in chunks of at most 1 MiB."""
+    """Read a part of one file, in chunks of 1 MiB; the last one may be shorter."""
 
 class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
     """Complete, verified artifacts, served to peers."""
@@ -60,11 +64,19 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         """Read what an artifact consists of."""
 
     @_abc_1.abstractmethod
+    def GetChunkDigests(
+        self,
+        request: _artifacts_pb2.GetChunkDigestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifacts_pb2.GetChunkDigestsResponse, _abc.Awaitable[_artifacts_pb2.GetChunkDigestsResponse]]:
+        """Read the digests of a file's chunks, so that one that came wrong can be told from the others."""
+
+    @_abc_1.abstractmethod
     def ReadFile(
         self,
         request: _artifacts_pb2.ReadFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_artifacts_pb2.ReadFileResponse], _abc.AsyncIterator[_artifacts_pb2.ReadFileResponse]]:
-        """Read a part of one file, in chunks of at most 1 MiB."""
+        """Read a part of one file, in chunks of 1 MiB; the last one may be shorter."""
 
 def add_ArtifactServiceServicer_to_server(servicer: ArtifactServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -247,6 +247,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """A more important run needed its GPUs."""
     REASON_PREDICTED_LATE: _Reason.ValueType  # 40
     """Given back before it started: where it waited it would have missed its deadline."""
+    REASON_OUTPUT_REFUSED: _Reason.ValueType  # 41
+    """An output cannot be put where the task wants it."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a task or a run is where it is."""
@@ -331,6 +333,8 @@ REASON_PREEMPTED: Reason.ValueType  # 38
 """A more important run needed its GPUs."""
 REASON_PREDICTED_LATE: Reason.ValueType  # 40
 """Given back before it started: where it waited it would have missed its deadline."""
+REASON_OUTPUT_REFUSED: Reason.ValueType  # 41
+"""An output cannot be put where the task wants it."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _RunState:
@@ -1277,6 +1281,8 @@ class SiteDigest(_message.Message):
     HOLDINGS_FIELD_NUMBER: _builtins.int
     RUNS_IMAGES_FIELD_NUMBER: _builtins.int
     SECRET_NAMES_FIELD_NUMBER: _builtins.int
+    OUTPUT_ROOTS_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
     carbon_gco2_per_kwh: _builtins.float
     """Carbon intensity now; absent where missing or stale."""
     price_usd_per_kwh: _builtins.float
@@ -1301,6 +1307,14 @@ class SiteDigest(_message.Message):
     def secret_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the secrets that its store has; values never travel."""
 
+    @_builtins.property
+    def output_roots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Directories below which tasks may have outputs copied, as written and with links followed."""
+
+    @_builtins.property
+    def demand(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactDemand]:
+        """What is used most here, most used first."""
+
     def __init__(
         self,
         *,
@@ -1313,13 +1327,41 @@ class SiteDigest(_message.Message):
         holdings: _abc.Iterable[Global___Artifact] | None = ...,
         runs_images: _builtins.bool = ...,
         secret_names: _abc.Iterable[_builtins.str] | None = ...,
+        output_roots: _abc.Iterable[_builtins.str] | None = ...,
+        demand: _abc.Iterable[Global___ArtifactDemand] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "awarded_count", b"awarded_count", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh", "holdings", b"holdings", "is_draining", b"is_draining", "pools", b"pools", "price_usd_per_kwh", b"price_usd_per_kwh", "run_count", b"run_count", "runs_images", b"runs_images", "secret_names", b"secret_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "awarded_count", b"awarded_count", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh", "demand", b"demand", "holdings", b"holdings", "is_draining", b"is_draining", "output_roots", b"output_roots", "pools", b"pools", "price_usd_per_kwh", b"price_usd_per_kwh", "run_count", b"run_count", "runs_images", b"runs_images", "secret_names", b"secret_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__carbon_gco2_per_kwh: _TypeAlias = _typing.Literal["carbon_gco2_per_kwh"]  # noqa: Y015
     _WhichOneofArgType__carbon_gco2_per_kwh: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__carbon_gco2_per_kwh) -> _WhichOneofReturnType__carbon_gco2_per_kwh | None: ...
 
 Global___SiteDigest: _TypeAlias = SiteDigest  # noqa: Y015
+
+@_typing.final
+class ArtifactDemand(_message.Message):
+    """How often an artifact is used at a site."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_ID_FIELD_NUMBER: _builtins.int
+    USE_COUNT_FIELD_NUMBER: _builtins.int
+    artifact_id: _builtins.str
+    """Which."""
+    use_count: _builtins.float
+    """Uses, each decayed with its age; a fraction."""
+    def __init__(
+        self,
+        *,
+        artifact_id: _builtins.str = ...,
+        use_count: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "use_count", b"use_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArtifactDemand: _TypeAlias = ArtifactDemand  # noqa: Y015

@@ -64,6 +64,7 @@ class Announcement(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    OUTPUT_URIS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     origin: _builtins.str
@@ -106,6 +107,10 @@ class Announcement(_message.Message):
     def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of secrets that the run needs."""
 
+    @_builtins.property
+    def output_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where outputs are to be copied to, `file:///...`."""
+
     def __init__(
         self,
         *,
@@ -123,10 +128,11 @@ class Announcement(_message.Message):
         image: _builtins.str | None = ...,
         secrets: _abc.Iterable[_builtins.str] | None = ...,
         priority: _builtins.int = ...,
+        output_uris: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "terms", b"terms", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "may_defer", b"may_defer", "needs", b"needs", "origin", b"origin", "predictions", b"predictions", "priority", b"priority", "secrets", b"secrets", "task_id", b"task_id", "terms", b"terms", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "may_defer", b"may_defer", "needs", b"needs", "origin", b"origin", "output_uris", b"output_uris", "predictions", b"predictions", "priority", b"priority", "secrets", b"secrets", "task_id", b"task_id", "terms", b"terms", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
@@ -438,6 +444,89 @@ class AwardResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
 
 Global___AwardResponse: _TypeAlias = AwardResponse  # noqa: Y015
+
+@_typing.final
+class Hold(_message.Message):
+    """A soft reservation for a task that waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    POOL_TYPE_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    START_S_FIELD_NUMBER: _builtins.int
+    END_S_FIELD_NUMBER: _builtins.int
+    UNTIL_S_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    pool_type: _builtins.str
+    """Pool that the bid named."""
+    gpu_count: _builtins.int
+    """GPUs."""
+    start_s: _builtins.float
+    """World instant of the promised start, seconds since the epoch."""
+    end_s: _builtins.float
+    """World instant of its predicted median end, seconds since the epoch."""
+    until_s: _builtins.float
+    """World instant at which the reservation lapses, seconds since the epoch."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        pool_type: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        start_s: _builtins.float = ...,
+        end_s: _builtins.float = ...,
+        until_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_s", b"end_s", "gpu_count", b"gpu_count", "pool_type", b"pool_type", "start_s", b"start_s", "task_id", b"task_id", "until_s", b"until_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class HoldRequest(_message.Message):
+    """A reservation to keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hold(self) -> Global___Hold:
+        """What to keep."""
+
+    def __init__(
+        self,
+        *,
+        hold: Global___Hold | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldRequest: _TypeAlias = HoldRequest  # noqa: Y015
+
+@_typing.final
+class HoldResponse(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldResponse: _TypeAlias = HoldResponse  # noqa: Y015
 
 @_typing.final
 class Rejection(_message.Message):

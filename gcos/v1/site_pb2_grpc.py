@@ -50,6 +50,11 @@ class SiteServiceStub:
                 request_serializer=gcos_dot_v1_dot_site__pb2.RejectRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_site__pb2.RejectResponse.FromString,
                 _registered_method=True)
+        self.Hold = channel.unary_unary(
+                '/gcos.v1.SiteService/Hold',
+                request_serializer=gcos_dot_v1_dot_site__pb2.HoldRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_site__pb2.HoldResponse.FromString,
+                _registered_method=True)
         self.Renew = channel.unary_unary(
                 '/gcos.v1.SiteService/Renew',
                 request_serializer=gcos_dot_v1_dot_site__pb2.RenewRequest.SerializeToString,
@@ -97,6 +102,13 @@ class SiteServiceServicer:
 
     def Reject(self, request, context):
         """Tell the losers what the tasks went for. May be lost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Hold(self, request, context):
+        """Tell a site that a task waits for the later start it offered. May be lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,6 +166,11 @@ def add_SiteServiceServicer_to_server(servicer, server):
                     servicer.Reject,
                     request_deserializer=gcos_dot_v1_dot_site__pb2.RejectRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_site__pb2.RejectResponse.SerializeToString,
+            ),
+            'Hold': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hold,
+                    request_deserializer=gcos_dot_v1_dot_site__pb2.HoldRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_site__pb2.HoldResponse.SerializeToString,
             ),
             'Renew': grpc.unary_unary_rpc_method_handler(
                     servicer.Renew,
@@ -263,6 +280,33 @@ class SiteService:
             '/gcos.v1.SiteService/Reject',
             gcos_dot_v1_dot_site__pb2.RejectRequest.SerializeToString,
             gcos_dot_v1_dot_site__pb2.RejectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.SiteService/Hold',
+            gcos_dot_v1_dot_site__pb2.HoldRequest.SerializeToString,
+            gcos_dot_v1_dot_site__pb2.HoldResponse.FromString,
             options,
             channel_credentials,
             insecure,

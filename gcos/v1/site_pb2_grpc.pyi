@@ -39,6 +39,8 @@ class SiteServiceStub:
     """Award a task. Repeating it repeats the first answer."""
     Reject: _grpc.UnaryUnaryMultiCallable[_site_pb2.RejectRequest, _site_pb2.RejectResponse]
     """Tell the losers what the tasks went for. May be lost."""
+    Hold: _grpc.UnaryUnaryMultiCallable[_site_pb2.HoldRequest, _site_pb2.HoldResponse]
+    """Tell a site that a task waits for the later start it offered. May be lost."""
     Renew: _grpc.UnaryUnaryMultiCallable[_site_pb2.RenewRequest, _site_pb2.RenewResponse]
     """Renew the leases of all runs of one origin; also heartbeat, progress and reconciliation."""
     Report: _grpc.UnaryUnaryMultiCallable[_site_pb2.ReportRequest, _site_pb2.ReportResponse]
@@ -61,6 +63,8 @@ class SiteServiceAsyncStub(SiteServiceStub):
     """Award a task. Repeating it repeats the first answer."""
     Reject: _aio.UnaryUnaryMultiCallable[_site_pb2.RejectRequest, _site_pb2.RejectResponse]  # type: ignore[assignment]
     """Tell the losers what the tasks went for. May be lost."""
+    Hold: _aio.UnaryUnaryMultiCallable[_site_pb2.HoldRequest, _site_pb2.HoldResponse]  # type: ignore[assignment]
+    """Tell a site that a task waits for the later start it offered. May be lost."""
     Renew: _aio.UnaryUnaryMultiCallable[_site_pb2.RenewRequest, _site_pb2.RenewResponse]  # type: ignore[assignment]
     """Renew the leases of all runs of one origin; also heartbeat, progress and reconciliation."""
     Report: _aio.UnaryUnaryMultiCallable[_site_pb2.ReportRequest, _site_pb2.ReportResponse]  # type: ignore[assignment]
@@ -98,6 +102,14 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_site_pb2.RejectResponse, _abc.Awaitable[_site_pb2.RejectResponse]]:
         """Tell the losers what the tasks went for. May be lost."""
+
+    @_abc_1.abstractmethod
+    def Hold(
+        self,
+        request: _site_pb2.HoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_site_pb2.HoldResponse, _abc.Awaitable[_site_pb2.HoldResponse]]:
+        """Tell a site that a task waits for the later start it offered. May be lost."""
 
     @_abc_1.abstractmethod
     def Renew(

@@ -108,8 +108,9 @@ def replay(uses: Sequence[Use], capacity_bytes: int, evictor: Evictor) -> tuple[
         if cache.find(known) is None:
             missed_bytes += use.artifact.size_bytes
             moved_usd += use.refetch_usd
-            cache.reserve(use.artifact, now_s=use.at_s, refetch_usd=use.refetch_usd)
+            cache.reserve(use.artifact, now_s=use.at_s)
             cache.insert(known)
+            cache.price(known, use.refetch_usd)
         demand.note(known, now_s=use.at_s)
         cache.hit(known, _RUN, now_s=use.at_s)
         if isinstance(evictor, Belady):

@@ -32,6 +32,7 @@ from gcos.contract_net import (
     AwardAnswer,
     Bid,
     Fetch,
+    Hold,
     Holder,
     Refusal,
     Rejection,
@@ -66,7 +67,7 @@ from site_agent.held_run import HeldRun
 from site_agent.lease import LEASE_S, LeaseTerms
 from site_agent.migration import Migration, Pull
 from site_agent.origin import Origin, OriginSettings
-from site_agent.participant import Exit, Participant
+from site_agent.participant import DEMAND_COUNT_MAX, Exit, Participant
 from site_agent.sourcing import cheapest_fetch
 from testbed.sim.books import Books
 from testbed.sim.cache_modes import CacheMode, cache_of
@@ -79,8 +80,6 @@ from testbed.sim.network import Network
 _FOR_EVER_S = 1e9
 #: After so long a site's silence is certain to its tasks' origins (`site_agent.lease`).
 _NOTICED_S = LeaseTerms(LEASE_S).origin_until_s(0.0)
-#: Artifacts of which a digest tells the uses.
-DIGEST_HIT_COUNT_MAX = 64
 _RETRY = Retry(limit_count=1_000, on=tuple(RetryCause))
 
 
@@ -251,7 +250,7 @@ class Simulation:
         total: Counter[ArtifactId] = Counter()
         tops = {}
         for site_id, place in self.places.items():
-            tops[site_id] = dict(place.participant.cache.demand.top(DIGEST_HIT_COUNT_MAX))
+            tops[site_id] = dict(place.participant.cache.demand.top(DEMAND_COUNT_MAX))
             total.update(tops[site_id])
         for site_id, place in self.places.items():
             own = tops[site_id]
@@ -450,6 +449,8 @@ class Simulation:
                     self.engine.soon(partial(self._renew, place, address))
             case fx.SendRevoke() | fx.Adopt():
                 raise AssertionError("nobody cancels and nothing restarts here")
+            case fx.SendHold(to, hold):
+                self._send(place.site.site_id, to, partial(self._hold, to, hold))
             case fx.SendRejections(rejections):
                 for to, rejection in rejections:
                     self._send(place.site.site_id, to, partial(self._reject, to, rejection))
@@ -484,8 +485,12 @@ class Simulation:
 
         self._send(place.site.site_id, to, deliver)
 
+    def _hold(self, to: SiteId, hold: Hold) -> None:
+        self.places[to].participant.hold(hold, now=self._now())
+
     def _reject(self, to: SiteId, rejection: Rejection) -> None:
         loser = self.places[to]
+        loser.participant.let_go(rejection.task_id)
         now_s = self.engine.now_s
         for pull in loser.migration.rejected(rejection, now_s=now_s):
             self._pull(loser, pull)
@@ -593,15 +598,10 @@ class Simulation:
             now_s=self.engine.now_s,
         )
         assert found is not None, "an artifact has its home, and it is elsewhere"
-        fetch, charge = found
-        refetch_usd = charge.joint_usd(self._terms.scope, self._terms.carbon_price_usd_per_kg)
+        fetch = found[0]
         arrival = _Arrival(artifact, fetch, self.engine.now_s, run_id)
         try:
-            arrival.evicted = cache.reserve(
-                artifact,
-                now_s=self.engine.now_s,
-                refetch_usd=refetch_usd,
-            )
+            arrival.evicted = cache.reserve(artifact, now_s=self.engine.now_s)
         except CacheFullError:
             if run_id is None:
                 place.migration.ended(artifact.artifact_id)
@@ -643,21 +643,24 @@ class Simulation:
             participant.cache.insert(artifact.artifact_id)
             self._stored[artifact.artifact_id][here] = None
             place.is_dirty = True
+        charge = transfer_charge(
+            artifact.size_bytes,
+            egress_usd_per_gb=self.instance.links[source, here].egress_usd_per_gb,
+            network_kwh_per_gb=self.instance.network_kwh_per_gb,
+            carbon_src=self.instance.carbon[source],
+            carbon_dst=self.instance.carbon[here],
+            start_s=arrival.begun_s,
+            end_s=now_s,
+        )
         if run_id is None:
+            terms = self._terms
+            price_usd = charge.joint_usd(terms.scope, terms.carbon_price_usd_per_kg)
+            participant.cache.price(artifact.artifact_id, price_usd)
             place.migration.ended(artifact.artifact_id)
         else:
             run = participant.runs.get(run_id)
             if not arrival.is_stored and run is not None and run.report is None:
                 participant.streamed(run_id, artifact.artifact_id)
-            charge = transfer_charge(
-                artifact.size_bytes,
-                egress_usd_per_gb=self.instance.links[source, here].egress_usd_per_gb,
-                network_kwh_per_gb=self.instance.network_kwh_per_gb,
-                carbon_src=self.instance.carbon[source],
-                carbon_dst=self.instance.carbon[here],
-                start_s=arrival.begun_s,
-                end_s=now_s,
-            )
             ready = participant.fetched(run_id, arrival.fetch, charge, arrival.evicted)
             self._apply(place, ready)
             self._stage(place, run_id)
@@ -727,6 +730,8 @@ class Simulation:
         if not place.is_here:
             return
         now = self._now()
+        for schedule in place.participant.schedules.values():
+            schedule.lapse(now.world_s)
         ready = place.participant.start_what_fits(now=now)
         self._apply(place, ready + place.participant.give_back_late(now=now))
 

@@ -296,3 +296,15 @@ DualCacheMachine.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None
 )
 TestDualCacheAgainstAList = DualCacheMachine.TestCase
+
+
+def test_a_resident_is_read_by_peers_like_any_other_copy() -> None:
+    cache = DualCache(0, 0)
+    resident = artifact(1, MODEL, 5)
+    cache.settle(resident)
+
+    cache.open_reader(resident.artifact_id)
+    cache.close_reader(resident.artifact_id)
+
+    assert cache.has(resident.artifact_id)
+    assert not cache.add_name(resident.artifact_id, "another")

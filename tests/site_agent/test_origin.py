@@ -588,6 +588,54 @@ def test_a_renewal_extends_the_lease_and_shows_progress() -> None:
     assert bench.task.state is TaskState.RUNNING
 
 
+def notes_of(ready: Ready) -> list[tuple[str, float]]:
+    return [(w.event.kind, w.event.at_s) for w in ready.writes if isinstance(w, Note)]
+
+
+def test_staging_and_start_are_told_once_with_their_instants() -> None:
+    bench = awarded()
+    bench.answer(AwardAnswer(True))
+
+    def told(
+        state: RunState, *, s: float, started_s: float | None = None, fetch_bytes: int = 9
+    ) -> list:
+        progress = RunProgress(
+            bench.run_id, state, Reason.FETCHING, started_s=started_s, fetch_bytes=fetch_bytes
+        )
+        _, ready = bench.origin.renew(Renewal(PARIS, "i", (progress,)), now=at(s))
+        return notes_of(ready)
+
+    assert told(RunState.STAGING, s=1, fetch_bytes=0) == [], "it lacks nothing"
+    assert told(RunState.STAGING, s=2) == [("staging_began", WORLD_S + 2)]
+    assert told(RunState.STAGING, s=3) == []
+    started_s = WORLD_S + 4
+    assert told(RunState.RUNNING, s=9, started_s=started_s) == [("run_started", started_s)]
+    assert told(RunState.RUNNING, s=19, started_s=started_s) == []
+    _, ready = bench.origin.report(report_of(bench), now=at(90))
+    assert notes_of(ready) == [("run_ended", WORLD_S + 90)]
+
+
+def test_the_start_of_a_run_that_ended_between_two_renewals_is_told_with_its_end() -> None:
+    bench = awarded()
+    bench.answer(AwardAnswer(True))
+    _, ready = bench.origin.report(report_of(bench), now=at(90))
+    assert notes_of(ready) == [("run_started", WORLD_S + 10), ("run_ended", WORLD_S + 90)]
+
+
+def test_a_holder_that_has_fallen_silent_is_told_of_while_its_lease_runs() -> None:
+    bench = running()
+    bench.renew(s=30)
+    assert bench.origin.seen(TASK, now=at(45)) == bench.task
+    silent = bench.origin.seen(TASK, now=at(52))
+    assert (silent.state, silent.reason) == (TaskState.RUNNING, Reason.AWAITING_HOLDER)
+    assert silent.message == (
+        "paris was not heard for 22 s; unless it is within 11 s the run counts as lost"
+    )
+    assert bench.task.reason is not Reason.AWAITING_HOLDER
+    bench.renew(s=53)
+    assert bench.origin.seen(TASK, now=at(54)) == bench.task
+
+
 def test_a_delayed_renewal_never_moves_a_task_back() -> None:
     bench = running()
     assert bench.renew(RunState.STAGING, s=5) is Verdict.CONTINUE

@@ -333,11 +333,13 @@ def test_a_process_that_only_shares_the_number_is_left_alone(
     assert bystander.poll() is None
 
 
-def test_the_log_stops_at_its_limit_and_the_job_goes_on(run: Run) -> None:
-    script = "import sys\nfor _ in range(3000): sys.stdout.write('x' * 1000)\nsys.exit(4)"
+def test_a_log_over_its_limit_keeps_beginning_and_end_and_the_job_goes_on(run: Run) -> None:
+    script = "import sys\nfor _ in range(3000): sys.stdout.write('x' * 1000)"
+    script += "\nprint('the end')\nsys.exit(4)"
     run.execute(sys.executable, "-c", script, log_max_bytes=5000)
     assert run.record()["exit_code"] == 4
-    assert run.log() == b"x" * 5000 + b"\nlog truncated at 5000 bytes\n"
+    head, tail = b"x" * 3750, b"x" * 1242 + b"the end\n"
+    assert run.log() == head + b"\n[2995008 bytes are left out here]\n" + tail
 
 
 def test_output_of_exactly_the_limit_is_not_called_truncated(run: Run) -> None:

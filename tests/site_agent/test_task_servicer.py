@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from gcos.accounting import Charge, CostScope
 from gcos.artifacts import Artifact, ArtifactKind
+from gcos.cli.spans import span_s
 from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
-from gcos.contract_net import Announcement, Refusal, Renewal, RunProgress
+from gcos.contract_net import Announcement, ChangeKind, Refusal, Renewal, RunProgress
 from gcos.errors import (
     ArtifactNotFoundError,
     GcosError,
@@ -36,11 +38,14 @@ from gcos.store import MemoryStore
 from gcos.task_record import Task
 from gcos.tasks import Reason, RunState, TaskState
 from gcos.v1 import tasks_pb2
-from policies.baselines.joint import JointBidder
+from policies.baselines.joint import JointBidder, LookaheadBidder
+from policies.migrators import NoMigrator
 from site_agent import runner as runner_module
 from site_agent.config import AgentConfig
+from site_agent.copies import Copies
 from site_agent.dual_cache import DualCache
 from site_agent.lease import LeaseTerms
+from site_agent.migration import Migration
 from site_agent.origin import Origin, OriginSettings
 from site_agent.participant import Participant
 from site_agent.peers import AnnounceAnswer
@@ -111,6 +116,8 @@ class PaperPeers:
     book: dict[str, KnownSite] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     is_settled: bool = True
+    #: Sites that the broker keeps out, as by a placement.
+    excluding: frozenset[str] = frozenset()
     broker_addresses: tuple[str, ...] = ()
 
     async def sites(self) -> SiteBook:
@@ -123,8 +130,16 @@ class PaperPeers:
         raise UnavailableError("nobody predicts")
 
     async def nominate(self, query: NominationQuery) -> Nomination:
-        nominees = [Nominee(k.site.site_id, k.site.address, k.site.zone) for k in self.all()]
-        return Nomination(tuple(nominees[:8]), (), (), self.is_settled)
+        nominees = [
+            Nominee(k.site.site_id, k.site.address, k.site.zone)
+            for k in self.all()
+            if k.site.site_id not in self.excluding
+        ]
+        refusals = [
+            Refusal(SiteId(name), Reason.PLACEMENT_EXCLUDES, "the placement excludes it")
+            for name in sorted(self.excluding)
+        ]
+        return Nomination(tuple(nominees[:8]), tuple(refusals), (), self.is_settled)
 
     def all(self) -> list[KnownSite]:
         return [known("de", "DE"), *self.book.values()]
@@ -214,19 +229,30 @@ async def agent(*others: KnownSite, secrets: frozenset[str] = frozenset()) -> As
         ),
         at_origin=lambda _task, _report: Charge(),
     )
+    config = AgentConfig("de", Path("unused"), Path("unused"))
+    log = structlog.wrap_logger(None, processors=[_drop])
     async with asyncio.TaskGroup() as group:
         runner = Runner(
-            config=AgentConfig("de", Path("unused"), Path("unused")),
+            config=config,
             clock=clock,
             store=MemoryStore(),
             origin=origin,
             participant=participant,
             peers=cast(Any, peers),
             runs=cast(Any, runs),
+            copies=Copies(
+                config=config,
+                clock=clock,
+                migration=Migration(participant.cache, NoMigrator()),
+                participant=participant,
+                plane=cast(Any, None),
+                links=participant.links,
+                log=log,
+            ),
             signal_source=cast(Any, None),
             links=participant.links,
             group=group,
-            log=structlog.wrap_logger(None, processors=[_drop]),
+            log=log,
         )
         await runner.refresh_sites()
         yield Agent(runner, TaskServicer(runner, cast(Any, None)), peers, runs, clock)
@@ -278,6 +304,30 @@ async def test_every_known_site_stands_in_a_plan_even_those_not_asked() -> None:
         assert codes["s11"] is Reason.NO_BID
         assert codes["small"] is Reason.GPU_TYPE_UNKNOWN
         assert all(each.hint for each in plan.refusals)
+
+
+@pytest.mark.parametrize("green_h", [1, 5, 12])
+async def test_who_follows_the_advised_deadline_gets_the_advertised_offer(green_h: int) -> None:
+    async with agent() as here:
+        hour_s = WORLD_S - WORLD_S % 3600 + 3600.0
+        grams = np.where(np.arange(48) < green_h, 500.0, 20.0)
+        carbon = Signal(StepSeries(hour_s, 3600.0, grams), PROVENANCE, "gCO2/kWh")
+        here.runner.participant.signals = replace(SIGNALS, carbon=carbon)
+        here.runner.participant.bidder = LookaheadBidder()
+        spec = {"objective": {"carbon_price_usd_per_kg": 10}}
+        plan = await here.plan(**spec)
+        (change,) = plan.changes
+        assert change.kind is ChangeKind.DEADLINE
+        advised = change.message.split()[1]
+        (bid,) = (await here.plan(**spec, deadline=advised)).bids
+        assert (bid.site_id, bid.start_s) == (change.site_id, change.start_s)
+        assert bid.offer_usd == change.offer_usd < plan.bids[0].offer_usd
+        # It is the nearest one: a step less does not get it.
+        length_s = span_s(advised, option="deadline")
+        step_s = 300 if length_s <= 7200 else 900 if length_s <= 12 * 3600 else 3600
+        (early,) = (await here.plan(**spec, deadline=f"{length_s - step_s:.0f}s")).bids
+        assert early.start_s < change.start_s
+        assert not here.tasks
 
 
 # ---------------------------------------------------------------- request ids
@@ -349,8 +399,40 @@ async def test_two_documents_that_race_for_one_request_id_make_one_task() -> Non
         ({"secrets": ["HF_TOKEN", "OTHER"]}, 7, "secrets[1]", "secrets/OTHER"),
         ({"resources": {"gpu": {"type": "h100"}}}, 7, "resources.gpu.type", "did you mean H100?"),
         ({"resources": {"gpu": {"count": 5}}}, 7, "resources.gpu.count", "write 4 or less"),
-        ({"placement": {"allow": ["onn"]}}, 6, "placement.allow", "did you mean on?"),
-        ({"placement": {"deny": ["de", "on"]}}, 6, "placement.deny", "known: CA-ON, DE"),
+        ({"placement": {"allow": ["onn"]}}, 7, "placement.allow[0]", "did you mean on?"),
+        ({"placement": {"allow": ["ZA"]}}, 6, "placement.allow", "known: de (DE), on (CA-ON)"),
+        ({"placement": {"deny": ["de", "on"]}}, 6, "placement.deny", "known: de (DE), on (CA-ON)"),
+        (
+            {"placement": {"deny": ["germany"]}},
+            7,
+            "placement.deny[0]",
+            "no site or zone is called 'germany'; known: de (DE), on (CA-ON)",
+        ),
+        ({"placement": {"prefer": ["x9"]}}, 7, "placement.prefer[0]", "no site or zone is called"),
+        (
+            {"placement": {"allow": ["de"], "deny": ["DE"]}},
+            9,
+            "placement.deny",
+            "excludes every site that placement.allow admits: de",
+        ),
+        (
+            {"placement": {"allow": ["de"], "deny": ["de"]}},
+            10,
+            "placement.deny[0]",
+            "placement.allow and placement.deny both name 'de'",
+        ),
+        (
+            {"outputs": [{"path": "a", "as": "uri", "uri": "file:///elsewhere/a"}]},
+            9,
+            "outputs[0].uri",
+            "allowed: /srv/results; ask an operator to add its directory to output_roots",
+        ),
+        (
+            {"outputs": [{"path": "a", "as": "uri", "uri": "file:///srv/results"}]},
+            9,
+            "outputs[0].uri",
+            "no site allows outputs to be copied to file:///srv/results",
+        ),
         ({"placement": {"deny": ["onn"]}}, 7, "placement.deny[0]", "did you mean on?"),
         ({"placement": {"prefer": ["DE", "ca-on"]}}, 8, "placement.prefer[1]", "mean CA-ON?"),
         (
@@ -364,7 +446,8 @@ async def test_two_documents_that_race_for_one_request_id_make_one_task() -> Non
 async def test_what_no_site_can_ever_do_is_refused_at_once(
     spec: dict[str, Any], line: int, field: str, words: str
 ) -> None:
-    async with agent(known("on", "CA-ON", secret_names=("HF_TOKEN",))) as here:
+    on = known("on", "CA-ON", secret_names=("HF_TOKEN",), output_roots=("/srv/results",))
+    async with agent(on) as here:
         error = await refused(here.submit(spec))
         assert error.message.startswith(f"line {line}, {field}: ")
         assert words in str(error)
@@ -390,8 +473,34 @@ async def test_a_task_that_one_site_can_run_is_taken() -> None:
     async with agent(others, secrets=frozenset({"OWN"})) as here:
         await here.submit({"image": "python:3.12", "secrets": ["KEY"]})
         await here.submit({"secrets": ["OWN"]})
-        await here.submit({"placement": {"deny": ["fr", "PL", "far-away"]}})
+        await here.submit({"placement": {"deny": ["GB", "ZA"]}})
         assert len(here.tasks) == 3
+
+
+async def test_a_site_that_is_unknown_to_an_unsettled_broker_may_be_named() -> None:
+    async with agent() as here:
+        here.peers.is_settled = False
+        await here.submit({"placement": {"deny": ["germany"]}})
+        assert len(here.tasks) == 1
+
+
+async def test_a_site_bids_only_for_outputs_that_it_would_copy() -> None:
+    async with agent(known("on", "CA-ON", output_roots=("/srv/results",))) as here:
+        uri = "file:///srv/results/deep/a.json"
+        plan = await here.plan(outputs=[{"path": "a", "as": "uri", "uri": uri}])
+        (own,) = [each for each in plan.refusals if each.site_id == "de"]
+        assert own.reason is Reason.OUTPUT_REFUSED
+        assert uri in own.message
+        assert "output_roots" in own.hint
+
+
+async def test_a_site_that_the_task_excludes_is_told_as_the_tasks_own_wish() -> None:
+    async with agent(known("on", "CA-ON")) as here:
+        here.peers.excluding = frozenset({"on"})
+        plan = await here.plan(placement={"deny": ["CA-ON"]})
+        (out,) = plan.refusals
+        assert (out.site_id, out.message) == ("on", "placement.deny names CA-ON")
+        assert out.hint == "as the task asks; to have it run there, take it off placement.deny"
 
 
 async def test_a_secret_that_a_site_got_since_it_was_last_heard_is_looked_up() -> None:

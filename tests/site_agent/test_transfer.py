@@ -30,15 +30,19 @@ from gcos.rpc.status import translated
 from gcos.rpc.wire import to_proto
 from gcos.system import SystemClock
 from gcos.v1 import artifacts_pb2, artifacts_pb2_grpc
-from site_agent import download
+from gcos.v1.artifacts_pb2 import ReadFileResponse
+from site_agent import chunk_board, peer_source, source_pool
 from site_agent.artifact_store import ArtifactStore
-from site_agent.download import ManifestAnswer
-from site_agent.transfer import ArtifactPlane, ArtifactServicer, FetchResult
+from site_agent.links import Priority
+from site_agent.manifest_answer import ManifestAnswer
+from site_agent.serving import ArtifactServicer
+from site_agent.transfer import ArtifactPlane, FetchResult
 
 TOKEN = "a-token-for-tests-that-is-long-enough"
 MODEL, DATA = ArtifactKind.MODEL, ArtifactKind.DATA
 RUN, OTHER_RUN = RunId("iad-1.1.1"), RunId("iad-2.1.1")
-LARGE = bytes(range(256)) * (5 * CHUNK_BYTES // 512) + b"end"  # two and a half chunks
+# Two and a half chunks, no two alike.
+LARGE = b"".join(n.to_bytes(4, "big") for n in range(5 * CHUNK_BYTES // 8)) + b"end"
 FILES = {"config.json": b"{}", "empty": b"", "weights/part.bin": LARGE}
 HERE = SiteId("iad")
 
@@ -82,11 +86,7 @@ class Network:
         running = await self._stack.enter_async_context(
             serving(
                 "127.0.0.1:0",
-                register=[
-                    lambda server: artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(
-                        servicer, server
-                    )
-                ],
+                register=[servicer.add_to],
                 service_names=[],
                 token=TOKEN,
                 log=get_logger(),
@@ -111,6 +111,12 @@ class Network:
         async with ArtifactPlane(store, self.channels, clock, log, idle_s=idle_s) as plane:
             yield plane
         assert_clean(store)
+
+
+@pytest.fixture(autouse=True)
+def nearby(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every holder is near, however busy this machine is: one connection, two calls."""
+    monkeypatch.setattr(peer_source, "LONG_RTT_S", float("inf"))
 
 
 @pytest.fixture
@@ -162,7 +168,7 @@ class Counting(ArtifactServicer):
         super().__init__(store)
         self.asked: list[tuple[str, int]] = []
 
-    async def ReadFile(self, request: Any, context: Any) -> None:  # type: ignore[override]
+    async def ReadFile(self, request: Any, context: Any) -> None:
         self.asked.append((request.path, request.offset_bytes))
         await super().ReadFile(request, context)
 
@@ -174,7 +180,7 @@ class Ending(ArtifactServicer):
         super().__init__(store, idle_s=idle_s)
         self.has_ended = asyncio.Event()
 
-    async def ReadFile(self, request: Any, context: Any) -> None:  # type: ignore[override]
+    async def ReadFile(self, request: Any, context: Any) -> None:
         try:
             await super().ReadFile(request, context)
         finally:
@@ -189,7 +195,7 @@ class Waiting(Counting):
         self.may_send = asyncio.Event()
         self.is_asked = asyncio.Event()
 
-    async def ReadFile(self, request: Any, context: Any) -> None:  # type: ignore[override]
+    async def ReadFile(self, request: Any, context: Any) -> None:
         self.is_asked.set()
         await self.may_send.wait()
         await super().ReadFile(request, context)
@@ -204,15 +210,17 @@ class Altering(ArtifactServicer):
         super().__init__(store)
         self._alter = alter
         self._error = error
+        self.content = LARGE
 
-    async def ReadFile(self, request: Any, context: Any) -> None:  # type: ignore[override]
+    async def ReadFile(self, request: Any, context: Any) -> None:
         if not request.path.startswith("weights"):
             await super().ReadFile(request, context)
             return
-        rest = LARGE[request.offset_bytes :]
+        end = request.offset_bytes + request.length_bytes
+        rest = self.content[request.offset_bytes : end]
         chunks = [rest[at : at + CHUNK_BYTES] for at in range(0, len(rest), CHUNK_BYTES)]
         for chunk in self._alter(chunks):
-            await context.write(artifacts_pb2.ReadFileResponse(data=chunk))
+            await context.write(ReadFileResponse(data=chunk).SerializeToString())
         if self._error:
             raise PeerUnreachableError(self._error)
 
@@ -367,13 +375,13 @@ async def test_a_source_that_dies_is_replaced_and_the_rest_comes_from_the_next(
     async with network.plane(here) as plane:
         result = await fetch(plane, artifact, dying, healthy)
         assert_holds(here, artifact, FILES)
-    assert servicer.asked == [("weights/part.bin", CHUNK_BYTES)], "it went on, and did not begin"
-    assert result.bytes_moved == artifact.size_bytes
+    assert ("weights/part.bin", CHUNK_BYTES) in servicer.asked
+    assert ("weights/part.bin", 0) not in servicer.asked, "it went on, and did not begin"
     assert result.source == healthy
-    assert {part.source.site_id: part.bytes_moved for part in result.parts} == {
-        "fra": 2 + CHUNK_BYTES,
-        "sin": len(LARGE) - CHUNK_BYTES,
-    }
+    moved = {str(part.source.site_id): part.bytes_moved for part in result.parts}
+    # Two bytes of a small file come from either, or from both if the one dies meanwhile.
+    assert CHUNK_BYTES <= moved["fra"] <= CHUNK_BYTES + 2
+    assert len(LARGE) - CHUNK_BYTES <= moved["sin"] <= len(LARGE) - CHUNK_BYTES + 2
 
 
 async def test_the_only_source_may_break_off_while_it_makes_progress(network: Network) -> None:
@@ -388,14 +396,16 @@ async def test_the_only_source_may_break_off_while_it_makes_progress(network: Ne
 
 
 async def test_attempts_are_limited(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    holder, artifact = await network.holder(
-        "fra", lambda store: Altering(store, lambda chunks: [chunks[0][:1]], error="a byte a call")
-    )
-    monkeypatch.setattr(download, "ATTEMPT_COUNT_MAX", 3)
+    store = network.store("fra")
+    artifact = network.content(store, {"weights": bytes(20 * CHUNK_BYTES)})
+    alter = Altering(store, lambda chunks: chunks[:1], error="a chunk a call")
+    alter.content = bytes(20 * CHUNK_BYTES)
+    holder = await network.serve(store, alter)
+    monkeypatch.setattr(source_pool, "ATTEMPT_COUNT_MAX", 3)
     async with network.plane(network.store("iad")) as plane:
         with pytest.raises(PeerUnreachableError) as caught:
             await fetch(plane, artifact, holder)
-    assert caught.value.message.count("a byte a call") == 3
+    assert caught.value.message.count("a chunk a call") == 3
 
 
 async def test_an_unreachable_source_is_passed_over(network: Network) -> None:
@@ -429,13 +439,14 @@ async def test_without_a_holder_nothing_is_reserved(network: Network) -> None:
     ("alter", "error"),
     [
         (corrupt, DigestMismatchError),
-        (lambda chunks: [*chunks, b"more"], DigestMismatchError),
-        (lambda chunks: [*chunks[:-1], chunks[-1] + b"more"], DigestMismatchError),
+        (lambda chunks: [*chunks[:-1], chunks[-1] + b"more"], PeerUnreachableError),
+        (lambda chunks: [*chunks[:-1], chunks[-1][1:]], PeerUnreachableError),
+        (lambda chunks: [chunks[1], chunks[0], *chunks[2:]], DigestMismatchError),
         (lambda chunks: [], PeerUnreachableError),
         (lambda chunks: [b"", *chunks], PeerUnreachableError),
         (lambda chunks: [chunks[0] + chunks[1]], PeerUnreachableError),
     ],
-    ids=["corrupt", "longer", "longer-chunk", "truncated", "empty-chunk", "large-chunk"],
+    ids=["corrupt", "longer", "shorter", "reordered", "truncated", "empty-chunk", "large-chunk"],
 )
 async def test_a_wrong_copy_is_discarded_and_the_next_source_asked(
     network: Network, alter: Callable[[list[bytes]], list[bytes]], error: type[GcosError]
@@ -448,9 +459,21 @@ async def test_a_wrong_copy_is_discarded_and_the_next_source_asked(
             await fetch(plane, artifact, bad)
         assert plane.cache.holdings() == ()
         assert_clean(here)
-        result = await fetch(plane, artifact, bad, good)
-        assert result.source == good
+        await fetch(plane, artifact, bad, good)
         assert_holds(here, artifact, FILES)
+
+
+async def test_what_comes_beyond_the_end_is_not_taken(network: Network) -> None:
+    files = {"weights": LARGE}
+    store = network.store("fra")
+    artifact = network.content(store, files)
+    endless = [b"more"] * 1000
+    holder = await network.serve(store, Altering(store, lambda chunks: [*chunks, *endless]))
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        result = await fetch(plane, artifact, holder)
+        assert_holds(here, artifact, files)
+    assert result.bytes_moved == artifact.size_bytes
 
 
 async def test_discarded_bytes_are_charged_too(network: Network) -> None:
@@ -458,7 +481,7 @@ async def test_discarded_bytes_are_charged_too(network: Network) -> None:
     good, _ = await network.holder("sin")
     async with network.plane(network.store("iad")) as plane:
         result = await fetch(plane, artifact, bad, good)
-    assert result.bytes_moved == artifact.size_bytes + len(LARGE)
+    assert result.bytes_moved == artifact.size_bytes + CHUNK_BYTES, "the wrong chunk came again"
 
 
 async def test_a_source_is_not_blamed_for_what_another_spoilt(network: Network) -> None:
@@ -482,6 +505,225 @@ async def test_a_silent_source_is_given_up(network: Network) -> None:
     async with network.plane(network.store("iad"), idle_s=1.0) as plane:
         assert (await fetch(plane, artifact, silent, good)).source == good
     servicer.may_send.set()
+
+
+# ---- several sources at once ---------------------------------------------------------------------
+
+LONG = {"weights": b"".join(bytes([n]) * CHUNK_BYTES for n in range(40))}
+
+
+class Misremembering(ArtifactServicer):
+    """Tells digests of other chunks than its own."""
+
+    async def GetChunkDigests(
+        self, request: Any, context: Any
+    ) -> artifacts_pb2.GetChunkDigestsResponse:
+        answer = await super().GetChunkDigests(request, context)
+        return artifacts_pb2.GetChunkDigestsResponse(sha256=bytes(len(answer.sha256)))
+
+
+class Forgetting(ArtifactServicer):
+    """Knows no digests of chunks."""
+
+    async def GetChunkDigests(
+        self, request: Any, context: Any
+    ) -> artifacts_pb2.GetChunkDigestsResponse:
+        raise ArtifactNotFoundError("no digests here")
+
+
+class Rotten(Counting):
+    """Sends one chunk of the long file wrong."""
+
+    def __init__(self, store: ArtifactStore, wrong_offset: int) -> None:
+        super().__init__(store)
+        self._wrong_offset = wrong_offset
+
+    async def ReadFile(self, request: Any, context: Any) -> None:
+        wrong_at = self._wrong_offset
+
+        class Spoiling:
+            offset = request.offset_bytes
+
+            async def write(self, message: bytes) -> None:
+                if self.offset == wrong_at:
+                    message = message[:-1] + b"!"
+                self.offset += CHUNK_BYTES
+                await context.write(message)
+
+        await super().ReadFile(request, Spoiling())
+
+
+async def long_holder(
+    network: Network, site: str, servicer: Callable[[ArtifactStore], ArtifactServicer]
+) -> tuple[Holder, Artifact]:
+    store = network.store(site)
+    artifact = network.content(store, LONG)
+    return await network.serve(store, servicer(store)), artifact
+
+
+async def test_holders_that_are_asked_together_share_the_work(network: Network) -> None:
+    first, artifact = await long_holder(network, "fra", ArtifactServicer)
+    second, _ = await long_holder(network, "sin", ArtifactServicer)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        result = await plane.fetch(
+            need_of(artifact), first, run_id=RUN, on_progress=nothing, beside=[second]
+        )
+        assert_holds(here, artifact, LONG)
+    assert {part.source.site_id for part in result.parts} == {"fra", "sin"}
+    assert sum(part.bytes_moved for part in result.parts) >= artifact.size_bytes
+
+
+async def test_a_corrupt_chunk_alone_comes_again_from_another_holder(network: Network) -> None:
+    rotten, artifact = await long_holder(
+        network, "fra", lambda store: Rotten(store, 5 * CHUNK_BYTES)
+    )
+    store = network.store("sin")
+    network.content(store, LONG)
+    counting = Counting(store)
+    good = await network.serve(store, counting)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        result = await fetch(plane, artifact, rotten, good)
+        assert_holds(here, artifact, LONG)
+    assert ("weights", 5 * CHUNK_BYTES) in counting.asked
+    assert result.bytes_moved == artifact.size_bytes + CHUNK_BYTES
+
+
+async def test_two_holders_with_a_wrong_chunk_each_make_one_right_copy(network: Network) -> None:
+    first, artifact = await long_holder(network, "fra", lambda store: Rotten(store, 0))
+    second, _ = await long_holder(network, "sin", lambda store: Rotten(store, 30 * CHUNK_BYTES))
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        await plane.fetch(
+            need_of(artifact), first, run_id=RUN, on_progress=nothing, beside=[second]
+        )
+        assert_holds(here, artifact, LONG)
+
+
+@pytest.mark.parametrize("servicer", [Misremembering, Forgetting])
+async def test_digests_of_chunks_that_are_wrong_or_missing_do_not_stop_a_fetch(
+    network: Network, servicer: type[ArtifactServicer]
+) -> None:
+    liar, artifact = await long_holder(network, "fra", servicer)
+    honest, _ = await long_holder(network, "sin", ArtifactServicer)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        await fetch(plane, artifact, liar, honest)
+        assert_holds(here, artifact, LONG)
+
+
+async def test_a_holder_that_hangs_loses_its_range_to_another(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk_board, "SLOW_S_MIN", 0.01)
+    store = network.store("fra")
+    artifact = network.content(store, LONG)
+    servicer = Waiting(store)
+    hanging = await network.serve(store, servicer)
+    good, _ = await long_holder(network, "sin", ArtifactServicer)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        result = await plane.fetch(
+            need_of(artifact), hanging, run_id=RUN, on_progress=nothing, beside=[good]
+        )
+        assert_holds(here, artifact, LONG)
+    assert [part.source for part in result.parts] == [good]
+    servicer.may_send.set()
+
+
+async def test_a_far_holder_is_asked_over_several_connections(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_source, "LONG_RTT_S", 0.0)
+    peers: set[str] = set()
+
+    class Noting(ArtifactServicer):
+        async def ReadFile(self, request: Any, context: Any) -> None:
+            peers.add(context.peer())
+            await super().ReadFile(request, context)
+
+    holder, artifact = await long_holder(network, "fra", Noting)
+    async with network.plane(network.store("iad")) as plane:
+        await fetch(plane, artifact, holder)
+    assert len(peers) == peer_source.LONG_CONNECTION_COUNT
+
+
+# ---- priorities and caps -------------------------------------------------------------------------
+
+
+async def test_a_copy_made_ahead_waits_for_what_a_run_waits_for(network: Network) -> None:
+    store = network.store("fra")
+    wanted = network.content(store, FILES, "wanted")
+    ahead = network.content(store, {"f": b"ahead"}, "ahead")
+    servicer = Waiting(store)
+    holder = await network.serve(store, servicer)
+    async with network.plane(network.store("iad")) as plane, asyncio.TaskGroup() as group:
+        first = group.create_task(fetch(plane, wanted, holder))
+        await servicer.is_asked.wait()
+        second = group.create_task(
+            plane.fetch(
+                need_of(ahead),
+                holder,
+                run_id=OTHER_RUN,
+                on_progress=nothing,
+                priority=Priority.BACKGROUND,
+            )
+        )
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert all(path != "f" for path, _ in servicer.asked)
+        servicer.may_send.set()
+        await first
+        await second
+    assert [path for path, _ in servicer.asked][-1] == "f"
+
+
+async def test_a_run_that_joins_a_copy_made_ahead_hurries_it(network: Network) -> None:
+    store = network.store("fra")
+    slow = network.content(store, FILES, "slow")
+    ahead = network.content(store, {"f": b"ahead"}, "ahead")
+    servicer = Waiting(store)
+    blocked = await network.serve(store, servicer)
+    other = await network.serve(store)
+    async with network.plane(network.store("iad")) as plane, asyncio.TaskGroup() as group:
+        first = group.create_task(fetch(plane, slow, blocked))
+        await servicer.is_asked.wait()
+        copying = group.create_task(
+            plane.fetch(
+                need_of(ahead),
+                other,
+                run_id=OTHER_RUN,
+                on_progress=nothing,
+                priority=Priority.BACKGROUND,
+            )
+        )
+        await asyncio.sleep(0)
+        await fetch(plane, ahead, other)
+        await copying
+        assert not first.done()
+        servicer.may_send.set()
+
+
+async def test_a_capped_link_is_asked_for_no_more_than_its_burst(network: Network) -> None:
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    lengths: list[int] = []
+
+    class Noting(ArtifactServicer):
+        async def ReadFile(self, request: Any, context: Any) -> None:
+            lengths.append(request.length_bytes)
+            await super().ReadFile(request, context)
+
+    holder = await network.serve(store, Noting(store))
+    here = network.store("iad")
+    plane = ArtifactPlane(
+        here, network.channels, SystemClock(), get_logger(), link_cap_bytes_per_s=50e6
+    )
+    async with plane:
+        await fetch(plane, artifact, holder)
+        assert_holds(here, artifact, FILES)
+    assert max(lengths) <= 50e6 * 0.25
 
 
 # ---- manifests and needs that lie ---------------------------------------------------------------

@@ -6,7 +6,6 @@ churn of its variant is moved into them. The signals are typical days, or the ta
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,9 +28,9 @@ WARMUP_H, MEASURE_H = 6, 18
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+def world() -> World:
     place = Path(os.environ.get("GCOS_TEST_DATA", ROOT.parent / "shared" / "data"))
-    yield load_world(place if place.is_dir() else None)
+    return load_world(place if place.is_dir() else None)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

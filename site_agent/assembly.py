@@ -1,0 +1,118 @@
+"""The files of an artifact that arrives, written and hashed in order."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from gcos.artifacts import FileEntry
+from gcos.errors import DigestMismatchError
+from gcos.ids import ArtifactId, SiteId
+from site_agent.artifact_store import ArtifactStore
+from site_agent.chunk_board import Arrived
+from site_agent.partial_file import PartialFile
+from site_agent.threads import in_thread
+
+
+class FileWrongError(Exception):
+    """A whole file does not hash to its digest."""
+
+
+class Assembly:
+    """How far a partial copy is.
+
+    Attributes:
+        file_index: The file of the manifest that is being written; those before are finished.
+        contributors: Whose chunks may be in that file.
+    """
+
+    def __init__(
+        self, store: ArtifactStore, artifact_id: ArtifactId, files: tuple[FileEntry, ...]
+    ) -> None:
+        self.file_index = 0
+        self.contributors: frozenset[SiteId] = frozenset()
+        self._store = store
+        self._artifact_id = artifact_id
+        self._files = files
+        self._finished_bytes = 0
+        #: Of the file that is being written, and of later ones that were looked at.
+        self._partials: dict[int, PartialFile] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Every file is finished."""
+        return self.file_index == len(self._files)
+
+    @property
+    def offset_bytes(self) -> int:
+        """How much of the file that is being written is here."""
+        partial = self._partials.get(self.file_index)
+        return 0 if partial is None else partial.received_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of all files that are here."""
+        return self._finished_bytes + self.offset_bytes
+
+    async def write(self, chunks: Sequence[Arrived]) -> None:
+        """Write and hash the next chunks of the file.
+
+        Raises:
+            CacheFullError: The disk is full.
+        """
+        partial = self._partial(self.file_index)
+        self.contributors |= {chunk.source for chunk in chunks}
+
+        def append() -> None:
+            for chunk in chunks:
+                # Whatever has the buffer of bytes can be written and hashed.
+                partial.append(cast(bytes, chunk.data))
+
+        await in_thread(append)
+
+    async def settle(self) -> None:
+        """Finish the files that are whole, and those that are empty.
+
+        Raises:
+            FileWrongError: A file does not hash to its digest; `restart` begins it anew.
+            CacheFullError: The disk is full.
+        """
+        while not self.is_complete:
+            partial = self._partial(self.file_index)
+            if partial.received_bytes < partial.entry.size_bytes:
+                return
+            try:
+                await in_thread(partial.finish)
+            except DigestMismatchError as exc:
+                raise FileWrongError(exc.message) from exc
+            del self._partials[self.file_index]
+            self.contributors = frozenset()
+            self._finished_bytes += partial.entry.size_bytes
+            self.file_index += 1
+
+    async def restart(self) -> None:
+        """Throw away what came of the file that is being written."""
+        await in_thread(self._partial(self.file_index).restart)
+        self.contributors = frozenset()
+
+    def close(self) -> None:
+        """Close what is open."""
+        for partial in self._partials.values():
+            partial.close()
+
+    def look(self) -> None:
+        """Begin the file that is to be written next; `offset_bytes` is then what is here of it."""
+        if not self.is_complete:
+            self._partial(self.file_index)
+
+    def is_here(self, file_index: int) -> bool:
+        """Tell whether this disk has had the content of a later file all along."""
+        partial = self._partial(file_index)
+        if partial.received_bytes == partial.entry.size_bytes:
+            return True
+        del self._partials[file_index]  # opened when its turn comes
+        return False
+
+    def _partial(self, file_index: int) -> PartialFile:
+        if file_index not in self._partials:
+            entry = self._files[file_index]
+            self._partials[file_index] = self._store.partial_file(self._artifact_id, entry)
+        return self._partials[file_index]
