@@ -1,0 +1,350 @@
+"""How fast artifacts move between agents, beside raw sockets in the same run.
+
+Each limit and each figure of ours is measured in turns, in processes of their own:
+
+- *unverified*: what two calls over one channel bring and throw away, beside `sendfile` into one
+  socket and `recv_into` out of it;
+- *verified and stored*: a whole fetch, fsync and publication included, beside the composed limit
+  1 / (1/raw + 1/hash + 1/write): what one thread reaches that receives over a raw socket, takes
+  SHA-256 once and writes with one fsync, one after the other. A pipeline over free cores may exceed
+  it; ours takes SHA-256 twice (chunk and file) and has two processes on the same cores;
+- *far*: a whole fetch over the relay of `testbed.relay`, 1 Gbit/s with 80 ms of round trip, beside
+  raw sockets over an equal relay with as many connections, all kept; and beside the link's rate;
+- *memory*: by how much either agent grows at most while it moves an artifact of 2 GB.
+
+Run as `python -m testbed.bench.transfer [DIRECTORY [PART...]]`; parts are near, far and memory.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from gcos.artifacts import CHUNK_BYTES, ArtifactKind
+from gcos.ids import SiteId
+from gcos.system import SystemClock
+from site_agent.peer_source import LONG_CONNECTION_COUNT
+from testbed import relay
+from testbed.bench import BenchRow
+from testbed.bench.transfer_peer import open_store, peak_bytes, reset_peak_bytes
+
+NEAR_BYTES: Final = 512 << 20
+NEAR_ROUNDS: Final = 5
+FAR_BYTES: Final = 1 << 30
+FAR_ROUNDS: Final = 3
+FAR_BYTES_PER_S: Final = 125e6
+FAR_DELAY_S: Final = 0.04
+WARM_BYTES: Final = 64 << 20
+LARGE_BYTES: Final = 2_000_000_000
+MEMORY_LIMIT_BYTES: Final = 64e6
+
+_PEER: Final = "testbed.bench.transfer_peer"
+_BLOCK_BYTES: Final = 16 << 20
+_FILE: Final = "weights.bin"
+
+_now_s = SystemClock().protocol_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """An artifact of one file in the sender's store."""
+
+    artifact_id: str
+    file: Path
+    size_bytes: int
+
+
+def measure(directory: Path | None = None) -> Iterator[BenchRow]:
+    """Yield the rows; `directory` is on the disk to measure."""
+    yield from _near(directory)
+    yield from _far(directory)
+    yield from _memory(directory)
+
+
+# ---- over loopback ----------------------------------------------------------------------------
+
+
+def _near(directory: Path | None) -> Iterator[BenchRow]:
+    raws: list[float] = []
+    thrown: list[float] = []
+    stored: list[float] = []
+    hashes: list[float] = []
+    writes: list[float] = []
+    with _Bench(directory) as bench:
+        artifact = bench.store(NEAR_BYTES)
+        agent = bench.start("serve", bench.far).address
+        sender = bench.start("send", artifact.file).address
+        puller = bench.start("pull", bench.scratch)
+        asked = {"address": agent, "artifact_id": artifact.artifact_id, "size_bytes": NEAR_BYTES}
+
+        def raw() -> float:
+            took: float = puller.ask("raw", address=sender, size_bytes=NEAR_BYTES, connections=1)
+            return took
+
+        def unverified() -> float:
+            took: float = puller.ask("unverified", path=_FILE, **asked)
+            return took
+
+        def fetched() -> float:
+            took: float = puller.ask("fetch", **asked)["seconds"]
+            return took
+
+        for number in range(NEAR_ROUNDS + 1):
+            for rates, seconds in (
+                (raws, raw),
+                (thrown, unverified),
+                (hashes, lambda: _hash_s(artifact.file)),
+                (writes, lambda: _write_s(bench.scratch / "written", artifact.file)),
+                (stored, fetched),
+            ):
+                rate = NEAR_BYTES / seconds() / 1e6
+                if number:  # the first round warms connections, heaps and the page cache
+                    rates.append(rate)
+    yield _row(
+        "artifact over loopback, unverified",
+        thrown,
+        raws,
+        target=0.45,
+        note=f"beside sendfile and recv_into, median of {NEAR_ROUNDS} interleaved rounds",
+    )
+    limits = [
+        1 / (1 / raw + 1 / hashed + 1 / written)
+        for raw, hashed, written in zip(raws, hashes, writes, strict=True)
+    ]
+    yield _row(
+        "artifact over loopback, verified and stored",
+        stored,
+        limits,
+        target=0.8,
+        note=(
+            f"composed of raw {median(raws):,.0f}, sha256 {median(hashes):,.0f} and write with "
+            f"fsync {median(writes):,.0f} MB/s; medians of {NEAR_ROUNDS} interleaved rounds"
+        ),
+    )
+
+
+def _hash_s(file: Path) -> float:
+    """Return seconds that SHA-256 takes, chunk by chunk, reading not counted."""
+    took_s, digest = 0.0, hashlib.sha256()
+    with file.open("rb", buffering=0) as source:
+        while chunk := source.read(CHUNK_BYTES):
+            began_s = _now_s()
+            digest.update(chunk)
+            took_s += _now_s() - began_s
+    return took_s
+
+
+def _write_s(path: Path, source: Path) -> float:
+    """Return seconds that a new file takes, written in chunks and fsynced once."""
+    with source.open("rb", buffering=0) as file:
+        chunk = file.read(CHUNK_BYTES)
+    size_bytes = source.stat().st_size
+    began_s = _now_s()
+    with path.open("wb", buffering=0) as file:
+        for _ in range(size_bytes // CHUNK_BYTES):
+            file.write(chunk)
+        os.fsync(file.fileno())
+    took_s = _now_s() - began_s
+    path.unlink()
+    return took_s
+
+
+# ---- over the emulated link --------------------------------------------------------------------
+
+
+def _far(directory: Path | None) -> Iterator[BenchRow]:
+    reading = asyncio.run(relay.check(rate_bytes_per_s=FAR_BYTES_PER_S, delay_s=FAR_DELAY_S))
+    ours: list[float] = []
+    raws: list[float] = []
+    with _Bench(directory) as bench:
+        artifact, warm = bench.store(FAR_BYTES), bench.store(WARM_BYTES)
+        agent = bench.relayed(bench.start("serve", bench.far).address)
+        sender = bench.relayed(bench.start("send", artifact.file).address)
+        puller = bench.start("pull", bench.scratch)
+
+        def raw(size_bytes: int) -> float:
+            took: float = puller.ask(
+                "raw", address=sender, size_bytes=size_bytes, connections=LONG_CONNECTION_COUNT
+            )
+            return took
+
+        def fetched(what: _Stored) -> float:
+            took: float = puller.ask(
+                "fetch", address=agent, artifact_id=what.artifact_id, size_bytes=what.size_bytes
+            )["seconds"]
+            return took
+
+        raw(WARM_BYTES)
+        fetched(warm)
+        for _ in range(FAR_ROUNDS):
+            raws.append(FAR_BYTES / raw(FAR_BYTES) / 1e6)
+            ours.append(FAR_BYTES / fetched(artifact) / 1e6)
+    note = (
+        f"{FAR_BYTES >> 30} GiB verified and stored over {LONG_CONNECTION_COUNT} warm connections "
+        f"through testbed.relay (measured {reading.rtt_s * 1e3:.1f} ms, "
+        f"{reading.bytes_per_s * 8 / 1e6:,.0f} Mbit/s); median of {FAR_ROUNDS} interleaved rounds"
+    )
+    yield _row("artifact over 80 ms, beside raw sockets", ours, raws, target=0.95, note=note)
+    link = [FAR_BYTES_PER_S / 1e6] * FAR_ROUNDS
+    yield _row("artifact over 80 ms, beside the link", ours, link, target=0.9, note=note)
+
+
+# ---- memory -----------------------------------------------------------------------------------
+
+
+def _memory(directory: Path | None) -> Iterator[BenchRow]:
+    with _Bench(directory) as bench:
+        artifact, small = bench.store(LARGE_BYTES), bench.store(CHUNK_BYTES)
+        agent = bench.start("serve", bench.far)
+        puller = bench.start("pull", bench.scratch)
+
+        def fetched(what: _Stored) -> float:
+            grown: float = puller.ask(
+                "fetch",
+                address=agent.address,
+                artifact_id=what.artifact_id,
+                size_bytes=what.size_bytes,
+            )["grown_bytes"]
+            return grown
+
+        fetched(small)  # the code that it takes is in memory from here on
+        before_bytes = reset_peak_bytes(agent.pid)
+        pulled = fetched(artifact)
+        served = peak_bytes(agent.pid) - before_bytes
+    for name, grown in (("fetches", pulled), ("serves", served)):
+        yield BenchRow(
+            name=f"memory of an agent that {name} 2 GB",
+            ours=grown / 1e6,
+            limit=MEMORY_LIMIT_BYTES / 1e6,
+            ratio=grown / MEMORY_LIMIT_BYTES,
+            target=1.0,
+            unit="MB",
+            note="growth of peak resident memory (VmHWM) over that of an idle agent, one run",
+            is_cost=True,
+        )
+
+
+# ---- what all need -----------------------------------------------------------------------------
+
+
+class _Process:
+    """A child that answers a line with a line."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        self.pid = self._child.pid
+        #: What it said first.
+        self.address = self._line()
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Have it do something and return what it answers."""
+        assert self._child.stdin is not None, "it was given a pipe"
+        self._child.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._child.stdin.flush()
+        return json.loads(self._line())
+
+    def stop(self) -> None:
+        """End it."""
+        self._child.terminate()
+        self._child.communicate()
+
+    def _line(self) -> str:
+        assert self._child.stdout is not None, "it was given a pipe"
+        line = self._child.stdout.readline().strip()
+        if not line:
+            raise ChildProcessError("a measured process has ended")
+        return line
+
+
+class _Bench(contextlib.ExitStack):
+    """Processes and files of one measurement; none is left behind."""
+
+    def __init__(self, directory: Path | None) -> None:
+        super().__init__()
+        self.scratch = Path(
+            self.enter_context(TemporaryDirectory(prefix="gcos-bench-", dir=directory))
+        )
+        self.far = self.scratch / "far"
+        self.far.mkdir()
+
+    def start(self, role: str, path: Path) -> _Process:
+        """Start a peer."""
+        return self._started([_PEER, role, str(path)])
+
+    def relayed(self, address: str) -> str:
+        """Return the address of a new relay to `address`."""
+        rate, delay = str(FAR_BYTES_PER_S), str(FAR_DELAY_S)
+        return self._started(["testbed.relay", address, rate, delay]).address
+
+    def store(self, size_bytes: int) -> _Stored:
+        """Put an artifact of one file into the sender's store."""
+        source = self.far / f"source-{size_bytes}"
+        source.mkdir()
+        _fill(source / _FILE, size_bytes)
+        store = open_store(self.far, "far")
+        artifact, _ = store.import_directory(
+            source, f"m{size_bytes}", ArtifactKind.MODEL, SiteId("far"), now_s=0.0
+        )
+        (source / _FILE).unlink()
+        entry = store.entry_of(artifact.artifact_id, _FILE)
+        path = (store.path_of(artifact.artifact_id) / entry.path).resolve()
+        return _Stored(artifact.artifact_id, path, size_bytes)
+
+    def _started(self, arguments: Sequence[str]) -> _Process:
+        process = _Process(arguments)
+        self.callback(process.stop)
+        return process
+
+
+def _fill(path: Path, size_bytes: int) -> None:
+    """Write a file without two equal chunks."""
+    block = bytearray(secrets.token_bytes(_BLOCK_BYTES))
+    with path.open("wb", buffering=0) as file:
+        for number, offset in enumerate(range(0, size_bytes, _BLOCK_BYTES)):
+            for at in range(0, _BLOCK_BYTES, CHUNK_BYTES):
+                block[at : at + 4] = number.to_bytes(4, "big")
+            file.write(memoryview(block)[: size_bytes - offset])
+
+
+def _row(
+    name: str, ours: Sequence[float], limits: Sequence[float], *, target: float, note: str
+) -> BenchRow:
+    return BenchRow(
+        name=name,
+        ours=median(ours),
+        limit=median(limits),
+        ratio=median(mine / limit for mine, limit in zip(ours, limits, strict=True)),
+        target=target,
+        unit="MB/s",
+        note=note,
+    )
+
+
+_PARTS: Final[dict[str, Callable[[Path | None], Iterator[BenchRow]]]] = {
+    "near": _near,
+    "far": _far,
+    "memory": _memory,
+}
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    for part in sys.argv[2:] or _PARTS:
+        for row in _PARTS[part](where):
+            sys.stdout.write(f"{row}\n")
+            sys.stdout.flush()
