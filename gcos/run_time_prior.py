@@ -1,13 +1,14 @@
 """Run time from first principles: what is known before any run of a model has finished.
 
-A roofline of one reference GPU, the H100 SXM (speed ratio 1 in `gcos/tables/hardware.csv`). A token
-costs arithmetic, `FLOPS_PER_PARAMETER` x parameters over the arithmetic rate; a generated token
-costs one more read of all weights over the memory rate, shared by the sequences of a batch:
+A roofline of one reference GPU, the H100 SXM (speed ratio 1 in `gcos/tables/hardware.csv`). Where
+text is generated, it is `gcos.roofline`, fitted to measured runs; else a token costs arithmetic,
+`FLOPS_PER_PARAMETER` x parameters over the arithmetic rate:
 
-    seconds = tokens x epochs x (arithmetic + reading) / (speed_ratio x gpu_count)
+    seconds = tokens x epochs x arithmetic / (speed_ratio x gpu_count)
 
-It leaves out data loading, the attention cache and the loss from using many GPUs: hence the wide
-distribution around it. The predictor learns what a model really takes as a factor on the roofline;
+It leaves out data loading and the loss from using many GPUs: hence the wide distribution around it.
+A task says how many tokens there are and how long sequences are, not which of them are prompt: see
+`lengths`. The predictor learns what a model really takes as a factor on the roofline;
 an agent whose predictor is away uses the prior as it is: the roofline and `START_UP_S`.
 """
 
@@ -23,6 +24,7 @@ from gcos.durations import (
     RunTime,
     WorkFeatures,
 )
+from gcos.roofline import Hardware, batch_s
 from gcos.tasks import WorkKind
 
 #: Spread of ln(run time) around the reference: the middle 90 % span a factor of 7 either way
@@ -33,11 +35,10 @@ PRIOR_SIGMA = 1.2
 PEAK_FLOPS_PER_S = 989e12
 PEAK_BYTES_PER_S = 3.35e12
 
-#: Fractions of the peaks that are reached: medians of Llama-2-70B on two H100 in the profile behind
-#: Splitwise (Patel et al., ISCA 2024; `perf_model.csv` of splitwise-sim): 0.43 to 0.49 for prompts
-#: of 512 tokens or more, 0.49 to 0.56 for generation in batches up to 16.
+#: Fraction of the arithmetic peak that is reached: median of Llama-2-70B on two H100 in the profile
+#: behind Splitwise (Patel et al., ISCA 2024; `perf_model.csv` of splitwise-sim): 0.43 to 0.49 for
+#: prompts of 512 tokens or more.
 ARITHMETIC_EFFICIENCY = 0.45
-MEMORY_EFFICIENCY = 0.55
 
 #: Forward pass 2, forward and backward pass 6 (Kaplan et al. 2020, section 2.1: C = 6 N a token).
 FLOPS_PER_PARAMETER = {
@@ -53,6 +54,12 @@ BYTES_PER_PARAMETER = 2.0
 MODEL_BYTES_UNKNOWN = 14_000_000_000
 #: Sequences generated together where the task does not say (assumed).
 BATCH_SIZE_UNKNOWN = 16
+#: Prompt and output of a sequence: a prompt has 512 tokens, but at most four fifths of the sequence
+#: (assumed: an instruction with its context, and an answer as long as is asked for).
+PROMPT_COUNT = 512
+PROMPT_SHARE_MAX = 0.8
+#: Length of a sequence where the task does not say: a prompt and the least answer to it.
+SEQUENCE_UNKNOWN = 640
 #: Bytes of text behind a token (about four characters of English), where only data are stated.
 DATA_BYTES_PER_TOKEN = 4.0
 #: Reference time of work of unknown size, whatever the number of GPUs: it is then assumed that
@@ -66,17 +73,36 @@ START_UP_S = 30.0
 
 
 def reference_s(features: WorkFeatures) -> float:
-    """Return the roofline's seconds for all the work on one GPU of speed ratio 1."""
+    """Return `gpu_count` times the roofline's seconds for all the work, at speed ratio 1."""
     token_count = _token_count(features)
     if token_count == 0:
         return WORK_UNKNOWN_S * max(features.gpu_count, 1)
     model_bytes = features.model_bytes or MODEL_BYTES_UNKNOWN
+    if features.kind is WorkKind.BATCH_INFERENCE:
+        gpu_count = max(features.gpu_count, 1)
+        batch_size_count = features.batch_size_count or BATCH_SIZE_UNKNOWN
+        prompt_token_count, output_token_count = lengths(features.sequence_token_count)
+        one_batch_s = batch_s(
+            model_bytes,
+            BYTES_PER_PARAMETER,
+            Hardware(PEAK_FLOPS_PER_S, PEAK_BYTES_PER_S, gpu_count),
+            batch_size_count=batch_size_count,
+            prompt_token_count=prompt_token_count,
+            output_token_count=output_token_count,
+        )
+        tokens_per_batch = batch_size_count * (prompt_token_count + output_token_count)
+        batch_count = token_count * features.epoch_count / tokens_per_batch
+        return max(batch_count * one_batch_s * gpu_count, SECONDS_MIN)
     flops = FLOPS_PER_PARAMETER[features.kind] * model_bytes / BYTES_PER_PARAMETER
     token_s = flops / (ARITHMETIC_EFFICIENCY * PEAK_FLOPS_PER_S)
-    if features.kind is WorkKind.BATCH_INFERENCE:
-        batch_size_count = features.batch_size_count or BATCH_SIZE_UNKNOWN
-        token_s += model_bytes / (MEMORY_EFFICIENCY * PEAK_BYTES_PER_S) / batch_size_count
     return max(token_count * features.epoch_count * token_s, SECONDS_MIN)
+
+
+def lengths(sequence_token_count: int) -> tuple[float, float]:
+    """Return tokens of prompt and of output in a sequence of so many; 0: unknown."""
+    count = sequence_token_count or SEQUENCE_UNKNOWN
+    prompt_count = min(PROMPT_COUNT, PROMPT_SHARE_MAX * count)
+    return prompt_count, count - prompt_count
 
 
 def has_known_size(features: WorkFeatures) -> bool:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from predictor.backtest.commands import backtest
+
 predictor_commands = typer.Typer(help="Run a predictor, which tells how long runs will take.")
 
 
@@ -54,3 +56,6 @@ def run(
         await serve(settings, stopping, log=logs.get_logger())
 
     raise typer.Exit(run_until_signalled(main, process="predictor"))
+
+
+predictor_commands.command()(backtest)

@@ -1,378 +1,536 @@
-"""DiPTree's context trie: run-time distributions from finished runs, by shrinkage. Pure.
+"""DiPTree over plain rows: run-time distributions that learn online. Pure.
 
-Every finished run leaves its residual (ln run time minus ln reference time, see `features`) in each
-context on its path, all > kind > model > pool type > shape > data. A context's density `H_v` is a
-histogram of its residuals, the newest weighing 1 and each older one `decay` times the next, then
-smoothed. A prediction walks the path down from the physics prior and mixes (DESIGN section 6):
+A row leads to nodes: one leaf in each regression tree of a frozen partition, and one context for
+each prefix of its context path. Every node holds a histogram of ln t over one grid of bins, updated
+when a run ends, with exponential forgetting. Walking from root to leaf, each node is mixed with its
+parent (DESIGN section 6):
 
     p_v = (H_v + kappa p_parent) / (N_v + kappa),   N_v = mass of H_v
 
-so that a context with few runs leans on its parents. All that is told comes from the last p_v.
+Experts: the mean over the trees, the context trie with slow and with fast forgetting, and an
+optional boosted head (a point forecast and the histogram of its residuals). `stack` mixes them by
+least CRPS, `levels` corrects levels from past PIT values. All that is told comes from that one
+distribution.
 
-- A context's state is a function of the *set* of its newest runs in the order (ended, run id), not
-  of their arrival: late, repeated or shuffled observations give the same answers, bit by bit.
-- The two top contexts hold one run a model, its newest: a thousand runs of one model say no more
-  about another model than one does. This vote is measured from start-up and roofline together, as
-  the prior is: a model so small that start-up is all its time would otherwise tell every other
-  model that it takes ten thousand times its roofline. It is also cut at three sigmas of the prior:
-  what lies beyond says something of that model, not of the next. So the p95 of a model without
-  runs stays within 50 times the prior's, smoothing included, for votes cast at speed ratio 1.
-- Work of unknown size walks a tree of its own (`features`).
-- Once a model has `TYPICAL_COUNT_MIN` runs on any pool type, what other models say is moved to its
-  median before it is mixed in: it still tells how wide, no longer where. Left in place, three
-  pseudo-counts of a reference that is off by 1,000 would set p90 and mean of every pool type that
-  is new to the model. Fewer runs move nothing, since one odd run would be their median.
-- Residuals are compared at speed ratio 1, by the ratios declared in the latest request that names
-  the pool type. The ratio cancels for a pool type that the context has seen.
-- A failed, cancelled or lost run is counted and nothing more: most crashes come early, for reasons
-  that say nothing about how long the work takes, so that its elapsed time is not even a bound.
+Trees see the numbers of the row and what its contexts and categories lately said (`histories`), so
+that names need no encoder and a new name costs no refit. Which leaf a feature vector falls into is
+told by a function that is handed in (ONNX when serving). The structure is frozen between refits
+(`predictor.fitting`); what is learned is a function of the sequence of observations.
 """
 
-import hashlib
+import copy
 import math
-from bisect import insort
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gcos.durations import (
-    LEVELS,
-    SECONDS_MAX,
-    SECONDS_MIN,
-    Observation,
-    Outcome,
-    PoolSpeed,
-    Prediction,
-    PredictionSource,
-    RunTime,
-    WorkFeatures,
-)
-from gcos.ids import RunId
-from gcos.run_time_prior import PRIOR_SIGMA, START_UP_S
-from predictor.features import (
-    CONTEXTS,
-    MODEL_DEPTH,
-    POOL_DEPTH,
-    Context,
-    common_contexts,
-    ln_work,
-    pool_contexts,
-)
-from predictor.residuals import (
-    EDGES,
-    Floats,
-    Key,
-    Residuals,
-    median_of,
-    moved,
-    smoothed,
-)
+from gcos.durations import SECONDS_MAX, SECONDS_MIN
+from predictor.head_residuals import HeadResiduals
+from predictor.histories import Histories
+from predictor.levels import LevelCalibration
+from predictor.nodes import SPEED_COUNT, Nodes
+from predictor.stack import Stack
 
-#: Observations remembered; the oldest leave. It bounds the contexts too: each holds at least one
-#: finished run, and one run is in `len(CONTEXTS)` of them.
-OBSERVATION_COUNT_MAX = 20_000
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+Ids = NDArray[np.intp]
+#: What a tree learned about its experts and levels: arrays by name.
+Lessons = dict[str, Floats]
+#: Feature vectors, (n_rows, n_features) float32, to (n_rows, n_trees + 1) float32: the leaf of each
+#: tree, counted through all trees, and the boosted head's forecast of ln t (0 without a head).
+TreeFunction = Callable[[Singles], Singles]
 
-#: DESIGN section 6.
-KAPPA = 3.0
-LEAF_DECAY = 0.98
-INNER_DECAY = 0.995
-#: Runs after which less than 0.6 % of the weight is left out.
-LEAF_WINDOW_COUNT = 256
-INNER_WINDOW_COUNT = 1024
-
-#: Error of declared speed ratios in ln(run time), added where a pool type is new to a model
-#: (assumed: LLM work does not scale with one number).
-SPEED_SIGMA = 0.3
-
-#: Least finished runs for which a context's own median is told as typical, and trusted over what
-#: other models say: two odd ones among five do not carry it.
-TYPICAL_COUNT_MIN = 5
-
-#: Farthest residual of a run in the contexts that span models.
-VOTE_MAX = 3 * PRIOR_SIGMA
+#: What trees see in place of an unknown number; far from what anyone measures.
+UNKNOWN_NUMBER = -1e9
+NUMBER_MAX = 1e30
+#: Times are taken within these; a time may also be relative to a reference.
+TIME_MIN, TIME_MAX = 1e-12, 1e12
+#: Trees, contexts at three speeds, boosted head.
+EXPERT_COUNT = 2 + SPEED_COUNT
+#: Rows asked of `predict_many` since the last change that are worth a table of all leaves.
+TABLE_WORTH_COUNT = 96
+#: Places remembered between two changes.
+PLACE_COUNT_MAX = 4096
+#: Groups of rows, by how well their deepest context is known, that have stack weights of their own.
+STACK_COUNTS = (0.5, 4.0, 16.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Knowledge:
-    """What the predictor knows.
+class Row:
+    """What is known of a run before it starts.
 
     Attributes:
-        version: Name of the state; equal observations give equal versions.
-        finished_count: Remembered runs that succeeded.
-        censored_count: Remembered runs that ended otherwise.
-        context_count: Contexts with at least one finished run.
+        numbers: Numeric keys; NaN where unknown. As many in every row.
+        categories: Categorical keys; "" where unknown. As many in every row.
+        contexts: Names of the groups it belongs to, from general to specific; a name need not
+            repeat its parents' (the path is what counts). "All" is implied. As many in every row.
     """
 
-    version: str
-    finished_count: int
-    censored_count: int
-    context_count: int
+    numbers: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+    contexts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that succeeded, as history to fit on.
+
+    Attributes:
+        row: What was known before.
+        seconds: How long it took, above 0.
+        started_s: When its prediction was asked for (submit or start).
+        ended_s: When `seconds` became known.
+    """
+
+    row: Row
+    seconds: float
+    started_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """What validation may choose. All have defaults that need no tuning.
+
+    Attributes:
+        tree_count: Trees of the partition; 0 leaves contexts alone.
+        leaf_count_max: Leaves of a tree.
+        leaf_rows_min: Rows behind a leaf.
+        bin_count: Bins of ln t, even: half of equal mass, half of equal width.
+        kappa: Pseudo-counts of the parent in a node's distribution.
+        leaf_decay: Weight of the next older run in a leaf and in the deepest context.
+        inner_decay: The same in nodes above.
+        middle_decay: The same in all contexts of the second trie, which forgets faster.
+        fast_decay: The same in all contexts of the third.
+        stack_decay: Weight of the next older run in the stack's Gram matrix.
+        head_round_count: Trees of the boosted head; 0: no head.
+        head_leaf_count: Leaves of each of them.
+        context_count_max: Contexts remembered; those longest unheard of leave.
+        fit_count_max: Newest rows of history that partition and head are fitted on.
+    """
+
+    tree_count: int = 30
+    leaf_count_max: int = 256
+    leaf_rows_min: int = 10
+    bin_count: int = 64
+    kappa: float = 3.0
+    leaf_decay: float = 0.98
+    inner_decay: float = 0.995
+    middle_decay: float = 0.97
+    fast_decay: float = 0.85
+    stack_decay: float = 0.999
+    head_round_count: int = 150
+    head_leaf_count: int = 31
+    context_count_max: int = 5000
+    fit_count_max: int = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A frozen structure: the bins, and the nodes on the way to each leaf.
+
+    Attributes:
+        edges: (bin_count + 1,) ascending, of ln t; what lies outside counts in the border bins.
+        base: (bin_count,), sum 1: what is believed before any run.
+        paths: (n_leaves, depth_max), nodes from root to leaf by leaf, counted from 1; 0 pads.
+        node_count: Nodes of all trees.
+        tree_count: Trees.
+        residual_edges: Ascending edges of the head's residual bins; empty without a head.
+        head_edges: Borders between groups of forecasts that have residuals of their own.
+    """
+
+    edges: Floats
+    base: Floats
+    paths: Ids
+    node_count: int
+    tree_count: int
+    residual_edges: Floats
+    head_edges: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A prediction as it was made, for `observe` to learn from.
+
+    Attributes:
+        cumulative: (EXPERT_COUNT, bin_count + 1), probability below each edge, by expert.
+        leaves: (tree_count,) leaf in each tree.
+        head: The boosted head's ln t.
+        group: Which stack weights were used.
+        typicals: Candidates for the typical ln t; none where too few runs were known.
+    """
+
+    cumulative: Floats
+    leaves: Ids
+    head: float
+    group: int
+    typicals: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """One prediction. All that it tells comes from one monotone distribution.
+
+    Attributes:
+        quantiles_s: (19,) at `gcos.durations.LEVELS`.
+        typical_s: Median of the newest runs of the deepest context with at least five; or None.
+        effective_count: Runs behind it, after forgetting.
+        depth: Number of contexts of the row that have runs.
+        ticket: Hand it to `observe` when the run ends, if you still have it.
+    """
+
+    quantiles_s: Floats
+    typical_s: float | None
+    effective_count: float
+    depth: int
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasts:
+    """Predictions of many rows, in order; see `Forecast`.
+
+    Attributes:
+        quantiles_s: (n, 19).
+        typicals_s: (n,), None where too few runs are known.
+        effective_counts: (n,).
+        depths: (n,).
+    """
+
+    quantiles_s: Floats
+    typicals_s: list[float | None]
+    effective_counts: list[float]
+    depths: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What is known of a row's contexts and categories alone, until the next change.
+
+    Attributes:
+        history: What they lately said, (n,) float32.
+        cumulative: Probability below each edge by speed, (SPEED_COUNT, n_edges).
+        effective_count: Runs behind it.
+        depth: Contexts that have runs.
+        group: Which stack weights are used.
+        mixed: The contexts' part of the mixture, (n_edges,).
+        weights: Weight of trees and of head in it.
+        typicals: Candidates for the typical ln t.
+        typical_s: The one that is told.
+    """
+
+    history: Singles
+    cumulative: Floats
+    effective_count: float
+    depth: int
+    group: int
+    mixed: Floats
+    weights: tuple[float, float]
+    typicals: tuple[float, ...]
+    typical_s: float | None
 
 
 class DiPTree:
-    """Learns from ended runs and predicts run times; not thread-safe."""
+    """Learns from ended runs in the order of their ends; not thread-safe."""
 
-    def __init__(self, *, observation_count_max: int = OBSERVATION_COUNT_MAX) -> None:
-        assert observation_count_max > 0
-        self._observation_count_max = observation_count_max
-        #: Remembered observations, and their keys in order; the same runs in both.
-        self._observations: dict[RunId, Observation] = {}
-        self._keys: list[Key] = []
-        #: Contexts by path; none is empty.
-        self._contexts: dict[Context, Residuals] = {}
-        self._speeds = _DeclaredSpeeds()
-        self._finished_count = 0
-        #: Sum of the hashes of all remembered run ids, which no order changes.
-        self._checksum = 0
+    def __init__(
+        self,
+        hyper: Hyperparameters | None = None,
+        partition: Partition | None = None,
+        trees: TreeFunction | None = None,
+    ) -> None:
+        self.hyper = hyper or Hyperparameters()
+        self.partition = partition or bare_partition(self.hyper.bin_count)
+        assert (trees is None) == (self.partition.tree_count == 0)
+        self._trees = trees
+        self._nodes = Nodes(self.partition, self.hyper)
+        self._slots: OrderedDict[tuple[str, ...], int] = OrderedDict()
+        self._free_slots: list[int] = []
+        self._histories = Histories(2 * self.hyper.context_count_max)
+        has_head = len(self.partition.residual_edges) > 0
+        self._head = HeadResiduals(self.partition) if has_head else None
+        self.stack = Stack(
+            self.partition.edges, EXPERT_COUNT, len(STACK_COUNTS) + 1, self.hyper.stack_decay
+        )
+        self.levels = LevelCalibration()
+        self.observed_count = 0
+        self._forget_answers()
 
-    def knows(self, run_id: RunId) -> bool:
-        """Tell whether the end of this run is remembered."""
-        return run_id in self._observations
+    def features(self, row: Row) -> Singles:
+        """Return what the trees see, (n_features,)."""
+        return np.concatenate((_numbers([row])[0], self._place(row).history))
 
-    def observe(self, observation: Observation) -> tuple[bool, RunId | None]:
-        """Learn from an ended run, unless it is known.
+    def predict(self, row: Row) -> Forecast:
+        """Return the forecast of one row."""
+        place = self._place(row)
+        ticket = self._ask(row, place)
+        cumulative = self.stack.mixed(ticket.cumulative, ticket.group)
+        ln_quantiles = np.interp(self.levels.levels(), cumulative, self.partition.edges)
+        return Forecast(
+            quantiles_s=np.exp(ln_quantiles),
+            typical_s=place.typical_s,
+            effective_count=place.effective_count,
+            depth=place.depth,
+            ticket=ticket,
+        )
 
-        Returns:
-            Whether it is remembered now and was not before, and the run that was forgotten for it.
-            One older than everything remembered is itself forgotten when memory is full.
+    def predict_many(self, rows: Sequence[Row]) -> Forecasts:
+        """Return the forecasts of at least one row, equal to those of `predict` up to rounding.
+
+        It is for those who only ask: there are no tickets. What no row changes is remembered until
+        the next run is learned, and all rows go through trees and arrays together.
         """
-        run_id = observation.run_id
-        if run_id in self._observations:
-            return False, None
-        self._observations[run_id] = observation
-        insort(self._keys, (observation.ended_s, run_id))
-        self._add(observation)
-        if len(self._keys) <= self._observation_count_max:
-            return True, None
-        _, oldest_id = self._keys.pop(0)
-        self._remove(self._observations.pop(oldest_id))
-        return oldest_id != run_id, oldest_id
-
-    def predict(self, features: WorkFeatures, pools: Sequence[PoolSpeed]) -> tuple[Prediction, ...]:
-        """Return one prediction for each pool type, in order."""
-        for pool in pools:
-            self._speeds.declare(pool.type, math.log(pool.speed_ratio))
-        work = ln_work(features)
-        *spanning, model = common_contexts(features)
-        common = _Belief(_PRIOR, 0.0, -1, None)
-        for depth, context in enumerate(spanning):
-            common = self._narrow(common, context, depth)
-        common = common.moved(_start_up(work))  # from here on, from the roofline alone
-        common = self._narrow(self._moved_to_median(common, model), model, MODEL_DEPTH)
-        # A pool type's own runs replace this doubt about its declared speed as they come in.
-        common.density = smoothed(common.density, SPEED_SIGMA, mass=1.0)
-        beliefs = []
-        for pool in pools:
-            belief = common
-            for depth, context in enumerate(pool_contexts(features, pool.type), POOL_DEPTH):
-                belief = self._narrow(belief, context, depth)
-            beliefs.append(belief)
-        if not beliefs:
-            return ()
-        cumulative = np.cumsum(np.stack([belief.density for belief in beliefs]), axis=1)
-        version = self._version()
-        return tuple(
-            _prediction(pool, belief, row, work - math.log(pool.speed_ratio), version)
-            for pool, belief, row in zip(pools, beliefs, cumulative, strict=True)
+        places = [self._place(row) for row in rows]
+        mixed = np.array([place.mixed for place in places])
+        if self._trees is not None:
+            history = np.array([place.history for place in places])
+            told = self._trees(np.concatenate((_numbers(rows), history), axis=1))
+            weights = np.array([place.weights for place in places])
+            mixed += weights[:, :1] * self._by_trees(told[:, :-1].astype(np.intp))
+            if self._head is not None:
+                mixed += weights[:, 1:] * self._head.cumulatives(told[:, -1].astype(np.float64))
+        return Forecasts(
+            quantiles_s=np.exp(_read(mixed, self.levels.levels(), self.partition.edges)),
+            typicals_s=[place.typical_s for place in places],
+            effective_counts=[place.effective_count for place in places],
+            depths=[place.depth for place in places],
         )
 
-    def describe(self) -> Knowledge:
-        """Return what is known."""
-        return Knowledge(
-            version=self._version(),
-            finished_count=self._finished_count,
-            censored_count=len(self._observations) - self._finished_count,
-            context_count=len(self._contexts),
+    def observe(self, row: Row, seconds: float, ticket: Ticket | None = None) -> None:
+        """Learn from a run that has ended.
+
+        Args:
+            row: What was known before it started.
+            seconds: How long it took.
+            ticket: Of its prediction; without one, it is predicted as of now.
+        """
+        if ticket is None:
+            ticket = self.ticket(row)
+        ln_s = math.log(min(max(seconds, TIME_MIN), TIME_MAX))
+        mixed = self.stack.mixed(ticket.cumulative, ticket.group)
+        self.levels.learn(mixed, self.partition.edges, ln_s)
+        self.stack.learn(ticket.cumulative, ln_s, ticket.group)
+        self.absorb(row, ln_s, ticket)
+
+    def absorb(self, row: Row, ln_s: float, ticket: Ticket, *, teaches_head: bool = True) -> None:
+        """Add a run to the histograms, and leave stack and levels as they are."""
+        if self._head is not None and teaches_head:
+            self._head.learn(ticket.head, ln_s)
+        bin_ = int(self.partition.edges[1:-1].searchsorted(ln_s, side="right"))
+        self._nodes.add_to_leaves(ticket.leaves, bin_)
+        self._nodes.add_to_contexts(self._slots_for(row), bin_)
+        self._histories.judge(ticket.typicals, ln_s)
+        self._histories.learn(row, ln_s)
+        self.observed_count += 1
+        self._forget_answers()
+
+    def learn_history(self, row: Row, ln_s: float) -> None:
+        """Add a run to what its contexts lately said, and to nothing else."""
+        self._histories.learn(row, ln_s)
+        self._forget_answers()
+
+    def ticket(self, row: Row) -> Ticket:
+        """Return the ticket of a prediction of `row` as of now."""
+        return self._ask(row, self._place(row))
+
+    def inherit(self, other: "DiPTree") -> None:
+        """Take over what `other` learned about its experts and levels, on rows new to it."""
+        self.levels.restore(other.levels.arrays())
+        self.stack.restore(other.stack.arrays())
+        if self._head is not None and other._head is not None:
+            self._head.inherit(other._head)
+        self._forget_answers()
+
+    def lessons(self) -> Lessons:
+        """Return what is known of experts and levels, for a tree of the same partition."""
+        head = {} if self._head is None else self._head.arrays()
+        return {**self.stack.arrays(), **self.levels.arrays(), **head}
+
+    def take(self, lessons: Lessons) -> None:
+        """Take over `lessons` of a tree of the same partition."""
+        self.stack.restore(lessons)
+        self.levels.restore(lessons)
+        if self._head is not None:
+            self._head.restore(lessons)
+        self._forget_answers()
+
+    def copy(self) -> "DiPTree":
+        """Return an independent tree of the same state."""
+        other = copy.copy(self)
+        other._nodes = self._nodes.copy()
+        other._slots = self._slots.copy()
+        other._free_slots = self._free_slots.copy()
+        other._histories = self._histories.copy()
+        other._head = None if self._head is None else self._head.copy()
+        other.stack = self.stack.copy()
+        other.levels = self.levels.copy()
+        other._forget_answers()
+        return other
+
+    @property
+    def context_count(self) -> int:
+        """Contexts with runs."""
+        return len(self._slots)
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of what is learned, without structure and log."""
+        return self._nodes.state_bytes + self._histories.state_bytes
+
+    def _forget_answers(self) -> None:
+        """Forget what is remembered between two changes."""
+        self._places: dict[tuple[tuple[str, ...], tuple[str, ...]], _Place] = {}
+        self._leaf_table: Singles | None = None
+        #: Rows asked of `predict_many` since.
+        self._asked_count = 0
+
+    def _place(self, row: Row) -> _Place:
+        key = (row.contexts, row.categories)
+        place = self._places.get(key)
+        if place is None:
+            if len(self._places) >= PLACE_COUNT_MAX:
+                self._places = {}
+            place = self._places[key] = self._new_place(row)
+        return place
+
+    def _new_place(self, row: Row) -> _Place:
+        context_count = len(row.contexts) + 1
+        slots = self._known_slots(row)
+        masses, effective_count, deepest = self._nodes.by_contexts(slots, context_count)
+        cumulative = np.zeros((SPEED_COUNT, len(self.partition.edges)))
+        np.cumsum(masses, axis=1, out=cumulative[:, 1:])
+        cumulative /= cumulative[:, -1:]
+        group = 0
+        if len(slots) == context_count:
+            group = sum(deepest >= count for count in STACK_COUNTS)
+        of_trees, *of_contexts, of_head = self.stack.weights[group].tolist()
+        # Without trees the slow contexts stand for them, and without a head the trees for it.
+        if self._trees is None:
+            of_contexts[0] += of_trees + of_head
+            of_trees = of_head = 0.0
+        elif self._head is None:
+            of_trees, of_head = of_trees + of_head, 0.0
+        typicals = self._histories.typicals(row)
+        typical = self._histories.typical(typicals)
+        return _Place(
+            history=np.array(self._histories.features(row), dtype=np.float32),
+            cumulative=cumulative,
+            effective_count=effective_count,
+            depth=len(slots),
+            group=group,
+            mixed=np.array(of_contexts) @ cumulative,
+            weights=(of_trees, of_head),
+            typicals=typicals,
+            typical_s=None if typical is None else math.exp(typical),
         )
 
-    def check_invariants(self) -> None:
-        """Assert what must hold between any two calls."""
-        assert len(self._keys) == len(self._observations) <= self._observation_count_max
-        assert self._keys == sorted(self._keys)
-        finished = [o for o in self._observations.values() if o.outcome is Outcome.SUCCEEDED]
-        assert len(finished) == self._finished_count
-        assert set(self._contexts) == {c for o in finished for _, c, _ in _path(o)}
-        for residuals in self._contexts.values():
-            residuals.check_invariants()
+    def _ask(self, row: Row, place: _Place) -> Ticket:
+        cumulative = np.empty((EXPERT_COUNT, len(self.partition.edges)))
+        cumulative[1:-1] = place.cumulative
+        head = 0.0
+        leaves = _NO_LEAVES
+        if self._trees is None:
+            cumulative[0] = place.cumulative[0]
+        else:
+            told = self._trees(self.features(row)[None])[0]
+            leaves = told[:-1].astype(np.intp)
+            head = float(told[-1])
+            cumulative[0, 0] = 0.0
+            np.cumsum(self._nodes.by_leaves(leaves), out=cumulative[0, 1:])
+            cumulative[0] /= cumulative[0, -1]
+        # A head that is not there agrees with the trees.
+        cumulative[-1] = cumulative[0] if self._head is None else self._head.cumulative(head)
+        return Ticket(cumulative, leaves, head, place.group, place.typicals)
 
-    def _narrow(self, belief: "_Belief", context: Context, depth: int) -> "_Belief":
-        """Return `belief` after what the runs of `context` say: one step of the shrinkage."""
-        residuals = self._contexts.get(context)
-        if residuals is None:
-            return belief
-        own = residuals.summary(self._speeds.ln_speed_ratios, self._speeds.generation)
-        total = own.mass + KAPPA
-        return _Belief(
-            density=(own.density + KAPPA * belief.density) / total,
-            effective_count=(own.mass * own.mass + KAPPA * belief.effective_count) / total,
-            depth=depth,
-            typical=own.median if len(residuals) >= TYPICAL_COUNT_MIN else belief.typical,
-        )
+    def _by_trees(self, leaves: Ids) -> Floats:
+        """Return the probability below each edge, (n, n_edges), of `leaves`, (n, n_trees)."""
+        self._asked_count += len(leaves)
+        if self._leaf_table is None and self._asked_count >= TABLE_WORTH_COUNT:
+            self._leaf_table = self._nodes.leaf_table()
+        if self._leaf_table is not None:
+            below = self._leaf_table.take(leaves, axis=0).sum(axis=1, dtype=np.float32)
+            told: Floats = below.astype(np.float64)
+            told /= told[:, -1:]
+            return told
+        cumulative: Floats = np.zeros((len(leaves), len(self.partition.edges)))
+        for below, of_row in zip(cumulative, leaves, strict=True):
+            self._nodes.by_leaves(of_row).cumsum(out=below[1:])
+        cumulative /= cumulative[:, -1:]
+        return cumulative
 
-    def _moved_to_median(self, belief: "_Belief", model: Context) -> "_Belief":
-        """Return `belief`, held of other models, moved to the median of `model` if it has one."""
-        residuals = self._contexts.get(model)
-        if residuals is None or len(residuals) < TYPICAL_COUNT_MIN:
-            return belief
-        own = residuals.summary(self._speeds.ln_speed_ratios, self._speeds.generation)
-        return belief.moved(own.median - median_of(belief.density))
+    def _known_slots(self, row: Row) -> list[int]:
+        """Return the slots of the contexts of `row` that have runs, from "all" down."""
+        found: list[int] = []
+        for depth in range(len(row.contexts) + 1):
+            slot = self._slots.get(row.contexts[:depth])
+            if slot is None:
+                break
+            found.append(slot)
+        return found
 
-    def _add(self, observation: Observation) -> None:
-        self._checksum += _hash(observation.run_id)
-        if observation.outcome is not Outcome.SUCCEEDED:
-            return
-        self._finished_count += 1
-        key = (observation.ended_s, observation.run_id)
-        work = ln_work(observation.features)
-        residual = math.log(max(observation.elapsed_s, SECONDS_MIN)) - work
-        vote = min(max(residual - _start_up(work), -VOTE_MAX), VOTE_MAX)
-        pool_code = self._speeds.hold(observation.pool_type)
-        for depth, context, voter in _path(observation):
-            residuals = self._contexts.get(context)
-            if residuals is None:
-                is_leaf = depth == len(CONTEXTS) - 1
-                residuals = Residuals(_LEAF_WEIGHTS if is_leaf else _INNER_WEIGHTS)
-                self._contexts[context] = residuals
-            residuals.add(key, voter, vote if depth < MODEL_DEPTH else residual, pool_code)
+    def _slots_for(self, row: Row) -> list[int]:
+        """Return a slot for every context of `row`; the longest unheard of make room."""
+        slots = []
+        for depth in range(len(row.contexts), -1, -1):
+            key = row.contexts[:depth]
+            slot = self._slots.get(key)
+            if slot is None:
+                slot = self._new_slot()
+                self._slots[key] = slot
+            else:
+                self._slots.move_to_end(key)
+            slots.append(slot)
+        slots.reverse()
+        return slots
 
-    def _remove(self, observation: Observation) -> None:
-        self._checksum -= _hash(observation.run_id)
-        if observation.outcome is not Outcome.SUCCEEDED:
-            return
-        self._finished_count -= 1
-        self._speeds.release(observation.pool_type)
-        for _, context, _ in _path(observation):
-            residuals = self._contexts[context]
-            residuals.remove((observation.ended_s, observation.run_id))
-            if len(residuals) == 0:
-                del self._contexts[context]
-
-    def _version(self) -> str:
-        return f"trie2-{len(self._keys)}-{self._checksum % 2**32:08x}"
-
-
-@dataclass(slots=True)
-class _Belief:
-    """What is believed about residuals at one step of the walk.
-
-    Attributes:
-        density: Probability of each bin, (BIN_COUNT,), sum 1.
-        effective_count: Finished runs behind it: the mass of each context, weighted by its share.
-        depth: Index in `CONTEXTS` of the deepest context used; -1 for the prior alone.
-        typical: Median residual of the deepest context with enough runs.
-    """
-
-    density: Floats
-    effective_count: float
-    depth: int
-    typical: float | None
-
-    def moved(self, by: float) -> "_Belief":
-        """Return the same belief about a residual that is larger by `by`."""
-        typical = None if self.typical is None else self.typical + by
-        return replace(self, density=moved(self.density, by), typical=typical)
+    def _new_slot(self) -> int:
+        if len(self._slots) >= self.hyper.context_count_max:
+            # Parents are touched after their children, so that the first is always a leaf.
+            _, slot = self._slots.popitem(last=False)
+            self._nodes.clear_slot(slot)
+            return slot
+        return len(self._slots)
 
 
-class _DeclaredSpeeds:
-    """ln of the declared speed ratio by pool type, for the types of remembered runs.
-
-    Types have small codes, so that contexts store numbers; a code is reused after its last run.
-    """
-
-    def __init__(self) -> None:
-        self.ln_speed_ratios: Floats = np.zeros(8)
-        #: Raised whenever a ratio changes, which outdates summaries.
-        self.generation = 0
-        self._codes: dict[str, int] = {}
-        self._run_counts: dict[str, int] = {}
-        self._free_codes: list[int] = list(range(8))
-
-    def hold(self, pool_type: str) -> int:
-        """Return the code of `pool_type` for one more run."""
-        self._run_counts[pool_type] = self._run_counts.get(pool_type, 0) + 1
-        if pool_type not in self._codes:
-            if not self._free_codes:
-                size = len(self.ln_speed_ratios)
-                self._free_codes = list(range(size, 2 * size))
-                self.ln_speed_ratios = np.concatenate((self.ln_speed_ratios, np.zeros(size)))
-            self._codes[pool_type] = self._free_codes.pop()
-        return self._codes[pool_type]
-
-    def release(self, pool_type: str) -> None:
-        """Forget `pool_type` with its last run."""
-        self._run_counts[pool_type] -= 1
-        if self._run_counts[pool_type] == 0:
-            del self._run_counts[pool_type]
-            code = self._codes.pop(pool_type)
-            self.ln_speed_ratios[code] = 0.0
-            self._free_codes.append(code)
-
-    def declare(self, pool_type: str, ln_speed_ratio: float) -> None:
-        """Note the ratio of a type, if any remembered run used it."""
-        code = self._codes.get(pool_type)
-        if code is not None and self.ln_speed_ratios[code] != ln_speed_ratio:
-            self.ln_speed_ratios[code] = ln_speed_ratio
-            self.generation += 1
-
-
-def _hash(run_id: RunId) -> int:
-    return int.from_bytes(hashlib.blake2b(run_id.encode(), digest_size=8).digest(), "big")
-
-
-def _path(observation: Observation) -> Iterator[tuple[int, Context, str]]:
-    """Yield depth, context and voter of a finished run's contexts.
-
-    In the two top contexts a model votes once, by its newest run; below, each run votes.
-    """
-    features = observation.features
-    model_voter = f"{features.kind.value}/{features.model}"
-    everything, kind, model = common_contexts(features)
-    yield 0, everything, model_voter
-    yield 1, kind, model_voter
-    yield 2, model, observation.run_id
-    below = pool_contexts(features, observation.pool_type)
-    for depth, context in enumerate(below, POOL_DEPTH):
-        yield depth, context, observation.run_id
-
-
-def _prediction(
-    pool: PoolSpeed, belief: _Belief, cumulative: Floats, ln_reference: float, version: str
-) -> Prediction:
-    """Return the reply for one pool type from the distribution of its residual."""
-    at_edges = np.concatenate(([0.0], cumulative))
-    ln_quantiles = np.interp(LEVELS * cumulative[-1], at_edges, EDGES) + ln_reference
-    quantiles_s = np.clip(np.exp(ln_quantiles), SECONDS_MIN, SECONDS_MAX)
-    typical_s = None if belief.typical is None else _seconds(belief.typical + ln_reference)
-    return Prediction(
-        pool_type=pool.type,
-        run_time=RunTime(tuple(np.maximum.accumulate(quantiles_s).tolist())),
-        source=PredictionSource.PREDICTOR,
-        typical_s=typical_s,
-        effective_count=belief.effective_count,
-        context=CONTEXTS[belief.depth] if belief.depth >= 0 else "prior",
-        is_cold=belief.depth < POOL_DEPTH,
-        version=version,
+def bare_partition(bin_count: int) -> Partition:
+    """Return what a tree without history has: equal bins from a millisecond to a century."""
+    low, high = math.log(SECONDS_MIN), math.log(SECONDS_MAX)
+    return Partition(
+        edges=np.linspace(low, high, bin_count + 1),
+        base=np.full(bin_count, 1 / bin_count),
+        paths=np.zeros((0, 0), dtype=np.intp),
+        node_count=0,
+        tree_count=0,
+        residual_edges=np.zeros(0),
+        head_edges=np.zeros(0),
     )
 
 
-def _seconds(ln_seconds: float) -> float:
-    return min(max(math.exp(min(ln_seconds, 50.0)), SECONDS_MIN), SECONDS_MAX)
+def _numbers(rows: Sequence[Row]) -> Singles:
+    """Return the numeric keys as trees see them, (n, n_numbers)."""
+    numbers = np.array([row.numbers for row in rows], dtype=np.float64)
+    if numbers.size and not abs(numbers).max() <= NUMBER_MAX:
+        numbers = np.clip(numbers, -NUMBER_MAX, NUMBER_MAX)
+        numbers[np.isnan(numbers)] = UNKNOWN_NUMBER
+    return numbers.astype(np.float32)
 
 
-def _start_up(ln_reference: float) -> float:
-    """Return how far start-up and roofline together lie above the roofline, as a residual."""
-    return math.log1p(START_UP_S * math.exp(-ln_reference))
+def _read(cumulative: Floats, levels: Floats, edges: Floats) -> Floats:
+    """Return where each row of `cumulative`, (n, n_edges), reaches `levels`: (n, n_levels).
+
+    The rows' curves lie side by side on one axis, so that one call reads them all.
+    """
+    if len(cumulative) == 1:
+        return np.interp(levels, cumulative[0], edges)[None]
+    places = 2.0 * np.arange(len(cumulative))[:, None]
+    return np.interp(
+        (levels + places).ravel(),
+        (cumulative + places).ravel(),
+        np.broadcast_to(edges, cumulative.shape).ravel(),
+    ).reshape(len(cumulative), -1)
 
 
-def _lognormal_bins(sigma: float) -> Floats:
-    """Return the mass of N(0, sigma) in each bin, (BIN_COUNT,), sum 1."""
-    below = np.array([0.5 * math.erfc(-edge / (sigma * math.sqrt(2))) for edge in EDGES])
-    masses: Floats = np.diff(below)
-    masses /= masses.sum()
-    return masses
-
-
-_PRIOR: Floats = _lognormal_bins(PRIOR_SIGMA)
-_LEAF_WEIGHTS: Floats = np.power(LEAF_DECAY, np.arange(LEAF_WINDOW_COUNT, dtype=float))[::-1]
-_INNER_WEIGHTS: Floats = np.power(INNER_DECAY, np.arange(INNER_WINDOW_COUNT, dtype=float))[::-1]
+_NO_LEAVES: Ids = np.zeros(0, dtype=np.intp)

@@ -10,10 +10,12 @@ say how long such work takes, not how far the roofline is off; neither informs t
 """
 
 import math
+from functools import lru_cache
 
 from gcos.durations import SECONDS_MAX, Observation, PoolSpeed, WorkFeatures
 from gcos.errors import InvalidRequestError
 from gcos.run_time_prior import has_known_size, reference_s
+from predictor.diptree import Row
 
 #: Names of the contexts, from general to specific: what a prediction reports.
 CONTEXTS = (
@@ -45,16 +47,17 @@ COUNT_MAX = 9_007_199_254_740_992
 
 def common_contexts(features: WorkFeatures) -> tuple[Context, ...]:
     """Return the contexts above the pool type: all of known or of unknown size, kind, model."""
-    root: Context = () if has_known_size(features) else (_UNSIZED,)
-    kind = (*root, features.kind.value)
-    return root, kind, (*kind, features.model)
+    return _common(features.kind.value, features.model, has_known_size(features))
 
 
 def pool_contexts(features: WorkFeatures, pool_type: str) -> tuple[Context, ...]:
     """Return the contexts from the pool type down: pool, shape, and data with project."""
     *_, model = common_contexts(features)
     pool = (*model, pool_type)
-    shape = (*pool, _shape(features))
+    shape = (
+        *pool,
+        _shape(features.batch_size_count, features.sequence_token_count, features.gpu_count),
+    )
     return pool, shape, (*shape, features.project, *features.data)
 
 
@@ -63,12 +66,66 @@ def ln_work(features: WorkFeatures) -> float:
     return math.log(reference_s(features) / max(features.gpu_count, 1))
 
 
+def row_of(features: WorkFeatures, pool_type: str) -> Row:
+    """Return what the trees see of a task on a pool type; its time there is a residual."""
+    return Row(numbers_of(features), *names_of(features, pool_type)[:2])
+
+
+def numbers_of(features: WorkFeatures) -> tuple[float, ...]:
+    """Return the numeric keys of a task; the first is `ln_work`."""
+    return (
+        ln_work(features),
+        math.log1p(features.model_bytes),
+        math.log1p(features.data_bytes),
+        math.log1p(features.token_count),
+        features.epoch_count,
+        float(features.batch_size_count),
+        float(features.sequence_token_count),
+        float(features.gpu_count),
+    )
+
+
+def names_of(
+    features: WorkFeatures, pool_type: str
+) -> tuple[tuple[str, ...], tuple[str, ...], Context]:
+    """Return the categories and contexts of a row, and the context of its model on its pool."""
+    return _names(
+        features.kind.value,  # an enum's hash is slow
+        features.model,
+        features.project,
+        features.data,
+        _shape(features.batch_size_count, features.sequence_token_count, features.gpu_count),
+        has_known_size(features),
+        pool_type,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _names(
+    kind: str,
+    model: str,
+    project: str,
+    data: tuple[str, ...],
+    shape: str,
+    is_sized: bool,
+    pool_type: str,
+) -> tuple[tuple[str, ...], tuple[str, ...], Context]:
+    """Remembered, since tasks share names far more often than sizes."""
+    _, of_kind, of_model = _common(kind, model, is_sized)
+    pool = (*of_model, pool_type)
+    # "all" is implied.
+    names = (of_kind, of_model, pool, (*pool, shape), (*pool, shape, project, *data))
+    return (kind, model, pool_type, project), tuple("/".join(n) for n in names), pool
+
+
 def check_features(features: WorkFeatures) -> None:
     """Refuse features that no task has.
 
     Raises:
         InvalidRequestError: A count, size or name is outside its stated limits.
     """
+    if _is_plain(features):
+        return
     for name, limit in (
         ("model_bytes", COUNT_MAX),
         ("data_bytes", COUNT_MAX),
@@ -91,6 +148,23 @@ def check_features(features: WorkFeatures) -> None:
         *(("data", name) for name in features.data),
     ):
         _check_name(text, field)
+
+
+def _is_plain(features: WorkFeatures) -> bool:
+    """Tell whether all is within its limits: the same as `check_features`, without its words."""
+    return (
+        0 <= features.model_bytes <= COUNT_MAX
+        and 0 <= features.data_bytes <= COUNT_MAX
+        and 0 <= features.token_count <= COUNT_MAX
+        and 0 <= features.batch_size_count <= COUNT_MAX
+        and 0 <= features.sequence_token_count <= COUNT_MAX
+        and 0 <= features.gpu_count <= GPU_COUNT_MAX
+        and 0 < features.epoch_count <= EPOCH_COUNT_MAX
+        and len(features.model) <= NAME_LENGTH_MAX
+        and len(features.project) <= NAME_LENGTH_MAX
+        and len(features.data) <= DATA_COUNT_MAX
+        and all(len(name) <= NAME_LENGTH_MAX for name in features.data)
+    )
 
 
 def check_pool(pool: PoolSpeed) -> None:
@@ -133,9 +207,16 @@ def _check_name(text: str, field: str, *, is_needed: bool = False) -> None:
         )
 
 
-def _shape(features: WorkFeatures) -> str:
+def _common(kind: str, model: str, is_sized: bool) -> tuple[Context, ...]:
+    root: Context = () if is_sized else (_UNSIZED,)
+    of_kind = (*root, kind)
+    return root, of_kind, (*of_kind, model)
+
+
+@lru_cache(maxsize=4096)
+def _shape(batch_size_count: int, sequence_token_count: int, gpu_count: int) -> str:
     """Return batch size, sequence length and GPUs, each as its nearest power of two."""
-    counts = (features.batch_size_count, features.sequence_token_count, features.gpu_count)
+    counts = (batch_size_count, sequence_token_count, gpu_count)
     return ",".join(str(_power_of_two(count)) for count in counts)
 
 

@@ -2,19 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gcos import codec
-from gcos.durations import Observation, PoolSpeed, Prediction, WorkFeatures
+from gcos.durations import Observation, PoolSpeed, WorkFeatures
 from gcos.errors import InvalidRequestError
+from gcos.logs import Log
 from gcos.rpc.interception import Context
 from gcos.rpc.wire import from_proto, to_proto
+from gcos.run_time_snapshot import RunTimeSnapshot
 from gcos.store import Delete, Put, Store
 from gcos.v1 import predictor_pb2, predictor_pb2_grpc
-from predictor.diptree import DiPTree
 from predictor.features import check_features, check_observation, check_pool
+from predictor.fit import Fit
+from predictor.question_wire import features_of, pool_of
+from predictor.task_predictor import Structure, TaskPredictor
 
 SERVICE_NAME: Final = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"].full_name
 
@@ -23,21 +28,24 @@ POOL_COUNT_MAX: Final = 64
 #: Works x pools of one request: about 1.8 MB of answer, below gRPC's limit of 4 MiB.
 PREDICTION_COUNT_MAX: Final = 8192
 OBSERVATION_COUNT_MAX: Final = 1024
-#: Predictions made between two turns of the event loop: about 1 ms.
-PREDICTIONS_PER_TURN_COUNT: Final = 32
+#: Predictions made between two turns of the event loop: about 1 ms by trees, 3 ms by the trie.
+PREDICTIONS_PER_TURN_COUNT: Final = 128
+PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT: Final = 32
+#: Predictions remembered until the next run ends: about 4 MB.
+REMEMBERED_COUNT_MAX: Final = 16_384
+
+#: Runs learned between two turns of the event loop while replaying: about 5 ms.
+RUNS_PER_TURN_COUNT: Final = 32
+#: Runs from which trees say more than contexts, and the growth after which they are made anew.
+FIT_COUNT_MIN: Final = 200
+FIT_SHARE: Final = 0.25
 
 _TABLE: Final = "observations"
+_FITS: Final = "fits"
+_CURRENT: Final = "current"
 
-
-@dataclass(frozen=True, slots=True)
-class _PredictRequest:
-    works: tuple[WorkFeatures, ...]
-    pools: tuple[PoolSpeed, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _WorkPredictions:
-    predictions: tuple[Prediction, ...]
+#: Observations in order and the fit in use, to a better fit; see `predictor.refit`.
+Refit = Callable[[Sequence[Observation], bytes | None], Awaitable[bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +53,46 @@ class _ObserveRequest:
     observations: tuple[Observation, ...]
 
 
-async def recovered(store: Store) -> DiPTree:
-    """Return the tree that the observations in `store` make."""
+async def recovered(store: Store) -> TaskPredictor:
+    """Return the predictor that the observations and the fit in `store` make."""
     documents = await store.load(_TABLE)
     observations = [codec.decode(Observation, document) for document in documents.values()]
-    tree = DiPTree()
+    predictor = TaskPredictor()
     forgotten = []
     for observation in sorted(observations, key=lambda o: (o.ended_s, o.run_id)):
-        _, oldest = tree.observe(observation)
+        _, oldest = predictor.observe(observation)
         if oldest is not None:
             forgotten.append(Delete(_TABLE, oldest))
-    # A kill between the two commits of an observation leaves more than the tree remembers.
+    # A kill between the two commits of an observation leaves more than the predictor remembers.
     await store.commit(forgotten)
-    return tree
+    document = (await store.load(_FITS)).get(_CURRENT)
+    if document is not None:
+        for _ in predictor.replay(structure_of(document), step_count=RUNS_PER_TURN_COUNT):
+            await asyncio.sleep(0)
+    return predictor
+
+
+def structure_of(document: bytes) -> Structure:
+    """Return the structure of an encoded fit."""
+    fit = Fit.decoded(document)
+    version = hashlib.blake2b(document, digest_size=4).hexdigest()
+    return Structure(blank=fit.tree, until_s=fit.until_s, version=version)
 
 
 class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
-    """Answers `gcos.v1.PredictorService` from one tree."""
+    """Answers `gcos.v1.PredictorService` from one `TaskPredictor`."""
 
-    def __init__(self, tree: DiPTree, store: Store) -> None:
-        self._tree = tree
+    def __init__(self, predictor: TaskPredictor, store: Store) -> None:
+        self._predictor = predictor
         self._store = store
+        self._remembered = _Remembered()
         self._observing = asyncio.Lock()
+        self._snapshot = RunTimeSnapshot("", ())
+        self._snapshot_document = b""
+        #: Runs known when the last fit was begun.
+        self._fitted_count = 0 if predictor.structure is None else predictor.finished_count
+        self._fit_due = asyncio.Event()
+        self._note_whether_fit_is_due()
 
     async def Predict(
         self, request: predictor_pb2.PredictRequest, _context: Context
@@ -81,21 +107,39 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
                 field="works",
                 hint="ask in several calls",
             )
-        asked = from_proto(request, _PredictRequest)
-        for index, pool in enumerate(asked.pools):
-            with _placed(f"pools[{index}]"):
-                check_pool(pool)
-        for index, work in enumerate(asked.works):
-            with _placed(f"works[{index}]"):
-                check_features(work)
-        works_per_turn = max(PREDICTIONS_PER_TURN_COUNT // len(asked.pools), 1)
-        response = predictor_pb2.PredictResponse()
-        for index, work in enumerate(asked.works):
-            if index > 0 and index % works_per_turn == 0:
+        pools = _pools_of(request)
+        works = [work.SerializeToString() for work in request.works]
+        told = self._remembered.recall(self._predictor.generation, pools, works)
+        unknown = [index for index, document in enumerate(told) if document is None]
+        if unknown:
+            await self._answer(request, pools, works, unknown, told)
+        return predictor_pb2.PredictResponse.FromString(b"".join(told))  # type: ignore[arg-type]
+
+    async def _answer(
+        self,
+        request: predictor_pb2.PredictRequest,
+        pools: tuple[PoolSpeed, ...],
+        works: Sequence[bytes],
+        unknown: Sequence[int],
+        told: list[bytes | None],
+    ) -> None:
+        """Fill in `told` where nothing is remembered."""
+        asked = _features_of(request, unknown)
+        has_trees = self._predictor.structure is not None
+        per_turn = (
+            PREDICTIONS_PER_TURN_COUNT if has_trees else PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT
+        )
+        works_per_turn = max(per_turn // len(pools), 1)
+        for first in range(0, len(asked), works_per_turn):
+            if first > 0:
                 await asyncio.sleep(0)  # a large batch must not keep small ones waiting
-            answer = _WorkPredictions(self._tree.predict(work, asked.pools))
-            response.works.append(to_proto(answer, predictor_pb2.WorkPredictions))
-        return response
+            turn = slice(first, first + works_per_turn)
+            answers = self._predictor.predict_many(asked[turn], pools)
+            new = {}
+            for index, document in zip(unknown[turn], answers.encoded(), strict=True):
+                new[works[index]] = told[index] = document
+            # Asking may have declared another speed: the generation is that of after.
+            self._remembered.keep(self._predictor.generation, pools, new)
 
     async def Observe(
         self, request: predictor_pb2.ObserveRequest, _context: Context
@@ -115,18 +159,63 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self, _request: predictor_pb2.DescribeRequest, _context: Context
     ) -> predictor_pb2.DescribeResponse:
         """Tell what is known."""
-        return to_proto(self._tree.describe(), predictor_pb2.DescribeResponse)
+        return to_proto(self._predictor.describe(), predictor_pb2.DescribeResponse)
+
+    async def Snapshot(
+        self, request: predictor_pb2.SnapshotRequest, _context: Context
+    ) -> predictor_pb2.SnapshotResponse:
+        """Tell what agents need to go on alone."""
+        version = self._predictor.describe().version
+        if request.known_version == version:
+            return predictor_pb2.SnapshotResponse(version=version)
+        if self._snapshot.version != version:
+            self._snapshot = self._predictor.snapshot()
+            self._snapshot_document = codec.encode(self._snapshot)
+        return predictor_pb2.SnapshotResponse(version=version, document=self._snapshot_document)
+
+    async def keep_fitted(self, refit: Refit, log: Log) -> None:
+        """Refit whenever enough new runs are known, for ever.
+
+        Args:
+            refit: Fits observations, given the fit in use, in another process; None: no better.
+            log: Told what became of each fit.
+        """
+        while True:
+            await self._fit_due.wait()
+            self._fit_due.clear()
+            self._fitted_count = self._predictor.finished_count
+            in_use = (await self._store.load(_FITS)).get(_CURRENT)
+            document = await refit(list(self._predictor.finished()), in_use)
+            if document is None:
+                log.info("predictor_fit_kept", finished_count=self._fitted_count)
+                continue
+            # First stored, so that a restart replays under what answers now.
+            await self._store.commit([Put(_FITS, _CURRENT, document)])
+            structure = structure_of(document)
+            for _ in self._predictor.replay(structure, step_count=RUNS_PER_TURN_COUNT):
+                await asyncio.sleep(0)
+            log.info(
+                "predictor_fit_adopted",
+                finished_count=self._fitted_count,
+                version=structure.version,
+            )
+
+    def _note_whether_fit_is_due(self) -> None:
+        new_count = self._predictor.finished_count - self._fitted_count
+        if new_count >= max(FIT_COUNT_MIN, FIT_SHARE * self._fitted_count):
+            self._fit_due.set()
 
     async def _learn(self, observations: tuple[Observation, ...]) -> int:
         """Store what is new, then learn it; return how many are new."""
-        new = [o for o in observations if not self._tree.knows(o.run_id)]
+        new = [o for o in observations if not self._predictor.knows(o.run_id)]
         # In reverse, so that of a run told twice the first stays, as in the tree.
         stored = {o.run_id: Put(_TABLE, o.run_id, codec.encode(o)) for o in reversed(new)}
         await self._store.commit(list(stored.values()))
-        learned = [self._tree.observe(observation) for observation in new]
+        learned = [self._predictor.observe(observation) for observation in new]
         await self._store.commit(
             [Delete(_TABLE, oldest) for _, oldest in learned if oldest is not None]
         )
+        self._note_whether_fit_is_due()
         return sum(is_new for is_new, _ in learned)
 
 
@@ -139,12 +228,73 @@ def _check_count(count: int, limit: int, field: str) -> None:
         )
 
 
+def _features_of(
+    request: predictor_pb2.PredictRequest, indices: Sequence[int]
+) -> list[WorkFeatures]:
+    asked = []
+    for index in indices:
+        try:
+            features = features_of(request.works[index])
+            check_features(features)
+        except InvalidRequestError as exc:
+            raise _under(f"works[{index}]", exc) from exc
+        asked.append(features)
+    return asked
+
+
+def _pools_of(request: predictor_pb2.PredictRequest) -> tuple[PoolSpeed, ...]:
+    pools = []
+    for index, message in enumerate(request.pools):
+        try:
+            pool = pool_of(message)
+            check_pool(pool)
+        except InvalidRequestError as exc:
+            raise _under(f"pools[{index}]", exc) from exc
+        pools.append(pool)
+    return tuple(pools)
+
+
 @contextlib.contextmanager
 def _placed(place: str) -> Iterator[None]:
     """Put `place` before the field and the message of an error raised inside."""
     try:
         yield
     except InvalidRequestError as exc:
-        raise InvalidRequestError(
-            f"{place}: {exc.message}", field=f"{place}.{exc.field}", hint=exc.hint
-        ) from exc
+        raise _under(place, exc) from exc
+
+
+def _under(place: str, error: InvalidRequestError) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{place}: {error.message}", field=f"{place}.{error.field}", hint=error.hint
+    )
+
+
+class _Remembered:
+    """Answers until the next run ends: whoever plans a task, and then submits it, asks twice."""
+
+    def __init__(self) -> None:
+        self._generation = (-1, -1)
+        #: By pool types, then by the bytes of the task.
+        self._answers: dict[tuple[PoolSpeed, ...], dict[bytes, bytes]] = {}
+        self._count = 0
+
+    def recall(
+        self, generation: tuple[int, int], pools: tuple[PoolSpeed, ...], works: Sequence[bytes]
+    ) -> list[bytes | None]:
+        """Return the answer to each task, or None."""
+        known = self._answers.get(pools)
+        if generation != self._generation or known is None:
+            return [None] * len(works)
+        return list(map(known.get, works))
+
+    def keep(
+        self,
+        generation: tuple[int, int],
+        pools: tuple[PoolSpeed, ...],
+        told: Mapping[bytes, bytes],
+    ) -> None:
+        """Remember answers of `generation`; those of another are forgotten."""
+        if generation != self._generation or self._count >= REMEMBERED_COUNT_MAX:
+            self._generation, self._answers, self._count = generation, {}, 0
+        self._answers.setdefault(pools, {}).update(told)
+        self._count += len(told) * len(pools)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from gcos.rpc.security import read_token, require_loopback
 from gcos.rpc.server import serving
 from gcos.store import SqliteStore
 from gcos.v1 import predictor_pb2_grpc
+from predictor.refit import refit
 from predictor.servicer import SERVICE_NAME, PredictorServicer, recovered
 
 STORE_NAME = "predictor.sqlite"
+#: What a fit needs beyond what serving does.
+FITTING_MODULES = ("sklearn", "lightgbm", "onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,8 @@ async def _serve_locked(
     config: PredictorConfig, token: str, stopping: asyncio.Event, log: Log
 ) -> None:
     async with SqliteStore.open(config.data_dir / STORE_NAME) as store:
-        tree = await recovered(store)
-        servicer = PredictorServicer(tree, store)
+        predictor = await recovered(store)
+        servicer = PredictorServicer(predictor, store)
         async with serving(
             config.address,
             register=[
@@ -74,12 +78,24 @@ async def _serve_locked(
             token=token,
             log=log,
         ) as running:
-            known = tree.describe()
+            known = predictor.describe()
             log.info(
                 "predictor_serving",
                 address=running.address,
                 finished_count=known.finished_count,
                 context_count=known.context_count,
             )
-            await stopping.wait()
+            await _until(stopping, servicer, log)
             log.info("predictor_stopping")
+
+
+async def _until(stopping: asyncio.Event, servicer: PredictorServicer, log: Log) -> None:
+    """Keep the predictor fitted until `stopping` is set, where the libraries for it are there."""
+    if any(importlib.util.find_spec(name) is None for name in FITTING_MODULES):
+        log.info("predictor_never_fits", hint="install gcos[predictor] for trees")
+        await stopping.wait()
+        return
+    async with asyncio.TaskGroup() as group:
+        fitting = group.create_task(servicer.keep_fitted(refit, log))
+        await stopping.wait()
+        fitting.cancel()

@@ -1,393 +1,248 @@
-"""What the context trie learns, forgets, and tells."""
+"""DiPTree over plain rows: what it learns, that it is one distribution, that it is causal."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcos.durations import Observation, Outcome, PoolSpeed, PredictionSource, WorkFeatures
-from gcos.ids import RunId
-from gcos.run_time_prior import pool_reference_s, prior_predictions
+from gcos.durations import LEVELS
 from gcos.seeds import stream
-from gcos.tasks import WorkKind
-from predictor.diptree import INNER_WINDOW_COUNT, LEAF_WINDOW_COUNT, DiPTree
-from predictor.features import CONTEXTS
+from predictor.diptree import TABLE_WORTH_COUNT, DiPTree, Finished, Hyperparameters, Row
+from predictor.levels import LevelCalibration
+from predictor.stack import Stack, gram
 
-H100 = PoolSpeed("H100", 1.0)
-A100 = PoolSpeed("A100", 0.5)
-L40S = PoolSpeed("L40S", 0.35)
-SIGMA = 0.15
-#: A command whose size nobody states, such as `echo hello`.
-COMMAND = WorkFeatures(WorkKind.CUSTOM)
-#: So small that start-up is all its time: seconds, e^10 times its roofline.
-TINY = WorkFeatures(
-    WorkKind.BATCH_INFERENCE, model="tiny", model_bytes=10_000_000, token_count=1_000
-)
+pytest.importorskip("sklearn")
+pytest.importorskip("lightgbm")
+pytest.importorskip("onnx")
+from predictor.fit import Fit
+from predictor.fitting import causal_features, fit_history, trained
+
+SMALL = Hyperparameters(tree_count=5, leaf_count_max=16, head_round_count=10)
 
 
-def work(model: str = "llama", token_count: int = 10_000_000, data: str = "alpaca") -> WorkFeatures:
-    return WorkFeatures(
-        WorkKind.FINE_TUNE,
-        model=model,
-        model_bytes=16_000_000_000,
-        data=(data,),
-        token_count=token_count,
-        batch_size_count=8,
-        sequence_token_count=2048,
-    )
+def runs_of(count: int, *, name: str = "runs", noise: float = 0.2) -> list[Finished]:
+    """Times that depend on a number, and on a name that says nothing about the number."""
+    rng = stream(5, name)
+    runs = []
+    for index in range(count):
+        size, model = float(rng.uniform(1, 10)), f"m{rng.integers(4)}"
+        seconds = size * (1 + int(model[1:])) * math.exp(noise * rng.normal())
+        row = Row((size, math.nan), (model,), (model,))
+        runs.append(Finished(row, seconds, started_s=10.0 * index, ended_s=10.0 * index + seconds))
+    return runs
 
 
-def finished(
-    run: int,
-    features: WorkFeatures,
-    *,
-    pool: PoolSpeed = H100,
-    factor: float = 1.0,
-    ended_s: float | None = None,
-    outcome: Outcome = Outcome.SUCCEEDED,
-) -> Observation:
-    """A run that took `factor` times what the roofline says."""
-    return Observation(
-        RunId(f"eu-{run}"),
-        features,
-        pool.type,
-        outcome,
-        elapsed_s=factor * pool_reference_s(features, pool.speed_ratio),
-        ended_s=float(run) if ended_s is None else ended_s,
-    )
+def crps(tree: DiPTree, runs: Sequence[Finished]) -> float:
+    total = 0.0
+    for run in runs:
+        missed = math.log(run.seconds) - np.log(tree.predict(run.row).quantiles_s)
+        total += 2 * float(np.maximum(LEVELS * missed, (LEVELS - 1) * missed).mean())
+    return total / len(runs)
 
 
-def learned(observations: Sequence[Observation], **options: int) -> DiPTree:
-    tree = DiPTree(**options)
-    for observation in observations:
-        tree.observe(observation)
-        tree.check_invariants()
-    return tree
+@pytest.fixture(scope="module")
+def history() -> list[Finished]:
+    return runs_of(600)
 
 
-def test_a_fresh_tree_tells_the_prior() -> None:
-    (told,) = DiPTree().predict(work(), [H100])
-    (prior,) = prior_predictions(work(), [H100])
-    # Doubt about the declared speed widens it a little.
-    assert told.run_time.p50_s == pytest.approx(prior.run_time.p50_s, rel=0.01)
-    assert told.run_time.p90_s == pytest.approx(prior.run_time.p90_s, rel=0.08)
-    assert told.source is PredictionSource.PREDICTOR
-    assert (told.is_cold, told.context, told.typical_s) == (True, "prior", None)
-    assert told.effective_count == 0
+@pytest.fixture(scope="module")
+def tree(history: list[Finished]) -> DiPTree:
+    return trained(history, SMALL)
 
 
-def test_ten_finishes_correct_a_prior_that_is_twenty_times_off() -> None:
-    """Median q-error over 40 models, each off by 20 in either direction: target 1.25."""
-    errors = []
-    for index in range(40):
-        rng = stream(7, "models", index)
-        factor = 20.0 if index % 2 else 1 / 20
-        runs = [
-            finished(run, work(f"m{index}"), factor=factor * math.exp(SIGMA * rng.normal()))
-            for run in range(10)
-        ]
-        (told,) = learned(runs).predict(work(f"m{index}"), [H100])
-        true_s = factor * pool_reference_s(work(f"m{index}"), 1.0)
-        errors.append(max(told.run_time.p50_s / true_s, true_s / told.run_time.p50_s))
-    assert np.median(errors) < 1.10
-    assert max(errors) < 1.25
+def test_trees_see_what_contexts_cannot(history: list[Finished], tree: DiPTree) -> None:
+    fresh = runs_of(200, name="fresh")
+    contexts_alone = trained(history, Hyperparameters(tree_count=0))
+    assert crps(tree, fresh) < 0.75 * crps(contexts_alone, fresh)
 
 
-def test_three_finishes_correct_a_prior_that_is_twenty_times_off_in_the_median() -> None:
-    errors = []
-    for index in range(40):
-        rng = stream(8, "models", index)
-        runs = [
-            finished(run, work(), factor=20 * math.exp(SIGMA * rng.normal())) for run in range(3)
-        ]
-        (told,) = learned(runs).predict(work(), [H100])
-        errors.append(abs(math.log(told.run_time.p50_s / pool_reference_s(work(), 1.0) / 20)))
-    assert math.exp(float(np.median(errors))) < 1.25
+def test_the_middle_80_percent_holds_about_80_percent(tree: DiPTree) -> None:
+    fresh = runs_of(400, name="coverage")
+    inside = 0
+    for run in fresh:
+        quantiles_s = tree.predict(run.row).quantiles_s
+        inside += quantiles_s[1] <= run.seconds <= quantiles_s[17]
+    assert 0.72 <= inside / len(fresh) <= 0.90
 
 
-def test_an_unseen_size_of_a_known_model_scales() -> None:
-    tree = learned([finished(run, work(), factor=5.0) for run in range(10)])
-    small, large = (
-        tree.predict(work(token_count=count), [H100])[0] for count in (1_000_000, 1_000_000_000)
-    )
-    assert large.run_time.p50_s == pytest.approx(1000 * small.run_time.p50_s, rel=1e-3)
-    assert small.run_time.p50_s == pytest.approx(
-        5 * pool_reference_s(work(token_count=1_000_000), 1.0), rel=0.1
-    )
+def test_quantiles_never_cross(tree: DiPTree) -> None:
+    for run in runs_of(50, name="fresh"):
+        assert (np.diff(tree.predict(run.row).quantiles_s) >= 0).all()
 
 
-def test_a_known_model_on_an_unseen_pool_follows_the_declared_speed() -> None:
-    tree = learned([finished(run, work(), pool=A100, factor=5.0) for run in range(10)])
-    known, unseen = tree.predict(work(), [A100, H100])
-    assert not known.is_cold
-    assert unseen.is_cold
-    assert unseen.context == "kind/model"
-    assert unseen.run_time.p50_s == pytest.approx(5 * pool_reference_s(work(), 1.0), rel=0.15)
-    assert _width(unseen.run_time.quantiles_s) > _width(known.run_time.quantiles_s)
+def test_asking_changes_nothing(history: list[Finished], tree: DiPTree) -> None:
+    first = tree.predict(history[0].row).quantiles_s
+    assert (tree.predict(history[0].row).quantiles_s == first).all()
 
 
-def test_a_pool_type_with_runs_of_its_own_overrules_its_declared_speed() -> None:
-    runs = [finished(run, work(), pool=H100) for run in range(10)]
-    runs += [finished(run, work(), pool=A100, factor=3.0) for run in range(10, 20)]
-    tree = learned(runs)
-    _, told = tree.predict(work(), [H100, A100])
-    assert told.run_time.p50_s == pytest.approx(3 * pool_reference_s(work(), 0.5), rel=0.1)
+def test_it_follows_times_that_double(tree: DiPTree) -> None:
+    moved = tree.copy()
+    row = Row((5.0, math.nan), ("m1",), ("m1",))
+    before = moved.predict(row).quantiles_s[9]
+    for _ in range(150):
+        moved.observe(row, 40.0)
+    assert before < 20
+    assert moved.predict(row).quantiles_s[9] == pytest.approx(40, rel=0.25)
+    assert tree.predict(row).quantiles_s[9] == before  # the copy was independent
 
 
-def test_redeclaring_a_speed_leaves_a_seen_pool_as_it_is() -> None:
-    runs = [finished(run, work()) for run in range(30)]
-    tree = learned(runs)
-    (before,) = tree.predict(work(), [H100])
-    (after,) = tree.predict(work(), [replace(H100, speed_ratio=4.0)])
-    assert after.run_time.p50_s == pytest.approx(before.run_time.p50_s, rel=0.07)
-
-
-def test_one_busy_model_does_not_make_the_tree_sure_of_another() -> None:
-    tree = learned([finished(run, work("busy"), factor=8.0) for run in range(300)])
-    (other,) = tree.predict(work("other"), [H100])
-    (prior,) = DiPTree().predict(work("other"), [H100])
-    assert _width(other.run_time.quantiles_s) > 0.8 * _width(prior.run_time.quantiles_s)
-
-
-def test_many_models_with_the_same_bias_move_the_prior_of_the_next() -> None:
-    tree = learned([finished(run, work(f"m{run}"), factor=8.0) for run in range(30)])
-    (told,) = tree.predict(work("next"), [H100])
-    assert told.run_time.p50_s == pytest.approx(8 * pool_reference_s(work("next"), 1.0), rel=0.2)
-
-
-def tiny_runs_and_commands(command_count: int) -> DiPTree:
-    """Two runs of a tiny model and some commands of one second, all on an H100."""
-    runs = [finished(run, TINY, factor=math.exp(10)) for run in range(2)]
-    commands = range(2, 2 + command_count)
-    runs += [replace(finished(run, COMMAND), elapsed_s=1.0) for run in commands]
-    return learned(runs)
-
-
-def test_five_commands_of_a_second_are_enough_to_know_them_on_a_new_pool() -> None:
-    (told,) = tiny_runs_and_commands(5).predict(COMMAND, [A100])
-    assert told.is_cold
-    assert 0.5 < told.run_time.p50_s < 3
-    assert told.run_time.p90_s < 10
-    assert told.run_time.mean_s < 100
-
-
-@pytest.mark.parametrize("command_count", [0, 1, 2, 3, 4])
-def test_fewer_commands_leave_at_most_the_tail_of_the_prior(command_count: int) -> None:
-    (told,) = tiny_runs_and_commands(command_count).predict(COMMAND, [A100])
-    (prior,) = DiPTree().predict(COMMAND, [A100])
-    assert told.run_time.quantiles_s[-1] <= prior.run_time.quantiles_s[-1]
-    assert told.run_time.mean_s <= prior.run_time.mean_s
-
-
-def test_runs_of_unknown_size_and_runs_that_scale_teach_each_other_nothing() -> None:
-    both = tiny_runs_and_commands(5)
-    only_tiny = tiny_runs_and_commands(0)
-    only_commands = learned([replace(finished(run, COMMAND), elapsed_s=1.0) for run in range(5)])
-    for features, alone in ((work(), only_tiny), (COMMAND, only_commands)):
-        (told,) = both.predict(features, [A100])
-        assert told.run_time == alone.predict(features, [A100])[0].run_time
-
-
-def test_a_model_that_is_all_start_up_does_not_stretch_the_next() -> None:
-    (told,) = tiny_runs_and_commands(0).predict(work(), [A100])
-    (prior,) = DiPTree().predict(work(), [A100])
-    assert prior.run_time.p50_s / 3 < told.run_time.p50_s < 3 * prior.run_time.p50_s
-    assert told.run_time.quantiles_s[-1] < 2 * prior.run_time.quantiles_s[-1]
-
-
-@given(st.lists(st.floats(-14, 14), min_size=1, max_size=12))
-def test_other_models_cannot_push_a_cold_tail_far_beyond_the_prior(residuals: list[float]) -> None:
-    runs = [
-        finished(run, work(f"m{run}"), factor=math.exp(residual))
-        for run, residual in enumerate(residuals)
-    ]
-    (told,) = learned(runs).predict(work("next"), [H100])
-    (prior,) = DiPTree().predict(work("next"), [H100])
-    assert told.run_time.quantiles_s[-1] < 50 * prior.run_time.quantiles_s[-1]
-
-
-def test_one_finish_is_no_certainty() -> None:
-    (told,) = learned([finished(1, work())]).predict(work(), [H100])
-    assert told.run_time.p90_s > 1.3 * told.run_time.p50_s
-
-
-def test_quantiles_cover_what_comes() -> None:
-    """After 50 finishes, 80 % of further runs fall between the 10 % and the 90 % quantile."""
-    rng = stream(3, "coverage")
-    factors = np.exp(0.4 * rng.normal(size=2050))
-    tree = learned([finished(run, work(), factor=factors[run]) for run in range(50)])
-    (told,) = tree.predict(work(), [H100])
-    fresh = factors[50:] * pool_reference_s(work(), 1.0)
-    inside = (told.run_time.quantile_s(0.1) <= fresh) & (fresh <= told.run_time.quantile_s(0.9))
-    assert 0.74 <= inside.mean() <= 0.92
-
-
-def test_the_tree_follows_a_model_that_becomes_slower() -> None:
-    runs = [finished(run, work(), factor=1.0) for run in range(200)]
-    runs += [finished(run, work(), factor=3.0) for run in range(200, 280)]
-    (told,) = learned(runs).predict(work(), [H100])
-    assert told.run_time.p50_s == pytest.approx(3 * pool_reference_s(work(), 1.0), rel=0.1)
-
-
-def test_typical_needs_five_finishes() -> None:
-    runs = [finished(run, work(), factor=2.0) for run in range(5)]
-    (four,) = learned(runs[:4]).predict(work(), [H100])
-    (five,) = learned(runs).predict(work(), [H100])
-    assert four.typical_s is None
-    assert five.typical_s == pytest.approx(2 * pool_reference_s(work(), 1.0), rel=0.07)
-
-
-def test_typical_is_the_median_of_the_deepest_context_with_enough_finishes() -> None:
-    runs = [finished(run, work(data="known"), factor=2.0) for run in range(5)]
-    runs += [finished(run, work(data="new"), factor=9.0) for run in range(5, 7)]
-    (told,) = learned(runs).predict(work(data="new"), [H100])
-    assert told.context == CONTEXTS[-1]
-    assert told.typical_s == pytest.approx(2 * pool_reference_s(work(), 1.0), rel=0.1)
-
-
-def test_the_effective_count_grows_with_runs_and_is_bounded_by_forgetting() -> None:
-    counts = []
-    for count in (1, 10, 2000):
-        tree = DiPTree()
-        for run in range(count):
-            tree.observe(finished(run, work()))
-        counts.append(tree.predict(work(), [H100])[0].effective_count)
-    assert 0 < counts[0] < 1
-    assert 7 < counts[1] < 10
-    assert 40 < counts[2] < 70
-
-
-@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED, Outcome.LOST])
-def test_only_a_success_tells_a_duration(outcome: Outcome) -> None:
-    runs = [finished(run, work()) for run in range(10)]
-    tree = learned(runs)
-    (before,) = tree.predict(work(), [H100])
-    assert tree.observe(finished(99, work(), factor=1e-3, outcome=outcome)) == (True, None)
-    (after,) = tree.predict(work(), [H100])
-    assert after.run_time == before.run_time
-    known = tree.describe()
-    assert (known.finished_count, known.censored_count) == (10, 1)
-
-
-def test_a_run_told_twice_counts_once() -> None:
-    tree = learned([finished(1, work())])
-    version = tree.describe().version
-    assert tree.observe(finished(1, work(), factor=50.0)) == (False, None)
-    assert tree.describe().version == version
-
-
-def test_the_oldest_run_is_forgotten_with_its_contexts() -> None:
-    tree = DiPTree(observation_count_max=3)
-    assert tree.observe(finished(1, work("old"))) == (True, None)
-    for run in (2, 3):
-        tree.observe(finished(run, work("new")))
-    assert tree.observe(finished(4, work("new"))) == (True, RunId("eu-1"))
-    tree.check_invariants()
-    assert not tree.knows(RunId("eu-1"))
-    # all, kind, model, pool, shape, data: nothing is left of the other model.
-    assert tree.describe().context_count == len(CONTEXTS)
-
-
-def test_a_run_older_than_a_full_memory_is_not_remembered() -> None:
-    tree = learned([finished(run, work()) for run in (5, 6)], observation_count_max=2)
-    version = tree.describe().version
-    assert tree.observe(finished(1, work())) == (False, RunId("eu-1"))
-    tree.check_invariants()
-    assert tree.describe().version == version
-
-
-def test_contexts_are_bounded_by_what_is_remembered() -> None:
-    tree = DiPTree(observation_count_max=20)
-    for run in range(200):
-        pool = PoolSpeed(f"gpu{run}", 1.0)
-        tree.observe(finished(run, work(f"m{run}", data=f"d{run}"), pool=pool))
-    tree.check_invariants()
-    assert tree.describe().context_count == 2 + 20 * (len(CONTEXTS) - 2)
-
-
-def test_windows_are_full_before_their_weight_matters() -> None:
-    assert 0.98**LEAF_WINDOW_COUNT < 0.006
-    assert 0.995**INNER_WINDOW_COUNT < 0.006
-
-
-@given(st.floats(1e-3, 1e9), st.integers(0, 10**15), st.floats(1e-3, 1e3))
-def test_no_run_time_breaks_the_reply(
-    elapsed_s: float, token_count: int, speed_ratio: float
-) -> None:
-    features = work(token_count=token_count)
+def test_typical_is_a_median_of_the_deepest_context_with_five_runs() -> None:
     tree = DiPTree()
-    for run in range(6):
-        tree.observe(
-            replace(finished(run, features), elapsed_s=elapsed_s * (1 + run), pool_type="X")
-        )
-    (told,) = tree.predict(features, [PoolSpeed("X", speed_ratio)])
-    assert 0 < told.run_time.mean_s < math.inf
-    assert told.typical_s is not None
-    assert 1e-3 <= told.typical_s <= 1e9
+    deep, other = Row(contexts=("a", "b")), Row(contexts=("a", "c"))
+    for seconds in (1.0, 2.0, 3.0, 4.0):
+        tree.observe(deep, seconds)
+    assert tree.predict(deep).typical_s is None
+    tree.observe(other, 100.0)
+    assert tree.predict(deep).typical_s == pytest.approx(3.0)  # of "a": 1 2 3 4 100
+    tree.observe(deep, 5.0)
+    assert tree.predict(deep).typical_s == pytest.approx(3.0)
+    assert tree.predict(deep).depth == 3
 
 
-def test_nothing_is_told_for_no_pool() -> None:
-    assert DiPTree().predict(work(), []) == ()
+def test_a_name_never_heard_of_gets_its_parents_answer(tree: DiPTree) -> None:
+    told = tree.predict(Row((5.0, math.nan), ("new",), ("new",)))
+    assert told.depth == 1
+    assert 3 < told.quantiles_s[9] < 40
 
 
-RUNS = st.lists(
-    st.builds(
-        finished,
-        st.integers(0, 40),
-        st.builds(work, st.sampled_from("abcd"), st.sampled_from([10**6, 10**7])),
-        pool=st.sampled_from([H100, A100]),
-        factor=st.floats(0.1, 10),
-        ended_s=st.sampled_from([0.0, 1.0, 2.0, 3.0]),
-        outcome=st.sampled_from([Outcome.SUCCEEDED] * 3 + [Outcome.FAILED]),
-    ),
-    max_size=30,
-    unique_by=lambda observation: observation.run_id,
-)
+def test_contexts_are_bounded_and_the_longest_unheard_of_leaves() -> None:
+    tree = DiPTree(Hyperparameters(context_count_max=10))
+    for index in range(1000):
+        tree.observe(Row(contexts=(f"c{index}",), categories=(f"d{index}",)), 1.0)
+    assert tree.context_count == 10
+    assert tree.predict(Row(contexts=("c999",), categories=("",))).depth == 2
+    assert tree.predict(Row(contexts=("c5",), categories=("",))).depth == 1
 
 
-@settings(deadline=None)
-@given(RUNS, st.randoms(use_true_random=False), st.sampled_from([8, 1000]))
-def test_the_state_is_a_function_of_the_set_of_observations(
-    runs: list[Observation], random: Random, memory: int
-) -> None:
-    """Any order, any repetition: the same answers, bit by bit, even where memory is full."""
-    in_order = learned(
-        sorted(runs, key=lambda o: (o.ended_s, o.run_id)), observation_count_max=memory
-    )
-    shuffled = [*runs, *random.sample(runs, len(runs) // 2)]
-    random.shuffle(shuffled)
-    out_of_order = DiPTree(observation_count_max=memory)
-    for observation in shuffled:
-        out_of_order.observe(observation)
-        out_of_order.predict(work("a"), [H100, A100])  # asking in between changes nothing
-    out_of_order.check_invariants()
-    assert out_of_order.describe() == in_order.describe()
-    for model in "abcd":
-        asked = (work(model), [H100, A100, L40S])
-        assert out_of_order.predict(*asked) == in_order.predict(*asked)
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 59])
+def test_little_history_is_enough_to_answer(count: int) -> None:
+    tree = trained(runs_of(count), SMALL)
+    told = tree.predict(Row((2.0, 1.0), ("m0",), ("m0",)))
+    assert np.isfinite(told.quantiles_s).all()
+    assert told.quantiles_s[18] > 1.5 * told.quantiles_s[0]
 
 
-def test_votes_and_windows_do_not_depend_on_arrival() -> None:
-    """More models than a window holds, and more runs than a leaf holds, in two orders."""
-    runs = [
-        finished(run, work(f"m{run % 1100}" if run < 2200 else "hot"), factor=1 + run % 7)
-        for run in range(2600)
+def test_history_in_any_order_gives_the_same_tree(history: list[Finished]) -> None:
+    shuffled = [history[i] for i in stream(1, "shuffle").permutation(200)]
+    told = [
+        trained(runs, SMALL).predict(history[300].row).quantiles_s
+        for runs in (history[:200], shuffled)
     ]
-    in_order, reverse = DiPTree(), DiPTree()
-    for observation in runs:
-        in_order.observe(observation)
-    for observation in reversed(runs):
-        reverse.observe(observation)
-    in_order.check_invariants()
-    reverse.check_invariants()
-    for model in ("m3", "hot", "unknown"):
-        assert in_order.predict(work(model), [H100]) == reverse.predict(work(model), [H100])
+    assert (told[0] == told[1]).all()
 
 
-def _width(quantiles_s: tuple[float, ...]) -> float:
-    return math.log(quantiles_s[17] / quantiles_s[1])
+def test_features_know_only_what_had_ended() -> None:
+    row = Row(contexts=("a",))
+    runs = [
+        Finished(row, 100.0, started_s=0.0, ended_s=100.0),
+        Finished(row, 50.0, started_s=90.0, ended_s=140.0),
+        Finished(row, 1.0, started_s=139.0, ended_s=140.5),
+    ]
+    features, _ = causal_features(runs, Hyperparameters())
+    counts = np.expm1(features[:, 4])  # runs of "all"
+    assert counts.round().tolist() == [0, 0, 1]
+
+
+def test_a_fit_survives_its_bytes(history: list[Finished]) -> None:
+    fit, forecasts = fit_history(history[:200], SMALL, seed=0)
+    again = Fit.decoded(fit.encoded())
+    told = [one.tree().predict(history[0].row).quantiles_s for one in (fit, again)]
+    assert (told[0] == told[1]).all()
+    assert again.hyper == SMALL
+    assert len(forecasts) == 40
+
+
+@given(
+    st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=20),
+    st.floats(allow_nan=True, allow_infinity=True),
+)
+def test_no_number_breaks_it(times: list[float], number: float) -> None:
+    tree = DiPTree()
+    row = Row((number,), ("",), ("",))
+    for seconds in times:
+        tree.observe(row, seconds)
+    told = tree.predict(row)
+    assert np.isfinite(told.quantiles_s).all()
+    assert (np.diff(told.quantiles_s) >= 0).all()
+
+
+def steps(at: float, edges: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:
+    return [min(max(float(edge - at) / 0.5 + 0.5, 0.0), 1.0) for edge in edges]
+
+
+@given(st.floats(-0.5, 10.5), st.floats(0.5, 9.5), st.floats(0.5, 9.5), st.floats(0, 1))
+def test_the_gram_matrix_is_the_crps_of_every_mixture(
+    happened: float, first: float, second: float, weight: float
+) -> None:
+    edges = np.linspace(0, 10, 41)
+    cumulative = np.array([steps(first, edges), steps(second, edges)])
+    weights = np.array([weight, 1 - weight])
+    grid = np.linspace(0, 10, 400_001)
+    at = min(max(happened, 0.0), 10.0)
+    exact = np.trapezoid((np.interp(grid, edges, weights @ cumulative) - (grid >= at)) ** 2, grid)
+    matrix = gram(cumulative, edges, np.diff(edges), happened)
+    assert weights @ matrix @ weights == pytest.approx(exact, abs=1e-3)
+
+
+def test_the_stack_finds_the_expert_that_is_right() -> None:
+    edges = np.linspace(0, 10, 41)
+    cumulative = np.array([steps(2, edges), steps(5, edges), steps(8, edges)])
+    stack = Stack(edges, 3, 2, 0.999)
+    rng = stream(2, "stack")
+    for _ in range(200):
+        stack.learn(cumulative, 5 + 0.1 * rng.normal(), 0)
+        stack.learn(cumulative, 8 + 0.1 * rng.normal(), 1)
+        assert (stack.weights >= 0).all()
+        assert stack.weights.sum(axis=1) == pytest.approx(1)
+    assert stack.weights[0, 1] > 0.75
+    assert stack.weights[1, 2] > 0.55  # a group leans on all
+    assert stack.weights[1].argmax() == 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.4, 2.5))
+def test_levels_bring_coverage_to_80_percent(width: float) -> None:
+    """A forecast that is too wide or too narrow is corrected; a right one is left alone."""
+    edges = np.linspace(-8, 8, 257)
+    told = 0.5 * np.array([math.erfc(-e / (width * math.sqrt(2))) for e in edges])
+    levels, rng = LevelCalibration(), stream(4, "levels", str(width))
+    for happened in rng.normal(size=2500):
+        levels.learn(told, edges, happened)
+    low, high = np.interp(levels.levels()[[1, 17]], told, edges)
+    inside = 0.5 * math.erfc(-high / math.sqrt(2)) - 0.5 * math.erfc(-low / math.sqrt(2))
+    assert inside == pytest.approx(0.8, abs=0.07)
+    assert (np.diff(levels.levels()) >= 0).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3 * TABLE_WORTH_COUNT])
+def test_many_rows_are_told_what_each_is_told(
+    count: int, history: list[Finished], tree: DiPTree
+) -> None:
+    rows = [run.row for run in runs_of(count, name="many")]
+    for one in (tree.copy(), trained(history, Hyperparameters(tree_count=0)), DiPTree()):
+        together = one.predict_many(rows)
+        for index, row in enumerate(rows):
+            alone = one.predict(row)
+            assert together.quantiles_s[index] == pytest.approx(alone.quantiles_s, rel=1e-5)
+            assert together.typicals_s[index] == alone.typical_s
+            assert together.effective_counts[index] == alone.effective_count
+            assert together.depths[index] == alone.depth
+
+
+def test_nothing_is_remembered_across_an_update(history: list[Finished], tree: DiPTree) -> None:
+    asked, silent = tree.copy(), tree.copy()
+    rows = [run.row for run in runs_of(2 * TABLE_WORTH_COUNT, name="asked")]
+    for run in history[:20]:
+        asked.predict_many(rows)
+        for learner in (asked, silent):
+            learner.observe(run.row, run.seconds)
+    assert (asked.predict_many(rows).quantiles_s == silent.predict_many(rows).quantiles_s).all()
+
+
+def test_a_number_that_is_none_is_unknown_also_among_many(tree: DiPTree) -> None:
+    odd = [Row((value, math.nan), ("m1",), ("m1",)) for value in (math.inf, math.nan, 1e300)]
+    told = tree.predict_many(odd)
+    assert np.isfinite(told.quantiles_s).all()

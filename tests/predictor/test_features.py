@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from gcos.durations import Observation, Outcome, PoolSpeed, PredictionSource, WorkFeatures
 from gcos.errors import InvalidRequestError
 from gcos.ids import RunId
+from gcos.roofline import Hardware, batch_s
 from gcos.run_time_prior import (
     PRIOR_SIGMA,
     has_known_size,
+    lengths,
     pool_reference_s,
     prior_predictions,
     reference_s,
@@ -84,10 +86,30 @@ def test_token_counts_do_not_split_contexts() -> None:
 def test_the_reference_is_the_roofline() -> None:
     # 6 FLOPs x 8e9 parameters x 1e7 tokens over 0.45 x 989 TFLOP/s.
     assert reference_s(WORK) == pytest.approx(6 * 8e9 * 1e7 / (0.45 * 989e12))
-    generation = replace(WORK, kind=WorkKind.BATCH_INFERENCE)
-    # 2 FLOPs a parameter, and all weights once for eight sequences.
-    token_s = 2 * 8e9 / (0.45 * 989e12) + 16e9 / (0.55 * 3.35e12) / 8
-    assert reference_s(generation) == pytest.approx(1e7 * token_s)
+
+
+def test_the_reference_of_generation_is_the_fitted_roofline_of_its_batches() -> None:
+    work = replace(
+        WORK, kind=WorkKind.BATCH_INFERENCE, batch_size_count=8, sequence_token_count=1024
+    )
+    assert lengths(1024) == (512, 512)
+    one_batch_s = batch_s(
+        work.model_bytes,
+        2.0,
+        Hardware(989e12, 3.35e12, 4),
+        batch_size_count=8,
+        prompt_token_count=512,
+        output_token_count=512,
+    )
+    four = replace(work, gpu_count=4)
+    assert pool_reference_s(four, 1.0) == pytest.approx(1e7 / (8 * 1024) * one_batch_s)
+    # More GPUs help, but have to exchange what they computed.
+    assert 1 < reference_s(four) / reference_s(work) < 4
+
+
+def test_a_short_sequence_is_four_fifths_prompt_and_an_unstated_one_is_640_tokens() -> None:
+    assert lengths(100) == (80, 20)
+    assert lengths(0) == (512, 128)
 
 
 @given(

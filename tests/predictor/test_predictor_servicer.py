@@ -1,5 +1,6 @@
 """The predictor over real gRPC and SQLite: batches, limits, durability."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -8,25 +9,39 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, TypeAlias, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gcos.durations import Observation, Outcome, PoolSpeed, Prediction, WorkFeatures
+from gcos import codec
+from gcos.durations import (
+    Observation,
+    Outcome,
+    PoolSpeed,
+    Prediction,
+    PredictionSource,
+    WorkFeatures,
+)
 from gcos.errors import InvalidRequestError, UnauthenticatedError, UnavailableError
 from gcos.ids import RunId
 from gcos.logs import get_logger
 from gcos.rpc.channels import Channels
+from gcos.rpc.interception import Context
 from gcos.rpc.security import write_token
 from gcos.rpc.server import serving
 from gcos.rpc.status import translated
 from gcos.rpc.wire import from_proto, to_proto
+from gcos.run_time_snapshot import RunTimeSnapshot, snapshot_predictions
 from gcos.store import MemoryStore, SqliteStore, Store, Write
 from gcos.tasks import WorkKind
-from gcos.v1 import predictor_pb2, predictor_pb2_grpc
+from gcos.v1 import common_pb2, predictor_pb2, predictor_pb2_grpc
 from predictor import servicer as limits
-from predictor.diptree import DiPTree
+from predictor.answers import Answers
+from predictor.question_wire import features_of
 from predictor.servicer import SERVICE_NAME, PredictorServicer, recovered
+from predictor.task_predictor import TaskPredictor
 
 TOKEN = "a token of sufficient length"
 WORK = WorkFeatures(
@@ -44,7 +59,7 @@ def run_of(index: int, *, elapsed_s: float = 100.0) -> Observation:
 
 @asynccontextmanager
 async def predicting(
-    store: Store, *, tree: DiPTree | None = None, shown_token: str = TOKEN
+    store: Store, *, tree: TaskPredictor | None = None, shown_token: str = TOKEN
 ) -> AsyncIterator[Stub]:
     servicer = PredictorServicer(tree or await recovered(store), store)
     async with (
@@ -88,7 +103,7 @@ async def test_answers_come_in_the_order_of_works_and_pools() -> None:
     works = [replace(WORK, token_count=10**6 * (1 + index)) for index in range(100)]
     async with predicting(MemoryStore()) as stub:
         answers = await ask(stub, works)
-    tree = DiPTree()
+    tree = TaskPredictor()
     assert answers == [list(tree.predict(work, POOLS)) for work in works]
 
 
@@ -129,7 +144,7 @@ async def test_observations_outlive_the_process(tmp_path: Path) -> None:
 
 async def test_what_the_tree_forgets_leaves_the_store() -> None:
     store = MemoryStore()
-    async with predicting(store, tree=DiPTree(observation_count_max=2)) as stub:
+    async with predicting(store, tree=TaskPredictor(observation_count_max=2)) as stub:
         for index in (1, 2, 3, 0):
             await stub.Observe(observe_request([run_of(index)]), timeout=5)
     assert list(await store.load("observations")) == ["eu-2.1.1", "eu-3.1.1"]
@@ -206,6 +221,60 @@ async def test_the_largest_question_is_answered() -> None:
     assert sum(len(work.predictions) for work in response.works) == limits.PREDICTION_COUNT_MAX
 
 
+async def test_a_snapshot_is_sent_once_a_version() -> None:
+    async with predicting(MemoryStore()) as stub:
+        await stub.Observe(observe_request([run_of(i) for i in range(10)]), timeout=5)
+        first = await stub.Snapshot(predictor_pb2.SnapshotRequest(), timeout=5)
+        again = await stub.Snapshot(
+            predictor_pb2.SnapshotRequest(known_version=first.version), timeout=5
+        )
+    snapshot = codec.decode(RunTimeSnapshot, first.document)
+    assert (again.version, again.document) == (first.version, b"")
+    assert snapshot.version == first.version
+    (told,) = snapshot_predictions(snapshot, WORK, POOLS[:1])
+    assert told.source is PredictionSource.SNAPSHOT
+    assert told.run_time.p50_s == pytest.approx(100, rel=0.1)
+
+
+async def test_a_better_fit_is_adopted_and_outlives_the_process() -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("lightgbm")
+    pytest.importorskip("onnx")
+    from predictor.diptree import Hyperparameters
+    from predictor.fitting import fit_history
+    from predictor.task_predictor import finished
+
+    is_fitted = asyncio.Event()
+
+    async def refit(observations: Sequence[Observation], in_use: bytes | None) -> bytes | None:
+        assert in_use is None
+        is_fitted.set()
+        hyper = Hyperparameters(tree_count=3, leaf_count_max=8, head_round_count=0)
+        return fit_history([finished(o) for o in observations], hyper, seed=0)[0].encoded()
+
+    store = MemoryStore()
+    servicer = PredictorServicer(await recovered(store), store)
+    context = cast("Context", None)
+    async with asyncio.TaskGroup() as group:
+        fitting = group.create_task(servicer.keep_fitted(refit, get_logger()))
+        runs = [run_of(i, elapsed_s=100.0 + i % 7) for i in range(limits.FIT_COUNT_MIN)]
+        await servicer.Observe(observe_request(runs[:-1]), context)
+        assert not is_fitted.is_set()
+        await servicer.Observe(observe_request(runs[-1:]), context)
+        async with asyncio.timeout(20):
+            version = ""
+            while version.count("-") != 3:  # the fit's name is its last part
+                await asyncio.sleep(0)
+                known = await servicer.Describe(predictor_pb2.DescribeRequest(), context)
+                version = known.version
+        fitting.cancel()
+    request = predict_request([WORK], POOLS)
+    before = await servicer.Predict(request, context)
+    after = await PredictorServicer(await recovered(store), store).Predict(request, context)
+    assert before == after
+    assert before.works[0].predictions[0].version == version
+
+
 @contextmanager
 def process(directory: Path, token_file: Path) -> Iterator["subprocess.Popen[str]"]:
     command = "from predictor.commands import predictor_commands; predictor_commands()"
@@ -250,6 +319,112 @@ async def test_a_killed_predictor_knows_what_it_answered(tmp_path: Path) -> None
             assert await ask(stub, [WORK]) == before
             child.send_signal(signal.SIGTERM)
             assert child.wait(timeout=10) == 0
+
+
+@pytest.mark.live
+async def test_a_killed_predictor_goes_on_with_its_fit(tmp_path: Path) -> None:
+    """Its trees, and what they learned before and after the fit, are as they were."""
+    for library in ("sklearn", "lightgbm", "onnx"):
+        pytest.importorskip(library)
+    token_file = tmp_path / "token"
+    token = write_token(token_file)
+    works = [replace(WORK, batch_size_count=2**power) for power in range(6)]
+    # Longer by what no context tells: batches of many sizes, each of which is one shape.
+    runs = [
+        replace(
+            run_of(index, elapsed_s=100.0 * 1.7 ** (index % 6) + index % 5),
+            features=works[index % 6],
+        )
+        for index in range(limits.FIT_COUNT_MIN + 20)
+    ]
+    described = predictor_pb2.DescribeRequest()
+    with process(tmp_path / "data", token_file) as child:
+        async with Channels(token) as channels:
+            stub = predictor_pb2_grpc.PredictorServiceStub(channels.get(address_of(child.stderr)))
+            await stub.Observe(observe_request(runs[:-20]), timeout=20)
+            async with asyncio.timeout(120):
+                while (await stub.Describe(described, timeout=5)).version.count("-") != 3:
+                    await asyncio.sleep(0.2)
+            await stub.Observe(observe_request(runs[-20:]), timeout=20)
+            before = await ask(stub, works)
+            child.send_signal(signal.SIGKILL)
+    with process(tmp_path / "data", token_file) as child:
+        async with Channels(token) as channels:
+            stub = predictor_pb2_grpc.PredictorServiceStub(channels.get(address_of(child.stderr)))
+            assert await ask(stub, works) == before
+
+
+async def test_what_was_asked_before_is_answered_from_memory_until_a_run_ends() -> None:
+    tree = TaskPredictor()
+    asked: list[int] = []
+    predict_many = tree.predict_many
+
+    def counted(works: Sequence[WorkFeatures], pools: Sequence[PoolSpeed]) -> Answers:
+        asked.append(len(works))
+        return predict_many(works, pools)
+
+    tree.predict_many = counted  # type: ignore[method-assign]
+    other = replace(WORK, token_count=7)
+    async with predicting(MemoryStore(), tree=tree) as stub:
+        first = await ask(stub, [WORK])
+        again = await ask(stub, [WORK, other])
+        await stub.Observe(observe_request([run_of(1)]), timeout=5)
+        after = await ask(stub, [WORK])
+    assert asked == [1, 1, 1]
+    assert again[0] == first[0]
+    assert after[0] == list(tree.predict(WORK, POOLS)) != first[0]
+
+
+async def test_another_declared_speed_is_another_question_and_changes_the_answers() -> None:
+    slow = [PoolSpeed(pool.type, pool.speed_ratio / 3) for pool in POOLS]
+    async with predicting(MemoryStore()) as stub:
+        await stub.Observe(observe_request([run_of(i) for i in range(3)]), timeout=5)
+        told = [
+            from_proto(
+                (await stub.Predict(predict_request([WORK], pools), timeout=5))
+                .works[0]
+                .predictions[1],
+                Prediction,
+            ).run_time.p50_s
+            for pools in (POOLS, slow, POOLS)
+        ]
+    assert told[0] == told[2] != told[1]
+
+
+def test_answers_are_written_as_protobuf_writes_them() -> None:
+    tree = TaskPredictor()
+    for index in range(6):
+        tree.observe(run_of(index))
+    works = [WORK, replace(WORK, model="new"), replace(WORK, token_count=0, data_bytes=0)]
+    answers = tree.predict_many(works, POOLS)
+    read = predictor_pb2.PredictResponse.FromString(b"".join(answers.encoded()))
+    written = predictor_pb2.PredictResponse(
+        works=[
+            predictor_pb2.WorkPredictions(
+                predictions=[to_proto(p, common_pb2.Prediction) for p in tree.predict(work, POOLS)]
+            )
+            for work in works
+        ]
+    )
+    assert read == written
+    assert {p.typical_s is None for p in answers.predictions()} == {True, False}
+
+
+@given(
+    st.builds(
+        WorkFeatures,
+        st.sampled_from(WorkKind),
+        model=st.text(max_size=9),
+        model_bytes=st.integers(0, 2**62),
+        data=st.lists(st.text(max_size=5), max_size=3).map(tuple),
+        token_count=st.integers(0, 2**62),
+        epoch_count=st.floats(0, 9),
+        project=st.text(max_size=5),
+    )
+)
+def test_questions_are_read_as_the_converter_reads_them(features: WorkFeatures) -> None:
+    message = to_proto(features, predictor_pb2.WorkFeatures)
+    assert features_of(message) == from_proto(message, WorkFeatures) == features
 
 
 @pytest.mark.live

@@ -1,0 +1,336 @@
+"""Run times of tasks: the task trie for what is new, DiPTree for what is known. Pure.
+
+The trie (`task_trie`) starts from the physics prior and is right after a few runs of a model. Once
+a fit exists, a model with `KNOWN_COUNT` runs on a pool type is predicted by DiPTree, whose times
+are residuals (ln run time minus ln reference time), so that sizes teach each other.
+
+State is a function of the remembered observations, sorted by (end, run), and of the fit. One that
+comes out of order within the last hour is put in its place: DiPTree goes back to a checkpoint and
+learns again from there. An older one enters at the next replay, which a restart and a refit bring.
+"""
+
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gcos.durations import (
+    LEVELS,
+    SECONDS_MAX,
+    SECONDS_MIN,
+    Observation,
+    Outcome,
+    PoolSpeed,
+    Prediction,
+    WorkFeatures,
+)
+from gcos.ids import RunId
+from gcos.run_time_prior import has_known_size
+from gcos.run_time_snapshot import ContextRunTime, RunTimeSnapshot
+from gcos.tasks import WorkKind
+from predictor.answers import Answers, Floats
+from predictor.diptree import DiPTree, Finished, Forecasts, Row
+from predictor.features import CONTEXTS, ln_work, names_of, numbers_of, row_of
+from predictor.residuals import Key
+from predictor.task_trie import OBSERVATION_COUNT_MAX, Knowledge, TaskTrie
+
+#: Runs of a model on a pool type from which DiPTree is preferred to the trie.
+KNOWN_COUNT = 8
+#: How far back observations are put in their place, in world time.
+WATERMARK_S = 3600.0
+#: Observations between checkpoints, and checkpoints kept: what may have to be learned again.
+CHECKPOINT_EVERY_COUNT = 64
+CHECKPOINT_COUNT_MAX = 4
+#: Contexts of a snapshot, the newest: about 500 bytes and 0.2 ms each.
+SNAPSHOT_CONTEXT_COUNT_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A fit in use.
+
+    Attributes:
+        blank: Returns a tree of the structure that knows no runs.
+        until_s: End of the newest run it was fitted on; those runs do not judge experts.
+        version: Names it.
+    """
+
+    blank: Callable[[], DiPTree]
+    until_s: float
+    version: str
+
+
+class TaskPredictor:
+    """Learns from ended runs and predicts run times; not thread-safe."""
+
+    def __init__(self, *, observation_count_max: int = OBSERVATION_COUNT_MAX) -> None:
+        self._trie = TaskTrie(observation_count_max=observation_count_max)
+        #: Finished runs in order; the same as the trie remembers.
+        self._keys: list[Key] = []
+        self._finished: dict[RunId, Observation] = {}
+        self._structure: Structure | None = None
+        self._tree: DiPTree | None = None
+        #: Last key learned by each copy, oldest first; the first is of the start.
+        self._checkpoints: list[tuple[Key, DiPTree]] = []
+        self._learned: Key = _FIRST
+        self._since_checkpoint_count = 0
+        self._change_count = 0
+        #: Observations too late to be put in their place; they wait for the next replay.
+        self.late_count = 0
+
+    def knows(self, run_id: RunId) -> bool:
+        """Tell whether the end of this run is remembered."""
+        return self._trie.knows(run_id)
+
+    @property
+    def structure(self) -> Structure | None:
+        """The fit in use."""
+        return self._structure
+
+    @property
+    def finished_count(self) -> int:
+        """Remembered runs that succeeded."""
+        return len(self._keys)
+
+    def finished(self) -> Iterator[Observation]:
+        """Yield the remembered runs that succeeded, in order."""
+        for _, run_id in self._keys:
+            yield self._finished[run_id]
+
+    def observe(self, observation: Observation) -> tuple[bool, RunId | None]:
+        """Learn from an ended run, unless it is known; see `TaskTrie.observe`."""
+        is_new, forgotten = self._trie.observe(observation)
+        self._change_count += 1
+        if is_new and observation.outcome is Outcome.SUCCEEDED:
+            self._insert(observation)
+        if forgotten is not None and forgotten in self._finished:
+            gone = self._finished.pop(forgotten)
+            del self._keys[bisect_left(self._keys, (gone.ended_s, forgotten))]
+        return is_new, forgotten
+
+    def predict(self, features: WorkFeatures, pools: Sequence[PoolSpeed]) -> tuple[Prediction, ...]:
+        """Return one prediction for each pool type, in order."""
+        return self.predict_many([features], pools).predictions() if pools else ()
+
+    def predict_many(self, works: Sequence[WorkFeatures], pools: Sequence[PoolSpeed]) -> Answers:
+        """Return one answer for each task and pool type, at least one of each, in order."""
+        pool_types = tuple(pool.type for pool in pools)
+        columns = _Columns(len(works) * len(pools))
+        rows: list[Row] = []
+        #: Index of each of `rows` among the answers, and reference times.
+        places: list[int] = []
+        ln_references: list[float] = []
+        for index, features in enumerate(works):
+            first = index * len(pools)
+            if self._tree is None:
+                columns.put(self._trie.predict(features, pools), range(first, first + len(pools)))
+                continue
+            numbers = numbers_of(features)
+            new: list[int] = []
+            for place, pool_type in enumerate(pool_types):
+                categories, contexts, of_pool = names_of(features, pool_type)
+                if self._trie.run_count(of_pool) < KNOWN_COUNT:
+                    new.append(place)
+                    continue
+                rows.append(Row(numbers, categories, contexts))
+                places.append(first + place)
+                ln_references.append(numbers[0])
+            if new:
+                told = self._trie.predict(features, [pools[place] for place in new])
+                columns.put(told, [first + place for place in new])
+        if rows:
+            assert self._tree is not None
+            columns.put_forecasts(self._tree.predict_many(rows), places, ln_references)
+        return Answers(
+            pool_types=pool_types,
+            quantiles_s=columns.quantiles_s,
+            typicals_s=columns.typicals_s,
+            effective_counts=columns.effective_counts,
+            contexts=columns.contexts,
+            are_cold=columns.are_cold,
+            version=self._version(self._trie.version()),
+        )
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        """Another value whenever the same question may get another answer."""
+        return self._change_count, self._trie.speed_generation
+
+    def snapshot(self) -> RunTimeSnapshot:
+        """Return what agents need to go on alone: the pool types that models last ran on."""
+        newest: dict[tuple[WorkKind, str, str, bool], Observation] = {}
+        for _, run_id in reversed(self._keys):
+            run = self._finished[run_id]
+            features = run.features
+            is_sized = has_known_size(features)
+            newest.setdefault((features.kind, features.model, run.pool_type, is_sized), run)
+            if len(newest) == SNAPSHOT_CONTEXT_COUNT_MAX:
+                break
+        contexts = []
+        for (kind, model, pool_type, is_sized), run in newest.items():
+            # At the declared ratio: another would be a declaration of its own.
+            pool = PoolSpeed(pool_type, self._trie.speed_ratio(pool_type))
+            (told,) = self.predict(run.features, [pool])
+            reference_s = math.exp(ln_work(run.features))
+            contexts.append(
+                ContextRunTime(
+                    kind=kind,
+                    model=model,
+                    pool_type=pool_type,
+                    has_known_size=is_sized,
+                    quantiles_ratio=tuple(q / reference_s for q in told.run_time.quantiles_s),
+                    typical_ratio=None if told.typical_s is None else told.typical_s / reference_s,
+                    effective_count=told.effective_count,
+                    context=told.context,
+                )
+            )
+        return RunTimeSnapshot(self.describe().version, tuple(contexts))
+
+    def describe(self) -> Knowledge:
+        """Return what is known."""
+        known = self._trie.describe()
+        return replace(known, version=self._version(known.version))
+
+    def replay(self, structure: Structure, *, step_count: int) -> Iterator[None]:
+        """Rebuild from the log under `structure` and use it, pausing every `step_count` runs.
+
+        What is observed in a pause is learned at the end.
+        """
+        tree = structure.blank()
+        checkpoints = [(_FIRST, tree.copy())]
+        keys = list(self._keys)
+        for index, key in enumerate(keys, 1):
+            observation = self._finished.get(key[1])
+            if observation is not None:  # else it was forgotten in a pause
+                learn(tree, observation, structure.until_s)
+            # Only the newest checkpoints would be kept.
+            to_come_count = len(keys) - index
+            if to_come_count % CHECKPOINT_EVERY_COUNT == 0:
+                if to_come_count < CHECKPOINT_EVERY_COUNT * CHECKPOINT_COUNT_MAX:
+                    checkpoints.append((key, tree.copy()))
+                del checkpoints[:-CHECKPOINT_COUNT_MAX]
+            if index % step_count == 0:
+                yield
+        self._structure, self._tree, self._checkpoints = structure, tree, checkpoints
+        self._learned = keys[-1] if keys else _FIRST
+        self._change_count += 1
+        self._since_checkpoint_count = 0
+        self.late_count = 0
+        since = set(self._keys).difference(keys)
+        for key in sorted(since):
+            self._place(key)
+
+    def check_invariants(self) -> None:
+        """Assert what must hold between any two calls."""
+        self._trie.check_invariants()
+        assert self._keys == sorted(self._keys)
+        assert len(self._keys) == len(self._finished) == self._trie.describe().finished_count
+        assert len(self._checkpoints) <= CHECKPOINT_COUNT_MAX
+        assert (self._structure is None) == (self._tree is None)
+
+    def _insert(self, observation: Observation) -> None:
+        key = (observation.ended_s, observation.run_id)
+        insort(self._keys, key)
+        self._finished[observation.run_id] = observation
+        if self._tree is not None:
+            self._place(key)
+
+    def _place(self, key: Key) -> None:
+        """Learn a remembered run where it belongs, and again what came after it."""
+        if key > self._learned:
+            self._learn_on()
+        elif key[0] < self._learned[0] - WATERMARK_S or key < self._checkpoints[0][0]:
+            self.late_count += 1
+        else:
+            while self._checkpoints[-1][0] > key:
+                self._checkpoints.pop()
+            self._learned, kept = self._checkpoints[-1]
+            self._tree = kept.copy()
+            self._since_checkpoint_count = 0
+            self._learn_on()
+
+    def _learn_on(self) -> None:
+        """Learn all runs after the last that was learned."""
+        assert self._tree is not None
+        assert self._structure is not None
+        for key in self._keys[bisect_right(self._keys, self._learned) :]:
+            learn(self._tree, self._finished[key[1]], self._structure.until_s)
+            self._learned = key
+            self._since_checkpoint_count += 1
+            if self._since_checkpoint_count == CHECKPOINT_EVERY_COUNT:
+                self._since_checkpoint_count = 0
+                self._checkpoints.append((key, self._tree.copy()))
+                del self._checkpoints[:-CHECKPOINT_COUNT_MAX]
+
+    def _version(self, of_trie: str) -> str:
+        return of_trie if self._structure is None else f"{of_trie}-{self._structure.version}"
+
+
+class _Columns:
+    """Answers while they are put together."""
+
+    def __init__(self, count: int) -> None:
+        self.quantiles_s: Floats = np.empty((count, len(LEVELS)))
+        self.typicals_s: list[float | None] = [None] * count
+        self.effective_counts = [0.0] * count
+        self.contexts = [""] * count
+        self.are_cold = [False] * count
+
+    def put(self, told: Sequence[Prediction], places: Sequence[int]) -> None:
+        """Put what the trie tells."""
+        for prediction, place in zip(told, places, strict=True):
+            self.quantiles_s[place] = prediction.run_time.quantiles_s
+            self.typicals_s[place] = prediction.typical_s
+            self.effective_counts[place] = prediction.effective_count
+            self.contexts[place] = prediction.context
+            self.are_cold[place] = prediction.is_cold
+
+    def put_forecasts(
+        self, told: Forecasts, places: list[int], ln_references: Sequence[float]
+    ) -> None:
+        """Put what trees tell, relative to reference times."""
+        references_s = np.exp(np.array(ln_references))
+        quantiles_s = told.quantiles_s * references_s[:, None]
+        np.maximum(quantiles_s, SECONDS_MIN, out=quantiles_s)
+        np.minimum(quantiles_s, SECONDS_MAX, out=quantiles_s)
+        # Rounding must not make a quantile fall.
+        self.quantiles_s[places] = np.maximum.accumulate(quantiles_s, axis=1)
+        deepest = len(CONTEXTS)
+        rows = zip(
+            places,
+            told.typicals_s,
+            told.effective_counts,
+            told.depths,
+            references_s.tolist(),
+            strict=True,
+        )
+        for place, typical, effective_count, depth, reference_s in rows:
+            if typical is not None:
+                self.typicals_s[place] = min(max(typical * reference_s, SECONDS_MIN), SECONDS_MAX)
+            self.effective_counts[place] = effective_count
+            self.contexts[place] = CONTEXTS[min(depth, deepest) - 1]
+
+
+def learn(tree: DiPTree, observation: Observation, until_s: float) -> None:
+    """Let `tree` learn a finished run; only one that its fit has not seen judges experts."""
+    run = finished(observation)
+    if observation.ended_s > until_s:
+        tree.observe(run.row, run.seconds)
+    else:
+        tree.absorb(run.row, math.log(run.seconds), tree.ticket(run.row), teaches_head=False)
+
+
+def finished(observation: Observation) -> Finished:
+    """Return a finished run as a row whose time is relative to its reference time."""
+    elapsed_s = max(observation.elapsed_s, SECONDS_MIN)
+    return Finished(
+        row=row_of(observation.features, observation.pool_type),
+        seconds=math.exp(math.log(elapsed_s) - ln_work(observation.features)),
+        started_s=observation.ended_s - observation.elapsed_s,
+        ended_s=observation.ended_s,
+    )
+
+
+_FIRST: Key = (-math.inf, RunId(""))
