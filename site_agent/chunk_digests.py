@@ -60,6 +60,10 @@ class ChunkDigests:
         place = offset_bytes // CHUNK_BYTES
         return segment[place * 32 : place * 32 + 32]
 
+    def is_told(self, chunk: ChunkId) -> bool:
+        """Tell whether the digest of `chunk` is a holder's word, not part of the artifact's id."""
+        return not self._is_whole_file(chunk)
+
     def cancel(self) -> None:
         """Give up what was asked for and did not come yet."""
         for segment in self._segments.values():

@@ -8,6 +8,7 @@ A worker claims a range, asks for it, verifies chunk by chunk and hands them to 
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -19,7 +20,7 @@ from site_agent.chunk_board import ChunkBoard, ChunkId, Claim
 from site_agent.chunk_digests import ChunkDigests
 from site_agent.link_gate import Bell, Passage
 from site_agent.peer_source import CALLS_PER_CONNECTION, PeerSource, Reading, SourceError
-from site_agent.source_pool import SourcePool
+from site_agent.source_pool import WRONG_COUNT_MAX, SourcePool
 from site_agent.threads import in_thread
 
 WINDOW_BYTES: Final = 12 * CHUNK_BYTES
@@ -81,13 +82,18 @@ class Pull:
         #: Its worker and each of its chunks that is being verified hold a claim.
         self._hold_counts: dict[Claim, int] = {}
         self._worker_counts: dict[SiteId, int] = {}
+        #: By file: chunks that were as its list says, and those that were not.
+        self._right_counts: Counter[int] = Counter()
+        self._wrong_counts: Counter[int] = Counter()
+        #: A chunk whose list has been wrong `WRONG_COUNT_MAX` times, and right for nothing.
+        self._suspect: ChunkId | None = None
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
         """Bring what is missing.
 
         Raises:
-            ListWrongError: A chunk came wrong from all sources.
+            ListWrongError: A chunk came wrong from all sources, or a list was right for nothing.
             FileWrongError: The file that the assembly is at hashes wrong, though each of its
                 chunks was as it should be.
             CacheFullError: The disk is full.
@@ -128,7 +134,9 @@ class Pull:
                     # What has come is still being looked at; it may be all.
                     await self._bell.wait()
                     continue
-                stuck = self._board.stuck_chunk(source.site_id for source in pool.live)
+                stuck = self._suspect or self._board.stuck_chunk(
+                    source.site_id for source in pool.live
+                )
                 if stuck is not None:
                     raise ListWrongError(stuck)
                 if pool.has_standby and self._board.stuck_chunk(pool.active) is not None:
@@ -225,14 +233,26 @@ class Pull:
             expected = await self._digests.of(claim.chunks[place], self._group)
             if expected is not None and digest != expected:
                 self._board.reject(claim, place)
-                self._pool.count_wrong(source)
+                self._blame(claim.chunks[place], source)
                 return
+            if expected is not None:
+                self._right_counts[claim.chunks[place].file_index] += 1
             self._pool.last = source.holder
             for other in self._board.deliver(claim, place, data):
                 if other in self._readings:
                     self._readings[other].stop()
         finally:
             self._let_go(claim)
+
+    def _blame(self, chunk: ChunkId, source: PeerSource) -> None:
+        """Count a wrong chunk against its source, or against a list that was never right."""
+        index = chunk.file_index
+        if self._right_counts[index] or not self._digests.is_told(chunk):
+            self._pool.count_wrong(source)
+            return
+        self._wrong_counts[index] += 1
+        if self._wrong_counts[index] >= WRONG_COUNT_MAX:
+            self._suspect = chunk
 
     def _let_go(self, claim: Claim) -> None:
         """Release a claim when it has been read and each of its chunks was looked at."""
