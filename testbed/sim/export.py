@@ -97,7 +97,12 @@ def _site(instance: Instance, site: Site, mode: CacheMode) -> dict[str, object]:
 
 
 def _hourly(instance: Instance, series: StepSeries) -> list[float]:
-    """Return the values from the begin of the run on; the last one holds past the end."""
+    """Return the value of each hour from the begin of the run to where the longest series ends.
+
+    A series that ends before then holds its last value, as the last one does past the end.
+    """
     assert series.step_s == S_PER_H, "signals are hourly"
-    first = round((instance.start_s - series.start_s) / S_PER_H)
-    return [float(value) for value in series.values[first:]]
+    every = (*instance.price.values(), *instance.carbon.values())
+    last_s = max(each.end_s for each in every)
+    hours = range(round((last_s - instance.start_s) / S_PER_H))
+    return [series.at(instance.start_s + hour * S_PER_H) for hour in hours]

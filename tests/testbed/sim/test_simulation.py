@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcos.accounting import Charge
-from gcos.signals import HOUR_S
+from gcos.signals import HOUR_S, StepSeries
 from policies.catalogue import POLICIES
 from site_agent.effects import AddEntry, Ready
 from testbed.sim.cache_modes import CacheMode
@@ -270,3 +270,16 @@ def test_ledgers_of_the_cores_agree_with_the_books(
     booked = replace(run.books.whole.charges.close(), storage_usd=0.0)
     for name in Charge.__slots__:
         assert getattr(entered, name) == pytest.approx(getattr(booked, name), rel=1e-9), name
+
+
+def test_a_flat_signal_is_exported_hour_by_hour() -> None:
+    instance = instance_of(Sample())
+    flat = {**instance.carbon, GONE: StepSeries.constant(30.0)}
+
+    exported = scenario_of(replace(instance, carbon=flat), CacheMode.DUAL)
+
+    sites = exported["sites"]
+    assert isinstance(sites, list)
+    carbon = sites[0]["ci_kg_per_kwh"]
+    assert set(carbon) == {0.03}
+    assert len(carbon) == len(sites[0]["price_usd_per_kwh"])
