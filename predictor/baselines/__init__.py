@@ -1,0 +1,1 @@
+"""What an engineer would reach for first: forecasters to measure ours against."""
