@@ -35,15 +35,14 @@ def chunk_of(message: bytes) -> memoryview:
     Raises:
         InvalidRequestError: It is no valid message.
     """
-    length_bytes, at = 0, 1
     if message and message[0] == _DATA_TAG:
-        for byte in message[1:_VARINT_BYTES_MAX]:
-            length_bytes |= (byte & 0x7F) << 7 * (at - 1)
-            at += 1
+        length_bytes = 0
+        for at, byte in enumerate(message[1:_VARINT_BYTES_MAX]):
+            length_bytes |= (byte & 0x7F) << 7 * at
             if byte < 0x80:
+                if at + 2 + length_bytes == len(message):
+                    return memoryview(message)[at + 2 :]
                 break
-        if at + length_bytes == len(message):
-            return memoryview(message)[at:]
     # Fields that are unknown here, or written in another way.
     try:
         return memoryview(ReadFileResponse.FromString(message).data)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gcos.artifacts import CHUNK_BYTES
@@ -34,6 +34,9 @@ def test_fields_of_a_later_version_are_skipped() -> None:
 
 
 @given(st.binary(max_size=64))
+@example(b"\n")
+@example(b"\n\x80")
+@example(b"\n\x80\x00")
 def test_any_bytes_are_read_as_protobuf_reads_them_or_refused(message: bytes) -> None:
     try:
         expected = ReadFileResponse.FromString(message).data
