@@ -21,6 +21,7 @@ lint: $(VENV)/.test-installed
 
 soak: $(VENV)/.test-installed
 	$(VENV)/bin/python -m pytest -m soak
+	$(VENV)/bin/python -m pytest -m "not live and not soak" --hypothesis-profile=search
 
 bench: $(VENV)/.test-installed
 	@$(VENV)/bin/python -m testbed.bench

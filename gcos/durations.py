@@ -7,6 +7,7 @@ all come from this one monotone function, so they never contradict each other.
 """
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,8 +77,9 @@ class RunTime:
         return np.exp(np.interp(levels, knots_level, knots_ln))
 
     def probability_within(self, seconds: float) -> float:
-        """Return P(run time <= `seconds`)."""
-        return float(self.probabilities_within(np.array([seconds]))[0])
+        """Return P(run time <= `seconds`). At a jump it is the upper level."""
+        levels, ln = _knot_lists(self.quantiles_s)
+        return _interpolated(math.log(max(seconds, sys.float_info.min)), ln, levels)
 
     def probabilities_within(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return P(run time <= s), (n,), for each s of `seconds`, (n,)."""
@@ -132,7 +134,7 @@ class RunTime:
         if elapsed_s <= 0:
             return self.p50_s
         levels, ln = _knot_lists(self.quantiles_s)
-        passed = min(_interpolated(math.log(elapsed_s), ln, levels), 0.999)
+        passed = min(self.probability_within(elapsed_s), 0.999)
         median_s = math.exp(_interpolated(passed + 0.5 * (1 - passed), levels, ln)) - elapsed_s
         return min(max(median_s, SECONDS_MIN, 0.01 * elapsed_s), SECONDS_MAX)
 
@@ -148,7 +150,8 @@ def _knots_of(
 
     Remembered, since a plan asks for the same few hundred run times again and again.
     """
-    ln = np.log(np.array(quantiles_s))
+    # math.log, as in `probability_within`: a jump is met only if both sides round alike.
+    ln = np.array([math.log(quantile_s) for quantile_s in quantiles_s])
     low = min(max((ln[1] - ln[0]) / 0.05, MIN_SLOPE), MAX_SLOPE)
     high = min(max((ln[-1] - ln[-2]) / 0.05, MIN_SLOPE), MAX_SLOPE)
     levels = np.concatenate(([0.0], LEVELS, [1.0]))

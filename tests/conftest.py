@@ -1,0 +1,13 @@
+"""How property tests choose their examples.
+
+`make test` tries the same examples each time, so that it says of one commit always the same;
+`make soak` goes on searching, and what it finds becomes an example or a mended function.
+"""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("gate", derandomize=True, deadline=None)
+settings.register_profile(
+    "search", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("gate")
