@@ -10,7 +10,7 @@ from gcos.cli.quantities import (
     instant,
     significant,
 )
-from gcos.cli.task_progress import DUE_S, end_of, start_of
+from gcos.cli.task_progress import DUE_S, end_of, overrun, start_of
 from gcos.client_records import Explanation
 from gcos.contract_net import Bid, Report
 from gcos.task_events import TaskEvent
@@ -119,6 +119,8 @@ def _times(task: Task, now_s: float) -> str:
     if ends is not None:
         words += f"; expected to end {instant(ends[0], now_s)} (p50),"
         words += f" {instant(ends[1], now_s)} (p90)"
+    if longer := overrun(task, now_s=now_s):
+        words += f"; {longer}"
     return words
 
 

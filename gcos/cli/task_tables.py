@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gcos.accounting import CostScope
 from gcos.cli.output import Table
 from gcos.cli.quantities import NOTHING, duration, instant, relative, significant, size
-from gcos.cli.task_progress import DUE_S, end_of, start_of
+from gcos.cli.task_progress import DUE_S, end_of, overrun, start_of
 from gcos.task_record import Task
 
 _LOG_LINES = 10
@@ -74,6 +74,7 @@ def details(task: Task, *, now_s: float) -> Table:
         ("expected start", "" if _has_started(task) else _optional_instant(start_of(task), now_s)),
         ("started", _optional_instant(start_of(task), now_s) if _has_started(task) else ""),
         ("expected end", _expected_end(task, now_s)),
+        ("overrun", overrun(task, now_s=now_s)),
         ("ended", _optional_instant(task.ended_s, now_s)),
         ("deadline", _optional_instant(spec.deadline_s, now_s)),
         ("attempt", f"{task.fence.attempt}, {task.failure_count} failed or lost"),

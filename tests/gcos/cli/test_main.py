@@ -515,7 +515,7 @@ async def test_the_ledger_is_summed_by_a_key(gcos: Gcos, agent: FakeAgent) -> No
     summary = json.loads((await gcos("ledger", "--by", "site", "-o", "json")).out)
     assert list(summary) == list(LedgerSummary.__dataclass_fields__)
     assert [group["key"] for group in summary["groups"]] == ["cal", "de"]
-    assert "no queueing" in summary["savings_definition"]
+    assert "no queueing and no penalty" in summary["savings_definition"]
 
 
 async def test_the_ledger_may_begin_late(gcos: Gcos, agent: FakeAgent) -> None:

@@ -30,12 +30,12 @@ def test_a_run_is_shown_against_its_prediction_and_what_remains() -> None:
     run = forecast(task, now_s=NOW_S)
     assert run is not None
     assert run.remaining == PREDICTION.run_time.remaining_after(1800.0)
-    assert progress(task, now_s=NOW_S) == "███░░░ 30 of 60-88 min, 30-58 min left"
+    assert progress(task, now_s=NOW_S) == "███░░░ 30 of 60-88 min, 30-58 left"
 
 
 def test_a_run_that_has_just_begun_is_told_in_the_unit_of_its_prediction() -> None:
     task = replace(RUNNING, started_s=NOW_S - 0.4)
-    assert progress(task, now_s=NOW_S) == "░░░░░░ 0 of 60-88 min, 60-88 min left"
+    assert progress(task, now_s=NOW_S) == "░░░░░░ 0 of 60-88 min, 60-88 left"
 
 
 def test_what_remains_does_not_run_out_before_the_run_does() -> None:
@@ -45,6 +45,11 @@ def test_what_remains_does_not_run_out_before_the_run_does() -> None:
     assert run.remaining.p50_s > 0
     assert run.done_ratio < 1
     assert "(over)" in progress(task, now_s=NOW_S)
+    assert task_progress.overrun(task, now_s=NOW_S) == (
+        "it has run for 4 h, predicted were 60-88 min (p50-p90)"
+    )
+    assert task_progress.overrun(RUNNING, now_s=NOW_S) == ""
+    assert task_progress.overrun(QUEUED, now_s=NOW_S) == ""
 
 
 def test_without_a_prediction_a_run_shows_its_time() -> None:
