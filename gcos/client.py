@@ -662,10 +662,19 @@ class Client:
         return from_proto(answer, RemovedArtifact)
 
     async def _sent_workdir(self, document: bytes, directory: Path) -> str:
-        """Send the document's local `workdir`; return its reference, empty where it has none."""
+        """Send the document's local `workdir`; return its reference, empty where it has none.
+
+        Raises:
+            InvalidTaskError: The document is wrong: nothing is sent for what will not be taken.
+        """
         workdir = await _local_workdir(document, directory)
         if workdir is None:
             return ""
+        # Few calls need the reader of documents, which takes long to import.
+        from gcos.spec import parse_document  # noqa: PLC0415
+
+        now_s = await self.world_now_s()
+        await asyncio.to_thread(parse_document, document, submitted_s=now_s)
         name = await asyncio.to_thread(workdir.artifact_name)
         added = await self.put_artifact(name, ArtifactKind.DATA, workdir.path)
         return f"{name}@{added.artifact.artifact_id}"

@@ -51,6 +51,7 @@ from site_agent.participant import Participant
 from site_agent.peers import AnnounceAnswer
 from site_agent.runner import Runner
 from site_agent.task_servicer import TaskServicer
+from testbed.samples import bid_of, ended
 
 WORLD_S = 1_795_442_700.0
 PROVENANCE = Provenance("test", "DE", None, None, 0.0, is_estimated=False)
@@ -626,6 +627,22 @@ async def test_a_log_is_read_from_the_byte_asked_for(
         )
 
 
+async def test_the_tail_that_came_with_the_report_is_there_when_the_site_is_not() -> None:
+    async with agent() as here:
+        task = (await here.submit({"placement": {"allow": "de"}})).task
+        run = _let_run(here, task)
+        here.runs.is_away = True
+        problem = await refused(log_of(here))
+        assert problem.code == "UNAVAILABLE"
+        assert problem.hint.endswith(f"gcos status {task.task_id}")
+        done = ended(here.runner.origin.tasks[task.task_id])
+        assert done.report is not None
+        report = replace(done.report, run_id=run, log_tail="the end\n")
+        here.runner.origin.tasks[task.task_id] = replace(done, report=report)
+        for follow in (False, True):
+            assert await log_of(here, follow=follow) == [(0, b"the end\n", run)]
+
+
 async def test_a_log_begins_at_no_negative_byte() -> None:
     async with agent() as here:
         await here.submit({})
@@ -641,8 +658,6 @@ def _let_run(here: Agent, task: Task) -> RunId:
         now=here.runner.now(),
     )
     assert isinstance(bid, Refusal), "nothing is predicted"
-    from testbed.samples import bid_of
-
     running = replace(
         task,
         state=TaskState.RUNNING,
