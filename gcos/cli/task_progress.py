@@ -172,7 +172,15 @@ def end_of(task: Task, *, now_s: float) -> tuple[float, float] | None:
         return now_s + run.remaining.p50_s, now_s + run.remaining.p90_s
     if task.bid is None or task.state.is_terminal or task.state is TaskState.QUEUED:
         return None
-    return task.bid.p50_finish_s, task.bid.p90_finish_s
+    late_s = overdue_s(task, now_s=now_s)
+    return task.bid.p50_finish_s + late_s, task.bid.p90_finish_s + late_s
+
+
+def overdue_s(task: Task, *, now_s: float) -> float:
+    """Return by how much a task that has not started is behind the start of its offer, seconds."""
+    start_s = None if task.started_s is not None else start_of(task)
+    late_s = 0.0 if start_s is None or task.state.is_terminal else now_s - start_s
+    return late_s if late_s >= DUE_S else 0.0
 
 
 def overrun(task: Task, *, now_s: float) -> str:
@@ -214,7 +222,7 @@ def _running(run: RunForecast) -> str:
         like_s=max(run.elapsed_s, run.predicted.p90_s),
     )
     is_over = run.elapsed_s > run.predicted.p90_s
-    if ends[1] == "0":  # far over: each in the unit that suits it
+    if is_over and ends[0] == "0":  # far over: each in the unit that suits it
         predicted = interval(run.predicted.p50_s, run.predicted.p90_s)
         left = interval(run.remaining.p50_s, run.remaining.p90_s)
         return f"{duration(run.elapsed_s)} of {predicted} (over), {left} left"

@@ -508,6 +508,13 @@ def test_a_task_held_until_its_earliest_start_says_so() -> None:
     assert bench.task.reason is Reason.NOT_BEFORE
 
 
+def test_a_task_held_beyond_its_earliest_start_waits_for_a_greener_one() -> None:
+    bench = Bench()
+    bench.submit(replace(SPEC, earliest_start_s=WORLD_S + 3600))
+    bench.close(deferred_bid(4 * 3600.0))
+    assert bench.task.reason is Reason.GREENER_START
+
+
 def test_a_waiting_task_may_be_cancelled_and_waits_on_over_a_restart() -> None:
     bench = Bench()
     bench.submit()

@@ -200,6 +200,10 @@ def test_details_show_only_what_there_is() -> None:
     assert shown["fetched"] == "1.5 MB of 3 MB"
     assert shown["started"] == "11-23 14:04Z, 60 s ago"
     assert "overrun" not in shown
+    due = replace(running, state=TaskState.STAGING, started_s=None)
+    due = replace(due, bid=replace(samples.bid_of(DE), start_s=NOW_S - 600.0))
+    assert facts(due)["expected start"].endswith("10 min ago (overdue)")
+    assert facts(due)["expected end"].endswith(", if it starts now")
     assert shown["expected end"] == ("11-23 15:15Z, in 70 min (p50); 11-23 15:45Z, in 1.7 h (p90)")
 
 

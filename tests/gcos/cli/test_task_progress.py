@@ -8,7 +8,7 @@ from gcos.durations import RunTime
 from gcos.task_record import Task
 from gcos.tasks import Reason, TaskState
 from testbed import samples
-from testbed.samples import CAL, NOW_S, PREDICTION
+from testbed.samples import CAL, DE, NOW_S, PREDICTION
 
 QUEUED = samples.task_named("1")
 RUNNING = replace(samples.running(QUEUED), predictions=(PREDICTION,))  # p50 1 h, p90 1.5 h
@@ -110,6 +110,20 @@ def test_a_run_far_over_its_prediction_is_not_told_as_part_of_nothing() -> None:
     quick = replace(PREDICTION, run_time=RunTime.lognormal(1.0, 0.5))
     task = replace(RUNNING, predictions=(quick,), started_s=NOW_S - 414.0)
     assert " 6.9 min of 1-1.9 s (over), " in progress(task, now_s=NOW_S)
+
+
+def test_the_end_of_a_task_that_is_overdue_is_counted_from_now() -> None:
+    bid = samples.bid_of(DE)
+    waiting = replace(QUEUED, state=TaskState.STAGING, reason=Reason.QUEUED_AT_SITE, bid=bid)
+    soon_s = bid.start_s - 5.0
+    assert task_progress.end_of(waiting, now_s=soon_s) == (bid.p50_finish_s, bid.p90_finish_s)
+    late_s = bid.start_s + 3600.0
+    assert task_progress.overdue_s(waiting, now_s=late_s) == 3600.0
+    assert task_progress.end_of(waiting, now_s=late_s) == (
+        bid.p50_finish_s + 3600.0,
+        bid.p90_finish_s + 3600.0,
+    )
+    assert task_progress.overdue_s(RUNNING, now_s=late_s) == 0.0
 
 
 def test_a_narrow_terminal_has_no_room_for_names() -> None:
