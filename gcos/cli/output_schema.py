@@ -74,8 +74,10 @@ def output_schema(command: str) -> Schema:
         InvalidRequestError: There is no such command, or it writes no records.
     """
     if command not in RECORDS:
+        of_group = [name for name in RECORDS if name.startswith(f"{command} ")]
         near = difflib.get_close_matches(command, list(RECORDS), n=1)
         advice = f"did you mean {near[0]}?" if near else f"one of: {', '.join(RECORDS)}"
+        advice = f"one of: {', '.join(of_group)}" if of_group else advice
         raise InvalidRequestError(
             f"{command[:60]!r} is no command with records", field="command", hint=advice
         )

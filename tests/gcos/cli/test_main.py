@@ -530,8 +530,11 @@ async def test_the_ledger_may_begin_late(gcos: Gcos, agent: FakeAgent) -> None:
 
 async def test_the_ledger_is_csv_on_request(gcos: Gcos, agent: FakeAgent) -> None:
     agent.ledger = (samples.ledger_entry(samples.task_named("1").task_id),)
-    (row,) = csv.DictReader(io.StringIO((await gcos("ledger", "--csv")).out))
+    ran = await gcos("ledger", "--csv")
+    (row,) = csv.DictReader(io.StringIO(ran.out))
     assert float(row["carbon_gco2"]) == 2460.0
+    assert "at_origin_*: the yardstick of savings, against running at the origin" in ran.err
+    assert (await gcos("ledger", "--csv", "-q")).err == ""
     (row,) = csv.DictReader(io.StringIO((await gcos("ledger", "--csv", "--by", "kind")).out))
     assert row["kind"] == "fine-tune"
     assert (await gcos("ledger", "--csv", "-o", "json")).code == 2

@@ -25,6 +25,7 @@ from gcos.client_records import (
     SiteListing,
     Submission,
 )
+from gcos.errors import InvalidRequestError
 from gcos.ids import TaskId
 from gcos.known_sites import KnownSite
 from testbed import samples
@@ -106,6 +107,12 @@ def test_a_line_of_stderr_validates(capsys: pytest.CaptureFixture[str]) -> None:
     problem = json.loads(capsys.readouterr().err)
     jsonschema.validate(problem, output_schema(ERRORS))
     assert (problem["field"], problem["hint"]) == ("command", "did you mean plan?")
+
+
+def test_a_group_names_its_commands() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        output_schema("carbon")
+    assert caught.value.hint == "one of: carbon now"
 
 
 def test_a_schema_is_printed_for_words_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
