@@ -182,6 +182,7 @@ class Migration:
                         last_used_s=now_s,
                         use_count=0,
                         demand=demand.here(artifact_id),
+                        rate_per_h=demand.rate_per_h(artifact_id),
                         elsewhere=demand.elsewhere(artifact_id),
                         refetch_usd=price_usd,
                         mark=0.0,
