@@ -24,7 +24,7 @@ def evaluate(
     context: typer.Context,
     policies: Annotated[
         str, typer.Option(help="Policies, separated by commas; the first one is the baseline.")
-    ],
+    ] = "joint,rule",
     scenario: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Shipped scenario, or a file of that form.")
     ] = "default",
