@@ -160,7 +160,8 @@ class Migration:
         times, and k sites would each pull a copy that only one of them can use.
         """
         offer = self._offers.pop(rejection.task_id, None)
-        if offer is None or offer.with_copies_usd > rejection.best_with_copies_usd:
+        best_usd = rejection.best_with_copies_usd
+        if offer is None or best_usd is None or offer.with_copies_usd > best_usd:
             return ()
         transfer_usd = sum(price for _, price in offer.transfers)
         saving_usd = rejection.winning_offer_usd - offer.with_copies_usd

@@ -548,7 +548,7 @@ class Rejection(_message.Message):
     offer_usd: _builtins.float
     """J of the receiver's own bid, $."""
     best_with_copies_usd: _builtins.float
-    """Lowest J that any loser would have offered with what it lacked in place, $; infinite where
+    """Lowest J that any loser would have offered with what it lacked in place, $; absent where
     none lacked anything. Whose own is this has the claim to copies.
     """
     def __init__(
@@ -558,13 +558,15 @@ class Rejection(_message.Message):
         winner: _builtins.str = ...,
         winning_offer_usd: _builtins.float = ...,
         offer_usd: _builtins.float = ...,
-        best_with_copies_usd: _builtins.float = ...,
+        best_with_copies_usd: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_with_copies_usd", b"_best_with_copies_usd", "best_with_copies_usd", b"best_with_copies_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_with_copies_usd", b"best_with_copies_usd", "offer_usd", b"offer_usd", "task_id", b"task_id", "winner", b"winner", "winning_offer_usd", b"winning_offer_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_with_copies_usd", b"_best_with_copies_usd", "best_with_copies_usd", b"best_with_copies_usd", "offer_usd", b"offer_usd", "task_id", b"task_id", "winner", b"winner", "winning_offer_usd", b"winning_offer_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__best_with_copies_usd: _TypeAlias = _typing.Literal["best_with_copies_usd"]  # noqa: Y015
+    _WhichOneofArgType__best_with_copies_usd: _TypeAlias = _typing.Literal["_best_with_copies_usd", b"_best_with_copies_usd"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_with_copies_usd) -> _WhichOneofReturnType__best_with_copies_usd | None: ...
 
 Global___Rejection: _TypeAlias = Rejection  # noqa: Y015
 

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from gcos.artifacts import Artifact, ArtifactKind
-from gcos.contract_net import ArtifactNeed, Holder
+from gcos.contract_net import ArtifactNeed, Holder, Rejection
 from gcos.errors import UnavailableError
-from gcos.ids import ArtifactId, SiteId
+from gcos.ids import ArtifactId, SiteId, TaskId
 from gcos.known_sites import KnownSite
 from gcos.logs import get_logger
 from gcos.rpc.channels import Channels
+from gcos.rpc.wire import from_proto, to_proto
 from gcos.sites import ArtifactDemand, Site, SiteDigest
 from gcos.store import MemoryStore
 from gcos.system import SystemClock
+from gcos.v1 import site_pb2
 from site_agent.artifact_store import ArtifactStore
 from site_agent.custody import CustodyShell
 from site_agent.custody_choice import givings
@@ -221,3 +223,13 @@ async def test_who_has_no_copy_refuses_and_the_giver_keeps_custody(
     here.custody.hear([replace(known(ON), digest=known(ON, is_draining=True).digest)])
     await here.custody.look()
     assert here.custodian(thing) == DE
+
+
+def test_offers_answers_and_claims_to_copies_survive_the_wire() -> None:
+    offer = CustodyOffer(made(1, 1).artifact_id, 3, DE)
+    assert from_proto(to_proto(offer, site_pb2.CustodyOffer), CustodyOffer) == offer
+    answer = CustodyAnswer(offer.artifact_id, 3, is_taken=False, message="no copy")
+    assert from_proto(to_proto(answer, site_pb2.TakeCustodyResponse), CustodyAnswer) == answer
+    for claim in (None, 0.0, 1.5):
+        rejection = Rejection(TaskId("de-1"), ON, 1.0, 2.0, claim)
+        assert from_proto(to_proto(rejection, site_pb2.Rejection), Rejection) == rejection

@@ -1,6 +1,5 @@
 """What a site wishes to copy, and what its gate lets through."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -114,7 +113,7 @@ def test_who_would_have_lost_all_the_same_wants_nothing() -> None:
 
 def test_a_task_won_or_never_offered_for_teaches_nothing() -> None:
     migration = copies()
-    stranger = Rejection(TaskId("oslo-9"), SiteId("tex"), 9.0, 1.0, best_with_copies_usd=math.inf)
+    stranger = Rejection(TaskId("oslo-9"), SiteId("tex"), 9.0, 1.0)
     assert migration.rejected(stranger, now_s=0.0) == ()
 
 
