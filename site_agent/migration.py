@@ -8,17 +8,28 @@ needs (auctions lost, demand elsewhere) and lets a wish pass through the gate:
   caches: DESIGN section 7 C);
 - the day's budget of bytes, money and carbon covers it, and few enough pulls are under way.
 
-Every decision is kept with its why, the latest `DECISION_COUNT_MAX` of them.
+Every decision is kept with its why, the latest `DECISION_COUNT_MAX` of them; one that is refused
+again within the hour is the same one.
 """
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from gcos.accounting import BYTES_PER_GB, G_PER_KG
-from gcos.contract_net import Announcement, ArtifactNeed, Bid, Fetch, Refusal, Rejection
+from gcos.contract_net import (
+    Announcement,
+    ArtifactNeed,
+    Bid,
+    Fetch,
+    Refusal,
+    Rejection,
+    with_copies_usd,
+)
 from gcos.ids import ArtifactId, TaskId
+from gcos.signals import HOUR_S
 from policies.evictors import expected_saving_usd
 from policies.interface import CachedItem, Loss, Migrator, Wish
 from site_agent.dual_cache import DualCache
@@ -82,9 +93,9 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """A bid that was made, with the price of each transfer that it counted on."""
+    """A bid that was made: its J with all copies in place, and the price of each transfer."""
 
-    offer_usd: float
+    with_copies_usd: float
     transfers: tuple[tuple[ArtifactId, float], ...]
 
 
@@ -99,6 +110,10 @@ class Migration:
     decisions: deque[Decision] = field(
         default_factory=lambda: deque[Decision](maxlen=DECISION_COUNT_MAX)
     )
+    #: Decisions that nobody has been told of yet, oldest first.
+    untold: deque[Decision] = field(
+        default_factory=lambda: deque[Decision](maxlen=DECISION_COUNT_MAX)
+    )
     #: Copies on their way.
     pulling: set[ArtifactId] = field(default_factory=set)
     _offers: OrderedDict[TaskId, _Offer] = field(default_factory=OrderedDict)
@@ -106,6 +121,8 @@ class Migration:
     _known: OrderedDict[ArtifactId, tuple[ArtifactNeed, Fetch, float]] = field(
         default_factory=OrderedDict
     )
+    #: World instant of the last refusal that was told of, by artifact.
+    _refused_s: OrderedDict[ArtifactId, float] = field(default_factory=OrderedDict)
     #: Pulls of the last 24 h: instant, bytes, $ and g.
     _spent: deque[tuple[float, int, float, float]] = field(default_factory=deque)
 
@@ -127,7 +144,7 @@ class Migration:
                 (needs[fetch.artifact_id], fetch, joint_usd),
                 NEED_COUNT_MAX,
             )
-        offer = _Offer(answer.offer_usd, tuple(transfers))
+        offer = _Offer(with_copies_usd(answer, lam), tuple(transfers))
         _remember(self._offers, announcement.task_id, offer, OFFER_COUNT_MAX)
 
     def won(self, task_id: TaskId) -> None:
@@ -135,12 +152,19 @@ class Migration:
         self._offers.pop(task_id, None)
 
     def rejected(self, rejection: Rejection, *, now_s: float) -> tuple[Pull, ...]:
-        """Learn what a task went for that this site did not get; return what to pull."""
+        """Learn what a task went for that this site did not get; return what to pull.
+
+        Every bid says what the task would cost there with its copies in place, so an auction for
+        the task is one for the copies, too: the saving is credited to the loser of the lowest such
+        bid alone. Credited to all who would have been cheaper, one task would be counted up to k
+        times, and k sites would each pull a copy that only one of them can use.
+        """
         offer = self._offers.pop(rejection.task_id, None)
-        if offer is None:
+        best_usd = rejection.best_with_copies_usd
+        if offer is None or best_usd is None or offer.with_copies_usd > best_usd:
             return ()
         transfer_usd = sum(price for _, price in offer.transfers)
-        saving_usd = rejection.winning_offer_usd - (offer.offer_usd - transfer_usd)
+        saving_usd = rejection.winning_offer_usd - offer.with_copies_usd
         if saving_usd <= 0:
             return ()
         losses = [
@@ -168,12 +192,30 @@ class Migration:
                         last_used_s=now_s,
                         use_count=0,
                         demand=demand.here(artifact_id),
+                        rate_per_h=demand.rate_per_h(artifact_id),
                         elsewhere=demand.elsewhere(artifact_id),
                         refetch_usd=price_usd,
                         mark=0.0,
                     )
                 )
         return self._granted(self.migrator.beat(items, now_s=now_s), now_s=now_s)
+
+    def asked(
+        self, need: ArtifactNeed, fetch: Fetch, price_usd: float, why: str, *, now_s: float
+    ) -> tuple[Pull, ...]:
+        """Wish for a copy that another site wants to have here; return it where the gate admits it.
+
+        Args:
+            need: What.
+            fetch: The way to bring it.
+            price_usd: J of that, which is what the copy is taken to be worth.
+            why: In words.
+            now_s: World instant.
+        """
+        known = need.artifact_id
+        _remember(self._known, known, (need, fetch, price_usd), NEED_COUNT_MAX)
+        wish = Wish(known, worth_usd=price_usd, why=why)
+        return self._granted([wish], now_s=now_s)
 
     def ended(self, artifact_id: ArtifactId) -> None:
         """Take note that a pull has ended, well or not."""
@@ -189,7 +231,7 @@ class Migration:
                 continue
             problem = self._problem(wish, need, fetch, now_s=now_s)
             why = wish.why if problem is None else f"{wish.why}; {problem}"
-            self.decisions.append(
+            self._decide(
                 Decision(now_s, wish.artifact_id, need.name, is_granted=problem is None, why=why)
             )
             if problem is None:
@@ -198,6 +240,17 @@ class Migration:
                 self._spent.append((now_s, need.size_bytes, fetch.cost_usd, fetch.carbon_gco2))
                 pulls.append(Pull(need, wish.why))
         return tuple(pulls)
+
+    def _decide(self, decision: Decision) -> None:
+        """Keep a decision, unless it is a refusal that was told within the hour."""
+        refused_s = self._refused_s.get(decision.artifact_id, -math.inf)
+        if not decision.is_granted and decision.at_s - refused_s < HOUR_S:
+            return
+        self._refused_s.pop(decision.artifact_id, None)
+        if not decision.is_granted:
+            _remember(self._refused_s, decision.artifact_id, decision.at_s, NEED_COUNT_MAX)
+        self.decisions.append(decision)
+        self.untold.append(decision)
 
     def _problem(self, wish: Wish, need: ArtifactNeed, fetch: Fetch, *, now_s: float) -> str | None:
         """Return what speaks against a wish, or None."""
