@@ -65,9 +65,12 @@ class TransferConfig:
 
     Attributes:
         link_cap_bytes_per_s: What one holder may send to this site; 0: as much as it can.
+        wait_usd_per_h: What an hour of waiting for bytes is worth when sources are chosen, beside
+            what they cost and emit. Assumed: a quarter of what a GPU hour is rented for.
     """
 
     link_cap_bytes_per_s: float = 0.0
+    wait_usd_per_h: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,5 +199,8 @@ def _check_numbers(pue: float, pools: tuple[Pool, ...], config: AgentConfig) -> 
     for name in ("lease_s", "bid_window_s", "beat_s"):
         if not getattr(config, name) > 0:
             raise InvalidRequestError("must be above 0 seconds", field=name)
+    for name in ("link_cap_bytes_per_s", "wait_usd_per_h"):
+        if not getattr(config.transfer, name) >= 0:
+            raise InvalidRequestError("must be 0 or more", field=f"transfer.{name}")
     if not (config.world.speed > 0 and config.world.byte_ratio > 0):
         raise InvalidRequestError("speed and byte_ratio must be above 0", field="world")

@@ -372,6 +372,7 @@ class Runner:
                 carbon_here=self.carbon,
                 byte_ratio=self.config.world.byte_ratio,
                 now_s=self.now().world_s,
+                wait_usd_per_h=self.participant.wait_usd_per_h,
             )
             if found is not None:
                 fetches.append(found[0])

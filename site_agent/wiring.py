@@ -146,6 +146,7 @@ class _Agent:
             links=_link,
             signals=signals,
             byte_ratio=config.world.byte_ratio,
+            wait_usd_per_h=config.transfer.wait_usd_per_h,
             may_preempt=config.may_preempt,
             gives_back_late=policy.gives_back_late,
             guarantees_single_execution=executor.guarantees_single_execution,
