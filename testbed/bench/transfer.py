@@ -10,11 +10,12 @@ Each limit and each figure of ours is measured in turns, in processes of their o
   it; ours takes SHA-256 twice (chunk and file) and has two processes on the same cores;
 - *far*: a whole fetch over the relay of `testbed.relay`, 1 Gbit/s with 80 ms of round trip, beside
   raw sockets over an equal relay with as many connections, all kept; and beside the link's rate;
-- *several*: the same from two holders at once, each over a relay of its own of 250 Mbit/s, beside the
-  sum of their links;
+- *several*: the same from two holders at once, each over a relay of its own of 250 Mbit/s, beside
+  the sum of their links;
 - *memory*: by how much either agent grows at most while it moves an artifact of 2 GB.
 
-Run as `python -m testbed.bench.transfer [DIRECTORY [PART...]]`; parts are near, far, several and memory.
+Run as `python -m testbed.bench.transfer [DIRECTORY [PART...]]`; parts are near, far, several and
+memory.
 """
 
 import asyncio
@@ -205,7 +206,6 @@ def _far(directory: Path | None) -> Iterator[BenchRow]:
 
 
 def _several(directory: Path | None) -> Iterator[BenchRow]:
-    rates: list[float] = []
     with _Bench(directory) as bench:
         artifact, warm = bench.store(SEVERAL_BYTES), bench.store(WARM_BYTES)
         holders = [
@@ -225,8 +225,7 @@ def _several(directory: Path | None) -> Iterator[BenchRow]:
             return took
 
         fetched(warm)
-        for _ in range(FAR_ROUNDS):
-            rates.append(SEVERAL_BYTES / fetched(artifact) / 1e6)
+        rates = [SEVERAL_BYTES / fetched(artifact) / 1e6 for _ in range(FAR_ROUNDS)]
     yield _row(
         "artifact from two holders, beside both links",
         rates,
