@@ -46,6 +46,8 @@ class SourcesConfig:
         networks: Private and other special networks that may be connected to, such as
             `10.0.0.0/8`; none by default.
         roots: Addresses of object stores below which may be read, such as `s3://bucket/models`.
+        adopt: Stores of other programs whose artifacts are served from where they lie: paths, or
+            `huggingface` and `ollama` for those of the user that the agent runs as.
     """
 
     hosts: tuple[str, ...] = (
@@ -57,6 +59,7 @@ class SourcesConfig:
     )
     networks: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
+    adopt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

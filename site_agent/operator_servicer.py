@@ -6,12 +6,13 @@ import math
 import os
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 
-from gcos.artifacts import ArtifactKind
+from gcos.artifacts import ArtifactKind, CacheEntry
 from gcos.errors import InvalidRequestError, TooLargeError
 from gcos.rpc.wire import to_proto
 from gcos.signals import HOUR_S, Signal
@@ -102,7 +103,10 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         return operator_pb2.ListCacheResponse(
             site_id=self._runner.participant.site.site_id,
             usages=[to_proto(usage, operator_pb2.CacheUsage) for usage in cache.usages()],
-            entries=[to_proto(entry, operator_pb2.CacheEntry) for entry in cache.entries()],
+            entries=[
+                to_proto(entry, operator_pb2.CacheEntry)
+                for entry in (*cache.entries(), *self._adopted())
+            ],
             marks=self._mark_messages(),
             arrivals=[
                 ListCacheResponse.Arrival(
@@ -216,9 +220,28 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         await self._puller.save_marks()
         await self._runner.beat_now()
 
+    def _adopted(self) -> list[CacheEntry]:
+        """Return what lies in other programs' stores, as the caches' own entries are shown."""
+        store = self._plane.store
+        return [
+            CacheEntry(
+                artifact,
+                pin_count=int(self._marks.of(artifact.artifact_id).is_pinned),
+                last_used_s=store.record_of(artifact.artifact_id).placed_s,
+                hit_count=0,
+            )
+            for artifact in store.cache.residents()
+        ]
+
     def _mark_messages(self) -> list[ListCacheResponse.Mark]:
+        adopted = {artifact.artifact_id for artifact in self._plane.cache.residents()}
         held = dict.fromkeys(each.artifact_id for each in self._plane.cache.holdings())
-        marks = [self._marks.of(artifact_id) for artifact_id in sorted(held)]
+        marks = [
+            replace(self._marks.of(artifact_id), reference="adopted")
+            if artifact_id in adopted
+            else self._marks.of(artifact_id)
+            for artifact_id in sorted(held)
+        ]
         return [
             to_proto(mark, ListCacheResponse.Mark)
             for mark in marks

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gcos import logs
 from gcos.clock import Clock
+from gcos.errors import GcosError
 from gcos.ids import SiteId
 from gcos.locks import lock_directory
 from gcos.logs import Log
@@ -22,11 +23,13 @@ from gcos.tables import link
 from gcos.v1 import operator_pb2_grpc, site_pb2_grpc, tasks_pb2_grpc
 from policies.catalogue import policy_named
 from site_agent import journal
+from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
+from site_agent.foreign_stores import counts
 from site_agent.lease import LeaseTerms
 from site_agent.migration import Migration
 from site_agent.operator_servicer import OperatorServicer
@@ -110,6 +113,7 @@ class _Agent:
                 (config.data_dir / UPLOADS_NAME).resolve(),
             ),
         )
+        await asyncio.to_thread(self._adopt, artifacts)
         async with (
             ArtifactPlane(
                 artifacts,
@@ -129,6 +133,20 @@ class _Agent:
                 for loop in loops:
                     loop.cancel()
                 runner.cancel_effects()
+
+    def _adopt(self, artifacts: ArtifactStore) -> None:
+        """Serve what lies in other programs' stores too; before anybody else uses the books."""
+        for name in self._config.sources.adopt:
+            path = store_named(name, os.environ, Path.home())
+            try:
+                adopted = adopt(artifacts, path, now_s=self._clock.world_s())
+            except GcosError as exc:
+                self._log.warning("store_not_adopted", path=str(path), error=str(exc))
+                continue
+            skipped = {reason.value: count for reason, count in counts(adopted.skipped).items()}
+            self._log.info(
+                "store_adopted", path=str(path), artifacts=len(adopted.artifacts), skipped=skipped
+            )
 
     async def _runner(self, plane: ArtifactPlane, group: asyncio.TaskGroup) -> Runner:
         config = self._config

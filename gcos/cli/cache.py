@@ -141,10 +141,10 @@ async def pull_to_cache(
     ] = None,
     site: SiteOption = None,
 ) -> int:
-    """Bring a model or data set from where it is published. Ctrl-C stops it and leaves nothing.
+    r"""Bring a model or data set from where it is published. Ctrl-C stops it and leaves nothing.
 
     What is here already is not fetched again. The agent reads only hosts and roots that its
-    operator allows: [sources] of its configuration.
+    operator allows: \[sources] of its configuration.
 
     Example:
       gcos cache pull hf://HuggingFaceTB/SmolLM2-135M --site de
