@@ -73,6 +73,10 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         shutil.rmtree(uploads, ignore_errors=True)  # of an earlier process, never complete
         uploads.mkdir(mode=0o700, parents=True)
 
+    def keep_unfinished(self) -> None:
+        """Let the next process go on with pulls that this one does not end."""
+        self._puller.keep_unfinished()
+
     async def DescribeSite(
         self, request: operator_pb2.DescribeSiteRequest, context: Context
     ) -> operator_pb2.DescribeSiteResponse:

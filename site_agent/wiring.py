@@ -251,6 +251,7 @@ class _Agent:
         return loops
 
     async def _serve(self, runner: Runner, plane: ArtifactPlane, stopping: asyncio.Event) -> None:
+        operator = OperatorServicer(runner, plane, self._config.data_dir / UPLOADS_NAME)
         register = (
             lambda server: tasks_pb2_grpc.add_TaskServiceServicer_to_server(
                 TaskServicer(runner, self._channels), server
@@ -259,7 +260,7 @@ class _Agent:
                 SiteServicer(runner), server
             ),
             lambda server: operator_pb2_grpc.add_OperatorServiceServicer_to_server(
-                OperatorServicer(runner, plane, self._config.data_dir / UPLOADS_NAME), server
+                operator, server
             ),
             ArtifactServicer(plane.store).add_to,
         )
@@ -271,7 +272,10 @@ class _Agent:
             log=self._log,
         ) as running:
             self._log.info("agent_serving", address=running.address, zone=self._site.zone)
-            await self._until_stopped(runner, running, stopping)
+            try:
+                await self._until_stopped(runner, running, stopping)
+            finally:
+                operator.keep_unfinished()
             self._log.info("agent_stopped")
 
     async def _until_stopped(
