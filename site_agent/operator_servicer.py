@@ -12,8 +12,9 @@ from typing import Any
 
 import grpc.aio
 
-from gcos.artifacts import ArtifactKind, CacheEntry
-from gcos.errors import InvalidRequestError, TooLargeError
+from gcos.artifacts import Artifact, ArtifactKind, CacheEntry
+from gcos.contract_net import ArtifactNeed
+from gcos.errors import GcosError, InvalidRequestError, TooLargeError
 from gcos.rpc.wire import to_proto
 from gcos.signals import HOUR_S, Signal
 from gcos.system import unique_text
@@ -26,6 +27,7 @@ from site_agent.runner import Runner
 from site_agent.sources.opening import settings_of
 from site_agent.sources.pull import Pull, Puller
 from site_agent.transfer import ArtifactPlane
+from site_agent.verification import Examination
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -166,13 +168,41 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         """Read every byte of artifacts again."""
         async with contextlib.aclosing(self._upkeep.verify(request.name)) as verified:
             async for artifact, found in verified:
+                problem = None
+                if found.bad and request.is_repairing:
+                    problem = await self._mend(artifact, found)
+                is_mended = problem == ""
                 await context.write(
                     operator_pb2.VerifyArtifactsResponse(
                         artifact=to_proto(artifact, common_pb2.Artifact),
-                        bad_bytes=found.bad_bytes,
-                        bad_paths=list(dict.fromkeys(part.path for part in found.bad)),
+                        bad_bytes=0 if is_mended else found.bad_bytes,
+                        bad_paths=[]
+                        if is_mended
+                        else list(dict.fromkeys(part.path for part in found.bad)),
+                        repaired_bytes=found.bad_bytes if is_mended else 0,
+                        repair_problem=problem or "",
                     )
                 )
+
+    async def _mend(self, artifact: Artifact, found: Examination) -> str:
+        """Mend an artifact from its other holders; return why that failed, else nothing."""
+        need = ArtifactNeed(
+            artifact.artifact_id,
+            kind=artifact.kind,
+            name=artifact.name,
+            size_bytes=artifact.size_bytes,
+        )
+        try:
+            await self._plane.mend(found, await self._runner.holders_of(need))
+        except GcosError as exc:
+            return str(exc)
+        self._runner.log.info(
+            "artifact_mended",
+            artifact=artifact.name,
+            artifact_id=artifact.artifact_id,
+            bytes_moved=found.bad_bytes,
+        )
+        return ""
 
     async def PruneCache(
         self, request: operator_pb2.PruneCacheRequest, context: Context

@@ -29,9 +29,11 @@ from site_agent.download import Download
 from site_agent.dual_cache import DualCache
 from site_agent.link_gate import LinkGate, Passage
 from site_agent.links import Links, Priority
+from site_agent.mending import mended
 from site_agent.serving import IDLE_S, checked_id
 from site_agent.source_pool import FetchPart
 from site_agent.threads import in_thread, interruptible
+from site_agent.verification import Examination
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +270,16 @@ class ArtifactPlane:
                 store.publish(record)
             await in_thread(store.sync)
         return record.artifact(), True
+
+    async def mend(self, examination: Examination, need: ArtifactNeed) -> None:
+        """Bring what is wrong with an artifact that somebody reads or pins meanwhile.
+
+        Raises:
+            GcosError: As `mending.mended` says.
+        """
+        await mended(
+            examination, need, store=self.store, channels=self._channels, clock=self._clock
+        )
 
     # ---- one transfer -----------------------------------------------------------------------
 
