@@ -26,6 +26,7 @@ once and advertised once for each name.
 """
 
 import bisect
+import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,13 +43,14 @@ from gcos.artifacts import (
 )
 from gcos.errors import (
     ArtifactNotFoundError,
+    CacheFullError,
     DigestMismatchError,
     InvalidRequestError,
     WrongStateError,
 )
 from gcos.ids import ArtifactId, SiteId
 from site_agent.adopted_files import AdoptedFiles, resolved
-from site_agent.digest_notes import NOTES, BadRange, DigestNotes, read_notes
+from site_agent.digest_notes import NOTES, BadRange, DigestNotes, read_notes, write_notes
 from site_agent.dual_cache import DualCache
 from site_agent.durable_files import disk_errors, sync_directory
 from site_agent.hub_shelf import HubShelf
@@ -343,6 +345,18 @@ class ArtifactStore:
         """
         path = self._areas.partial(artifact_id) / FILES / entry.path
         return PartialFile(path, entry, self._known_file(artifact_id, entry))
+
+    def note_chunks(self, artifact_id: ArtifactId, digests: Sequence[bytes]) -> None:
+        """Write down what the chunks of a partial copy hash to, before `seal`. Blocking.
+
+        Args:
+            artifact_id: Under a reservation.
+            digests: SHA-256 of each chunk, file after file in the manifest's order.
+        """
+        path = self._areas.partial(artifact_id) / NOTES
+        # A full disk takes no notes; the copy is good without them.
+        with contextlib.suppress(CacheFullError), disk_errors(path):
+            write_notes(path, digests)
 
     def seal(self, record: StoredArtifact) -> None:
         """Make a partial copy durable whose files are all finished. Blocking.

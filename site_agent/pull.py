@@ -236,6 +236,7 @@ class Pull:
                 return
             if expected is not None:
                 self._right_counts[claim.chunks[place].file_index] += 1
+                self._assembly.note(claim.chunks[place], digest)
             self._pool.last = source.holder
             for other in self._board.deliver(claim, place, data):
                 if other in self._readings:

@@ -425,6 +425,10 @@ class ArtifactPlane:
                 placed_s=self._clock.world_s(),
                 custodian=download.custodian,
             )
+            digests = download.chunk_digests
+            if digests is not None:
+                noting = functools.partial(self.store.note_chunks, need.artifact_id, digests)
+                await in_thread(noting)
             await in_thread(functools.partial(self.store.seal, record))
             transfer.ended_s = self._clock.protocol_s()
             self.store.publish(record)

@@ -1199,3 +1199,29 @@ async def test_a_holder_that_is_away_or_wrong_is_passed_over_when_mending(
             await plane.mend(found, need_of(artifact))
         await plane.mend(found, need_of(artifact, away, wrong, good))
     assert_holds(here, artifact, LONG)
+
+
+# ---- digests of chunks --------------------------------------------------------------------------
+
+
+async def test_what_was_fetched_has_digests_of_its_chunks_from_the_start(network: Network) -> None:
+    holder, artifact = await long_holder(network, "fra", ArtifactServicer)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        await fetch(plane, artifact, holder)
+    (entry,) = here.record_of(artifact.artifact_id).manifest.files
+    notes = here.chunk_digests(artifact.artifact_id)
+    assert notes is not None
+    assert notes.of(entry) == tuple(
+        hashlib.sha256(bytes([n]) * CHUNK_BYTES).digest() for n in range(40)
+    )
+
+
+async def test_digests_that_no_holder_tells_are_not_made_up(network: Network) -> None:
+    holder, artifact = await long_holder(network, "fra", Forgetting)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        await fetch(plane, artifact, holder)
+    assert here.chunk_digests(artifact.artifact_id) is None
+    assert here.examine(artifact.artifact_id).bad == ()
+    assert here.chunk_digests(artifact.artifact_id) is not None
