@@ -592,14 +592,19 @@ class Client:
         return from_proto(answer, PinnedArtifact)
 
     async def verify_artifacts(
-        self, name: str = "", *, site: SiteId | None = None
+        self, name: str = "", *, site: SiteId | None = None, is_repairing: bool = False
     ) -> AsyncGenerator[VerifiedArtifact, None]:
         """Let a site read every byte of an artifact again, or of all; yields what it finds.
+
+        Args:
+            name: Its name, `name@sha256:...`, or `sha256:...`; empty: all of the site.
+            site: Which site; that of the first agent by default.
+            is_repairing: What is wrong comes anew from other holders.
 
         Raises:
             ArtifactNotFoundError: It is not there.
         """
-        request = operator_pb2.VerifyArtifactsRequest(name=name)
+        request = operator_pb2.VerifyArtifactsRequest(name=name, is_repairing=is_repairing)
         address = await self._address_of(site) if site is not None else self._agents[0]
         with translated(f"the agent at {address}"):
             call = self._operator(address).VerifyArtifacts(request, timeout=PULL_TIMEOUT_S)

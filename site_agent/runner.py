@@ -343,6 +343,10 @@ class Runner:
         unknown = unknown_placement(spec, sites, zones()) if self.is_known_fresh else None
         return unknown or impossibility(spec, sites)
 
+    async def holders_of(self, need: ArtifactNeed) -> ArtifactNeed:
+        """Return a need with its holders as of now."""
+        return await self._negotiation.holders_of(need)
+
     async def resolve(self, spec: TaskSpec) -> tuple[ArtifactNeed, ...]:
         """Return the artifacts that a spec names, with their holders.
 
@@ -372,6 +376,7 @@ class Runner:
                 carbon_here=self.carbon,
                 byte_ratio=self.config.world.byte_ratio,
                 now_s=self.now().world_s,
+                wait_usd_per_h=self.participant.wait_usd_per_h,
             )
             if found is not None:
                 fetches.append(found[0])

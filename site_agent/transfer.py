@@ -29,9 +29,11 @@ from site_agent.download import Download
 from site_agent.dual_cache import DualCache
 from site_agent.link_gate import LinkGate, Passage
 from site_agent.links import Links, Priority
+from site_agent.mending import mended
 from site_agent.serving import IDLE_S, checked_id
 from site_agent.source_pool import FetchPart
 from site_agent.threads import in_thread, interruptible
+from site_agent.verification import Examination
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +271,16 @@ class ArtifactPlane:
             await in_thread(store.sync)
         return record.artifact(), True
 
+    async def mend(self, examination: Examination, need: ArtifactNeed) -> None:
+        """Bring what is wrong with an artifact that somebody reads or pins meanwhile.
+
+        Raises:
+            GcosError: As `mending.mended` says.
+        """
+        await mended(
+            examination, need, store=self.store, channels=self._channels, clock=self._clock
+        )
+
     # ---- one transfer -----------------------------------------------------------------------
 
     async def _settled(self, artifact_id: ArtifactId) -> None:
@@ -413,6 +425,10 @@ class ArtifactPlane:
                 placed_s=self._clock.world_s(),
                 custodian=download.custodian,
             )
+            digests = download.chunk_digests
+            if digests is not None:
+                noting = functools.partial(self.store.note_chunks, need.artifact_id, digests)
+                await in_thread(noting)
             await in_thread(functools.partial(self.store.seal, record))
             transfer.ended_s = self._clock.protocol_s()
             self.store.publish(record)

@@ -503,7 +503,7 @@ def bring(bench: Bench, thing: Artifact, run: RunId) -> None:
     cache.insert(thing.artifact_id)
     fetch = Fetch(thing.artifact_id, thing.name, thing.size_bytes, WARSAW, 1.0, 0.5, 7.0)
     charge = Charge(transfer_usd=0.5, network_gco2=7.0, transfer_bytes=thing.size_bytes)
-    bench.take(bench.participant.fetched(run, fetch, charge, ()))
+    bench.take(bench.participant.fetched(run, (fetch,), charge, ()))
 
 
 def test_runs_share_a_pool_on_distinct_devices_and_wait_for_room() -> None:
