@@ -7,15 +7,16 @@ parent (DESIGN section 6):
 
     p_v = (H_v + kappa p_parent) / (N_v + kappa),   N_v = mass of H_v
 
-Experts: the mean over the trees, the context trie with slow and with fast forgetting, and an
-optional boosted head (a point forecast and the histogram of its residuals). `stack` mixes them by
-least CRPS, `levels` corrects levels from past PIT values. All that is told comes from that one
-distribution.
+Experts: the mean over the trees, the context trie at three speeds of forgetting, and an optional
+boosted head (a point forecast and histograms of its residuals, as they are and in usual errors,
+which it also tells). `stack` mixes them by least CRPS, `levels` corrects levels from past PIT
+values. All that is told comes from that one distribution.
 
-Trees see the numbers of the row and what its contexts and categories lately said (`histories`), so
-that names need no encoder and a new name costs no refit. Which leaf a feature vector falls into is
-told by a function that is handed in (ONNX when serving). The structure is frozen between refits
-(`predictor.fitting`); what is learned is a function of the sequence of observations.
+Trees see the numbers of the row, the ranks of its categories at the fit (`codes`) and what contexts
+and categories lately said (`histories`), so that a new name costs no refit. Which leaf a feature
+vector falls into is told by a function that is handed in (ONNX when serving). The structure is
+frozen between refits (`predictor.fitting`); what is learned is a function of the sequence of
+observations.
 """
 
 import copy
@@ -28,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcos.durations import SECONDS_MAX, SECONDS_MIN
-from predictor.head_residuals import HeadResiduals
+from predictor.codes import Codes
+from predictor.head_residuals import RESIDUAL_KIND_COUNT, HeadResiduals
 from predictor.histories import Histories
 from predictor.levels import LevelCalibration
 from predictor.nodes import SPEED_COUNT, Nodes
@@ -39,8 +41,9 @@ Singles = NDArray[np.float32]
 Ids = NDArray[np.intp]
 #: What a tree learned about its experts and levels: arrays by name.
 Lessons = dict[str, Floats]
-#: Feature vectors, (n_rows, n_features) float32, to (n_rows, n_trees + 1) float32: the leaf of each
-#: tree, counted through all trees, and the boosted head's forecast of ln t (0 without a head).
+#: Feature vectors, (n_rows, n_features) float32, to (n_rows, n_trees + 2) float32: the leaf of each
+#: tree, counted through all trees, then the boosted head's forecast of ln t and ln of its usual
+#: error (both 0 without a head).
 TreeFunction = Callable[[Singles], Singles]
 
 #: What trees see in place of an unknown number; far from what anyone measures.
@@ -48,8 +51,11 @@ UNKNOWN_NUMBER = -1e9
 NUMBER_MAX = 1e30
 #: Times are taken within these; a time may also be relative to a reference.
 TIME_MIN, TIME_MAX = 1e-12, 1e12
-#: Trees, contexts at three speeds, boosted head.
-EXPERT_COUNT = 2 + SPEED_COUNT
+#: Trees, contexts at three speeds, boosted head with two kinds of residuals.
+EXPERT_COUNT = 1 + SPEED_COUNT + RESIDUAL_KIND_COUNT
+_OF_CONTEXTS = slice(1, 1 + SPEED_COUNT)
+_OF_HEAD = slice(1 + SPEED_COUNT, None)
+_NOT_OF_CONTEXTS = [0, *range(1 + SPEED_COUNT, EXPERT_COUNT)]
 #: Rows asked of `predict_many` since the last change that are worth a table of all leaves.
 TABLE_WORTH_COUNT = 96
 #: Places remembered between two changes.
@@ -109,7 +115,8 @@ class Hyperparameters:
         head_round_count: Trees of the boosted head; 0: no head.
         head_leaf_count: Leaves of each of them.
         context_count_max: Contexts remembered; those longest unheard of leave.
-        fit_count_max: Newest rows of history that partition and head are fitted on.
+        fit_count_max: Newest rows of history that the partition is fitted on.
+        head_fit_count_max: The same for the head, whose forecast no later run corrects.
     """
 
     tree_count: int = 30
@@ -121,11 +128,12 @@ class Hyperparameters:
     inner_decay: float = 0.995
     middle_decay: float = 0.97
     fast_decay: float = 0.85
-    stack_decay: float = 0.999
+    stack_decay: float = 0.9997
     head_round_count: int = 150
     head_leaf_count: int = 31
     context_count_max: int = 5000
     fit_count_max: int = 16_000
+    head_fit_count_max: int = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,9 @@ class Partition:
         paths: (n_leaves, depth_max), nodes from root to leaf by leaf, counted from 1; 0 pads.
         node_count: Nodes of all trees.
         tree_count: Trees.
-        residual_edges: Ascending edges of the head's residual bins; empty without a head.
+        names: Names of each categorical key that have a rank, the most frequent first.
+        residual_edges: (2, n) ascending edges of bins of the head's residuals, as they are and in
+            usual errors; (2, 0) without a head.
         head_edges: Borders between groups of forecasts that have residuals of their own.
     """
 
@@ -147,6 +157,7 @@ class Partition:
     paths: Ids
     node_count: int
     tree_count: int
+    names: tuple[tuple[str, ...], ...]
     residual_edges: Floats
     head_edges: Floats
 
@@ -158,15 +169,17 @@ class Ticket:
     Attributes:
         cumulative: (EXPERT_COUNT, bin_count + 1), probability below each edge, by expert.
         leaves: (tree_count,) leaf in each tree.
-        head: The boosted head's ln t.
+        head: The boosted head's ln t, and ln of its usual error.
         group: Which stack weights were used.
+        levels: What was to be read in place of `LEVELS` by each correction of levels.
         typicals: Candidates for the typical ln t; none where too few runs were known.
     """
 
     cumulative: Floats
     leaves: Ids
-    head: float
+    head: tuple[float, float]
     group: int
+    levels: Floats
     typicals: tuple[float, ...]
 
 
@@ -211,24 +224,24 @@ class _Place:
     """What is known of a row's contexts and categories alone, until the next change.
 
     Attributes:
-        history: What they lately said, (n,) float32.
+        names: Their ranks and what they lately said, (n,) float32.
         cumulative: Probability below each edge by speed, (SPEED_COUNT, n_edges).
         effective_count: Runs behind it.
         depth: Contexts that have runs.
         group: Which stack weights are used.
         mixed: The contexts' part of the mixture, (n_edges,).
-        weights: Weight of trees and of head in it.
+        weights: Weights of trees and of head in it, (3,).
         typicals: Candidates for the typical ln t.
         typical_s: The one that is told.
     """
 
-    history: Singles
+    names: Singles
     cumulative: Floats
     effective_count: float
     depth: int
     group: int
     mixed: Floats
-    weights: tuple[float, float]
+    weights: Floats
     typicals: tuple[float, ...]
     typical_s: float | None
 
@@ -249,8 +262,9 @@ class DiPTree:
         self._nodes = Nodes(self.partition, self.hyper)
         self._slots: OrderedDict[tuple[str, ...], int] = OrderedDict()
         self._free_slots: list[int] = []
+        self._codes = Codes(self.partition.names)
         self._histories = Histories(2 * self.hyper.context_count_max)
-        has_head = len(self.partition.residual_edges) > 0
+        has_head = self.partition.residual_edges.size > 0
         self._head = HeadResiduals(self.partition) if has_head else None
         self.stack = Stack(
             self.partition.edges, EXPERT_COUNT, len(STACK_COUNTS) + 1, self.hyper.stack_decay
@@ -261,7 +275,7 @@ class DiPTree:
 
     def features(self, row: Row) -> Singles:
         """Return what the trees see, (n_features,)."""
-        return np.concatenate((_numbers([row])[0], self._place(row).history))
+        return np.concatenate((_numbers([row])[0], self._names(row)))
 
     def predict(self, row: Row) -> Forecast:
         """Return the forecast of one row."""
@@ -286,12 +300,13 @@ class DiPTree:
         places = [self._place(row) for row in rows]
         mixed = np.array([place.mixed for place in places])
         if self._trees is not None:
-            history = np.array([place.history for place in places])
-            told = self._trees(np.concatenate((_numbers(rows), history), axis=1))
+            names = np.array([place.names for place in places])
+            told = self._trees(np.concatenate((_numbers(rows), names), axis=1))
             weights = np.array([place.weights for place in places])
-            mixed += weights[:, :1] * self._by_trees(told[:, :-1].astype(np.intp))
+            mixed += weights[:, :1] * self._by_trees(told[:, :-2].astype(np.intp))
             if self._head is not None:
-                mixed += weights[:, 1:] * self._head.cumulatives(told[:, -1].astype(np.float64))
+                of_head = self._head.cumulatives(told[:, -2:].astype(np.float64))
+                mixed += np.einsum("nk,kne->ne", weights[:, 1:], of_head)
         return Forecasts(
             quantiles_s=np.exp(_read(mixed, self.levels.levels(), self.partition.edges)),
             typicals_s=[place.typical_s for place in places],
@@ -311,14 +326,14 @@ class DiPTree:
             ticket = self.ticket(row)
         ln_s = math.log(min(max(seconds, TIME_MIN), TIME_MAX))
         mixed = self.stack.mixed(ticket.cumulative, ticket.group)
-        self.levels.learn(mixed, self.partition.edges, ln_s)
+        self.levels.learn(mixed, self.partition.edges, ln_s, ticket.levels)
         self.stack.learn(ticket.cumulative, ln_s, ticket.group)
         self.absorb(row, ln_s, ticket)
 
     def absorb(self, row: Row, ln_s: float, ticket: Ticket, *, teaches_head: bool = True) -> None:
         """Add a run to the histograms, and leave stack and levels as they are."""
         if self._head is not None and teaches_head:
-            self._head.learn(ticket.head, ln_s)
+            self._head.learn(*ticket.head, ln_s)
         bin_ = int(self.partition.edges[1:-1].searchsorted(ln_s, side="right"))
         self._nodes.add_to_leaves(ticket.leaves, bin_)
         self._nodes.add_to_contexts(self._slots_for(row), bin_)
@@ -335,6 +350,29 @@ class DiPTree:
     def ticket(self, row: Row) -> Ticket:
         """Return the ticket of a prediction of `row` as of now."""
         return self._ask(row, self._place(row))
+
+    def bare_ticket(self, row: Row, told: Singles) -> Ticket:
+        """Return a ticket for `absorb` alone, without what experts believe, which takes longest.
+
+        Args:
+            row: What is known before the run.
+            told: What the trees tell of its features, (n_trees + 2,); empty without trees.
+        """
+        has_trees = self._trees is not None
+        return Ticket(
+            cumulative=_NO_CURVES,
+            leaves=told[:-2].astype(np.intp) if has_trees else _NO_LEAVES,
+            head=(float(told[-2]), float(told[-1])) if has_trees else (0.0, 0.0),
+            group=0,
+            levels=self.levels.corrected,
+            typicals=self._histories.typicals(row),
+        )
+
+    def told_by_trees(self, features: Singles) -> Singles:
+        """Return what the trees tell of `features`, (n, n_features): (n, n_trees + 2) or (n, 0)."""
+        return (
+            np.zeros((len(features), 0), np.float32) if not self._trees else self._trees(features)
+        )
 
     def inherit(self, other: "DiPTree") -> None:
         """Take over what `other` learned about its experts and levels, on rows new to it."""
@@ -396,6 +434,9 @@ class DiPTree:
             place = self._places[key] = self._new_place(row)
         return place
 
+    def _names(self, row: Row) -> Singles:
+        return np.array(self._codes.of(row) + self._histories.features(row), dtype=np.float32)
+
     def _new_place(self, row: Row) -> _Place:
         context_count = len(row.contexts) + 1
         slots = self._known_slots(row)
@@ -406,44 +447,53 @@ class DiPTree:
         group = 0
         if len(slots) == context_count:
             group = sum(deepest >= count for count in STACK_COUNTS)
-        of_trees, *of_contexts, of_head = self.stack.weights[group].tolist()
+        weights = self.stack.weights[group].copy()
         # Without trees the slow contexts stand for them, and without a head the trees for it.
+        if self._head is None:
+            weights[0] += weights[_OF_HEAD].sum()
+            weights[_OF_HEAD] = 0.0
         if self._trees is None:
-            of_contexts[0] += of_trees + of_head
-            of_trees = of_head = 0.0
-        elif self._head is None:
-            of_trees, of_head = of_trees + of_head, 0.0
+            weights[1] += weights[0]
+            weights[0] = 0.0
         typicals = self._histories.typicals(row)
         typical = self._histories.typical(typicals)
         return _Place(
-            history=np.array(self._histories.features(row), dtype=np.float32),
+            names=self._names(row),
             cumulative=cumulative,
             effective_count=effective_count,
             depth=len(slots),
             group=group,
-            mixed=np.array(of_contexts) @ cumulative,
-            weights=(of_trees, of_head),
+            mixed=weights[_OF_CONTEXTS] @ cumulative,
+            weights=weights[_NOT_OF_CONTEXTS],
             typicals=typicals,
             typical_s=None if typical is None else math.exp(typical),
         )
 
     def _ask(self, row: Row, place: _Place) -> Ticket:
         cumulative = np.empty((EXPERT_COUNT, len(self.partition.edges)))
-        cumulative[1:-1] = place.cumulative
-        head = 0.0
+        cumulative[_OF_CONTEXTS] = place.cumulative
+        head = (0.0, 0.0)
         leaves = _NO_LEAVES
         if self._trees is None:
             cumulative[0] = place.cumulative[0]
         else:
-            told = self._trees(self.features(row)[None])[0]
-            leaves = told[:-1].astype(np.intp)
-            head = float(told[-1])
+            features = np.concatenate((_numbers([row])[0], place.names))
+            told = self._trees(features[None])[0]
+            leaves = told[:-2].astype(np.intp)
+            head = (float(told[-2]), float(told[-1]))
             cumulative[0, 0] = 0.0
             np.cumsum(self._nodes.by_leaves(leaves), out=cumulative[0, 1:])
             cumulative[0] /= cumulative[0, -1]
         # A head that is not there agrees with the trees.
-        cumulative[-1] = cumulative[0] if self._head is None else self._head.cumulative(head)
-        return Ticket(cumulative, leaves, head, place.group, place.typicals)
+        cumulative[_OF_HEAD] = cumulative[0] if self._head is None else self._head.cumulative(*head)
+        return Ticket(
+            cumulative=cumulative,
+            leaves=leaves,
+            head=head,
+            group=place.group,
+            levels=self.levels.corrected,
+            typicals=place.typicals,
+        )
 
     def _by_trees(self, leaves: Ids) -> Floats:
         """Return the probability below each edge, (n, n_edges), of `leaves`, (n, n_trees)."""
@@ -504,7 +554,8 @@ def bare_partition(bin_count: int) -> Partition:
         paths=np.zeros((0, 0), dtype=np.intp),
         node_count=0,
         tree_count=0,
-        residual_edges=np.zeros(0),
+        names=(),
+        residual_edges=np.zeros((RESIDUAL_KIND_COUNT, 0)),
         head_edges=np.zeros(0),
     )
 
@@ -533,4 +584,5 @@ def _read(cumulative: Floats, levels: Floats, edges: Floats) -> Floats:
     ).reshape(len(cumulative), -1)
 
 
+_NO_CURVES: Floats = np.zeros((0, 0))
 _NO_LEAVES: Ids = np.zeros(0, dtype=np.intp)

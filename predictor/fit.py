@@ -1,6 +1,8 @@
 """A fitted structure as it travels from the worker process and lies in the store."""
 
 import io
+import json
+import zipfile
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -48,7 +50,9 @@ class Fit:
             "graph": np.frombuffer(self.graph, dtype=np.uint8),
             "until_s": np.array(self.until_s),
         }
-        arrays |= {_PARTITION + name: value for name, value in asdict(self.partition).items()}
+        arrays |= {
+            _PARTITION + name: _array(value) for name, value in asdict(self.partition).items()
+        }
         arrays |= {_LESSON + name: value for name, value in self.lessons.items()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
@@ -79,9 +83,18 @@ class Fit:
                     },
                     until_s=float(arrays["until_s"]),
                 )
-        except (ValueError, KeyError, OSError, TypeError) as exc:
+        except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as exc:
             raise GcosError(f"a stored fit cannot be read: {exc}") from exc
 
 
+def _array(value: Any) -> Any:
+    """Return names as JSON, since an archive holds arrays alone."""
+    return (
+        np.frombuffer(json.dumps(value).encode(), np.uint8) if isinstance(value, tuple) else value
+    )
+
+
 def _value(array: NDArray[Any]) -> Any:
+    if array.dtype == np.uint8:
+        return tuple(tuple(names) for names in json.loads(array.tobytes()))
     return int(array) if array.ndim == 0 else array

@@ -8,9 +8,11 @@ was fitted without it, since trees flatter the rows they were fitted on.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from predictor.codes import frequent_names
 from predictor.diptree import (
     DiPTree,
     Finished,
@@ -43,6 +45,13 @@ DEPTH_MAX = 12
 #: Threads that grow trees.
 WORKER_COUNT = 2
 HEAD_GROUP_COUNT = 8
+#: Least rows behind a leaf of a boosted tree: of many rows, and of few.
+HEAD_LEAF_ROWS = 60
+HEAD_LEAF_ROWS_MIN = 20
+#: Boosted trees of the head's usual error, and its least: a share of the median, and in ln t.
+ERROR_ROUND_COUNT = 60
+ERROR_FLOOR_SHARE = 0.1
+ERROR_MIN = 1e-3
 RESIDUAL_BIN_COUNT = 96
 
 
@@ -56,7 +65,7 @@ def trained(
         return DiPTree(hyper)
     fit, _ = fit_history(ordered, hyper, seed=seed)
     tree = fit.tree()
-    replay(tree, ordered, judges=False, teaches_head=False)
+    memorize(tree, ordered, teaches_head=False)
     return tree
 
 
@@ -69,8 +78,8 @@ def fit_history(
     # Half the trees give nearly the same forecasts, and weights are all that is wanted.
     lighter = replace(hyper, tree_count=(hyper.tree_count + 1) // 2)
     judge = _structure(early, lighter, seed).tree()
-    replay(judge, early, judges=False)
-    forecasts = replay(judge, late, judges=True)
+    memorize(judge, early, teaches_head=True)
+    forecasts = replay(judge, late)
     structure = _structure(ordered, hyper, seed)
     tree = structure.tree()
     tree.inherit(judge)
@@ -79,41 +88,57 @@ def fit_history(
 
 def _structure(ordered: Sequence[Finished], hyper: Hyperparameters, seed: int) -> Fit:
     """Return partition and head fitted on the newest rows; bins alone where there are too few."""
-    features, ln_s = causal_features(ordered, hyper)
-    features, ln_s = features[-hyper.fit_count_max :], ln_s[-hyper.fit_count_max :]
+    newest = -max(hyper.fit_count_max, hyper.head_fit_count_max)
+    names = frequent_names(run.row for run in ordered[newest:])
+    of_all, ln_s_of_all = causal_features(ordered, hyper, names)
+    features, ln_s = of_all[-hyper.fit_count_max :], ln_s_of_all[-hyper.fit_count_max :]
     edges, base = _bins(ln_s, hyper.bin_count)
     until_s = ordered[-1].ended_s
-    partition = replace(bare_partition(hyper.bin_count), edges=edges, base=base)
+    partition = replace(bare_partition(hyper.bin_count), edges=edges, base=base, names=names)
     if len(ln_s) < FIT_COUNT_MIN or hyper.tree_count == 0:
         return Fit(hyper, partition, b"", DiPTree(hyper, partition).lessons(), until_s)
     trees = _partition_trees(features, ln_s, hyper, seed)
-    head = _head_trees(features, ln_s, hyper, seed) if hyper.head_round_count else []
-    paths, node_count, trees = _paths(trees)
-    graph = graph_of(trees, head, features.shape[1])
-    tell = function_of(graph)
-    head_edges = residual_edges = np.zeros(0)
-    if head:
-        forecasts = tell(features)[:, -1].astype(np.float64)
-        residuals = ln_s - forecasts
-        reach = float(np.quantile(np.abs(residuals), 0.995)) * 2 + 0.2
-        # Finer near zero, where most residuals are.
-        even = np.linspace(-1, 1, RESIDUAL_BIN_COUNT + 1)
-        residual_edges = reach * np.sign(even) * np.abs(even) ** 1.7
-        head_edges = np.quantile(forecasts, np.arange(1, HEAD_GROUP_COUNT) / HEAD_GROUP_COUNT)
-    partition = replace(
-        partition,
-        paths=paths,
-        node_count=node_count,
-        tree_count=len(trees),
-        residual_edges=residual_edges,
-        head_edges=head_edges,
+    newest = -hyper.head_fit_count_max
+    has_head = hyper.head_round_count > 0
+    head, error = (
+        _head_trees(of_all[newest:], ln_s_of_all[newest:], hyper, seed) if has_head else ([], [])
     )
+    paths, node_count, trees = _paths(trees)
+    graph = graph_of(trees, head, error, features.shape[1])
+    tell = function_of(graph)
+    partition = replace(partition, paths=paths, node_count=node_count, tree_count=len(trees))
+    if head:
+        forecasts, ln_errors = tell(features)[:, -2:].astype(np.float64).T
+        plain = ln_s - forecasts
+        partition = replace(
+            partition,
+            residual_edges=np.stack(
+                [_residual_edges(plain), _residual_edges(plain * np.exp(-ln_errors))]
+            ),
+            head_edges=np.quantile(forecasts, np.arange(1, HEAD_GROUP_COUNT) / HEAD_GROUP_COUNT),
+        )
     return Fit(hyper, partition, graph, DiPTree(hyper, partition, tell).lessons(), until_s)
 
 
-def causal_features(ordered: Sequence[Finished], hyper: Hyperparameters) -> tuple[Singles, Floats]:
-    """Return features as of each run's start, (n, n_features), and ln t, (n,), in given order."""
-    histories = DiPTree(hyper)
+def _residual_edges(residuals: Floats) -> Floats:
+    """Return edges of bins of residuals, finer near zero, where most of them are."""
+    reach = float(np.quantile(np.abs(residuals), 0.995)) * 2 + 0.2
+    even = np.linspace(-1, 1, RESIDUAL_BIN_COUNT + 1)
+    edges: Floats = reach * np.sign(even) * np.abs(even) ** 1.7
+    return edges
+
+
+def causal_features(
+    ordered: Sequence[Finished], hyper: Hyperparameters, names: tuple[tuple[str, ...], ...] = ()
+) -> tuple[Singles, Floats]:
+    """Return features as of each run's start, (n, n_features), and ln t, (n,), in given order.
+
+    Args:
+        ordered: By end.
+        hyper: How many contexts are remembered.
+        names: Names of each categorical key that have a rank.
+    """
+    histories = DiPTree(hyper, replace(bare_partition(hyper.bin_count), names=names))
     told: list[Singles] = [np.zeros(0, dtype=np.float32)] * len(ordered)
     ln_s = np.log(np.array([run.seconds for run in ordered]))
     for index, is_start in _events(ordered):
@@ -125,32 +150,46 @@ def causal_features(ordered: Sequence[Finished], hyper: Hyperparameters) -> tupl
     return np.stack(told), ln_s
 
 
-def replay(
-    tree: DiPTree, ordered: Sequence[Finished], *, judges: bool, teaches_head: bool = True
-) -> Forecasts:
-    """Let `tree` predict each start and learn each end, in the order of time.
+def memorize(tree: DiPTree, ordered: Sequence[Finished], *, teaches_head: bool) -> None:
+    """Let `tree`, which knows no run yet, learn each end, in the order of time, and judge nothing.
 
     Args:
         tree: Learns.
         ordered: By end.
-        judges: Whether experts and levels learn too, and forecasts are returned.
         teaches_head: Whether the head's residuals count.
+    """
+    assert tree.observed_count == 0
+    if not ordered:
+        return
+    features, ln_s = causal_features(ordered, tree.hyper, tree.partition.names)
+    told = tree.told_by_trees(features)
+    tickets: dict[int, Ticket] = {}
+    for index, is_start in _events(ordered):
+        row = ordered[index].row
+        if is_start:
+            tickets[index] = tree.bare_ticket(row, told[index])
+        else:
+            ticket = tickets.pop(index)
+            tree.absorb(row, float(ln_s[index]), ticket, teaches_head=teaches_head)
+
+
+def replay(tree: DiPTree, ordered: Sequence[Finished]) -> Forecasts:
+    """Let `tree` predict each start and learn each end, in the order of time.
+
+    Args:
+        tree: Learns, its experts and levels too.
+        ordered: By end.
     """
     tickets: dict[int, Ticket] = {}
     told: Forecasts = {}
     for index, is_start in _events(ordered):
         run = ordered[index]
-        if is_start and judges:
+        if is_start:
             forecast = tree.predict(run.row)
             told[index] = np.log(forecast.quantiles_s)
             tickets[index] = forecast.ticket
-        elif is_start:
-            tickets[index] = tree.ticket(run.row)
-        elif judges:
-            tree.observe(run.row, run.seconds, tickets.pop(index))
         else:
-            ln_s = float(np.log(run.seconds))
-            tree.absorb(run.row, ln_s, tickets.pop(index), teaches_head=teaches_head)
+            tree.observe(run.row, run.seconds, tickets.pop(index))
     return told
 
 
@@ -249,16 +288,37 @@ def _paths(trees: Sequence[FlatTree]) -> tuple[Ids, int, list[FlatTree]]:
 
 def _head_trees(
     features: Singles, ln_s: Floats, hyper: Hyperparameters, seed: int
-) -> list[FlatTree]:
+) -> tuple[list[FlatTree], list[FlatTree]]:
+    """Return the boosted trees of ln t, and those of ln of their usual error.
+
+    How far they are off is learned from rows that they were not fitted on: each half of the rows is
+    forecast from the other.
+    """
+    half = len(ln_s) // 2
+    halves = (slice(None, half), slice(half, None))
+    errors = np.empty(len(ln_s))
+    for part, other in zip(halves, halves[::-1], strict=True):
+        booster = _boosted(features[other], ln_s[other], hyper.head_round_count, hyper, seed)
+        errors[part] = abs(ln_s[part] - booster.predict(features[part], num_threads=1))
+    # Without a floor, the few errors near 0 would rule the mean of logarithms.
+    ln_errors = np.log(errors + ERROR_FLOOR_SHARE * np.median(errors) + ERROR_MIN)
+    head = _boosted(features, ln_s, hyper.head_round_count, hyper, seed)
+    error = _boosted(features, ln_errors, ERROR_ROUND_COUNT, hyper, seed)
+    return _flat_trees(head), _flat_trees(error)
+
+
+def _boosted(
+    features: Singles, target: Floats, round_count: int, hyper: Hyperparameters, seed: int
+) -> Any:
     import lightgbm  # noqa: PLC0415
 
-    booster = lightgbm.train(
+    return lightgbm.train(
         {
             "objective": "regression",
             "learning_rate": 0.06,
             "num_leaves": hyper.head_leaf_count,
-            "min_data_in_leaf": max(hyper.leaf_rows_min, 20),
-            "feature_fraction": 0.7,
+            "min_data_in_leaf": min(max(len(target) // 300, HEAD_LEAF_ROWS_MIN), HEAD_LEAF_ROWS),
+            "feature_fraction": 0.4,
             "bagging_fraction": 0.8,
             "bagging_freq": 1,
             "num_threads": 1,
@@ -266,9 +326,12 @@ def _head_trees(
             "seed": seed,
             "verbosity": -1,
         },
-        lightgbm.Dataset(features, ln_s),
-        hyper.head_round_count,
+        lightgbm.Dataset(features, target),
+        round_count,
     )
+
+
+def _flat_trees(booster: Any) -> list[FlatTree]:
     return [_flat(told["tree_structure"]) for told in booster.dump_model()["tree_info"]]
 
 

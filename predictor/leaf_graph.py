@@ -1,7 +1,8 @@
-"""The trees as an ONNX graph: leaf of every tree, and the boosted head's forecast.
+"""The trees as an ONNX graph: leaf of every tree, the boosted head's forecast and its usual error.
 
 One `TreeEnsembleRegressor` holds all: each partition tree writes its leaf (counted through all
-trees, exact in float32 below 2**24) to a target of its own, each boosted tree adds to the last.
+trees, exact in float32 below 2**24) to a target of its own, each boosted tree adds to one of the
+last two.
 Online updates never touch it. Building needs the `onnx` package; serving only ONNX Runtime.
 """
 
@@ -40,8 +41,13 @@ class FlatTree:
     value: NDArray[np.float64]
 
 
-def graph_of(partition: Sequence[FlatTree], head: Sequence[FlatTree], feature_count: int) -> bytes:
-    """Return the ONNX model whose targets are one leaf a tree, and the sum of the head's trees."""
+def graph_of(
+    partition: Sequence[FlatTree],
+    head: Sequence[FlatTree],
+    error: Sequence[FlatTree],
+    feature_count: int,
+) -> bytes:
+    """Return the ONNX model whose targets are one leaf a tree, and the sums of boosted trees."""
     from onnx import TensorProto, helper  # noqa: PLC0415  not needed to serve
 
     columns: _Columns = {
@@ -52,21 +58,24 @@ def graph_of(partition: Sequence[FlatTree], head: Sequence[FlatTree], feature_co
             *("target_treeids", "target_nodeids", "target_ids", "target_weights"),
         )
     }
-    for index, tree in enumerate((*partition, *head)):
-        _append(columns, tree, index, target=min(index, len(partition)))
+    of_head = [len(partition)] * len(head) + [len(partition) + 1] * len(error)
+    for index, (tree, target) in enumerate(
+        zip((*partition, *head, *error), (*range(len(partition)), *of_head), strict=True)
+    ):
+        _append(columns, tree, index, target=target)
     node = helper.make_node(
         "TreeEnsembleRegressor",
         [FEATURES],
         [TOLD],
         domain="ai.onnx.ml",
-        n_targets=len(partition) + 1,
+        n_targets=len(partition) + 2,
         **columns,  # type: ignore[arg-type]
     )
     graph = helper.make_graph(
         [node],
         "diptree",
         [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [None, feature_count])],
-        [helper.make_tensor_value_info(TOLD, TensorProto.FLOAT, [None, len(partition) + 1])],
+        [helper.make_tensor_value_info(TOLD, TensorProto.FLOAT, [None, len(partition) + 2])],
     )
     model = helper.make_model(
         graph,

@@ -9,7 +9,7 @@ from typing import Final
 
 from gcos import codec
 from gcos.durations import Observation, PoolSpeed, WorkFeatures
-from gcos.errors import InvalidRequestError
+from gcos.errors import GcosError, InvalidRequestError
 from gcos.logs import Log
 from gcos.rpc.interception import Context
 from gcos.rpc.wire import from_proto, to_proto
@@ -53,8 +53,11 @@ class _ObserveRequest:
     observations: tuple[Observation, ...]
 
 
-async def recovered(store: Store) -> TaskPredictor:
-    """Return the predictor that the observations and the fit in `store` make."""
+async def recovered(store: Store, log: Log | None = None) -> TaskPredictor:
+    """Return the predictor that the observations and the fit in `store` make.
+
+    A fit of another version is dropped, since the observations are enough to make the next.
+    """
     documents = await store.load(_TABLE)
     observations = [codec.decode(Observation, document) for document in documents.values()]
     predictor = TaskPredictor()
@@ -66,9 +69,17 @@ async def recovered(store: Store) -> TaskPredictor:
     # A kill between the two commits of an observation leaves more than the predictor remembers.
     await store.commit(forgotten)
     document = (await store.load(_FITS)).get(_CURRENT)
-    if document is not None:
-        for _ in predictor.replay(structure_of(document), step_count=RUNS_PER_TURN_COUNT):
-            await asyncio.sleep(0)
+    if document is None:
+        return predictor
+    try:
+        structure = structure_of(document)
+    except GcosError as exc:
+        if log is not None:
+            log.warning("predictor_fit_dropped", reason=str(exc))
+        await store.commit([Delete(_FITS, _CURRENT)])
+        return predictor
+    for _ in predictor.replay(structure, step_count=RUNS_PER_TURN_COUNT):
+        await asyncio.sleep(0)
     return predictor
 
 

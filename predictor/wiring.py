@@ -65,7 +65,7 @@ async def _serve_locked(
     config: PredictorConfig, token: str, stopping: asyncio.Event, log: Log
 ) -> None:
     async with SqliteStore.open(config.data_dir / STORE_NAME) as store:
-        predictor = await recovered(store)
+        predictor = await recovered(store, log)
         servicer = PredictorServicer(predictor, store)
         async with serving(
             config.address,

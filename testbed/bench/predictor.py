@@ -32,7 +32,7 @@ from gcos.v1 import predictor_pb2, predictor_pb2_grpc
 from predictor.diptree import DiPTree, Finished, Hyperparameters, Singles
 from predictor.features import row_of
 from predictor.fit import Fit
-from predictor.fitting import fit_history, replay
+from predictor.fitting import fit_history, memorize
 from predictor.leaf_graph import function_of
 from predictor.servicer import PredictorServicer
 from predictor.task_predictor import Structure, TaskPredictor, finished
@@ -59,7 +59,7 @@ def measure() -> list[BenchRow]:
     refit_s = _now_s() - started_s
     note = f"{_cpu_s() - cpu_s:.1f} s of CPU"
     tree = fit.tree()
-    replay(tree, runs, judges=False, teaches_head=False)
+    memorize(tree, runs, teaches_head=False)
     rows = [
         _share("refit of 16,000 rows", refit_s * 1e3, 15_000, "ms", note),
         _share("state without the log", (tree.state_bytes + len(fit.graph)) / 1e3, 10_000, "kB"),
@@ -187,9 +187,7 @@ async def _rpc(fit: Fit, observations: Sequence[Observation]) -> list[BenchRow]:
         pass
     works = [observation.features for observation in observations[-BATCH_COUNT:]]
     tree = fit.tree()
-    replay(
-        tree, [finished(o) for o in observations[-KNOWN_COUNT:]], judges=False, teaches_head=False
-    )
+    memorize(tree, [finished(o) for o in observations[-KNOWN_COUNT:]], teaches_head=False)
     echo = _Echo(fit.graph, np.stack([tree.features(row_of(work, POOL.type)) for work in works]))
     later = iter(range(RUN_COUNT, 2 * RUN_COUNT))
 

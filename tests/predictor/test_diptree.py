@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gcos.durations import LEVELS
 from gcos.seeds import stream
+from predictor.codes import Codes, frequent_names
 from predictor.diptree import TABLE_WORTH_COUNT, DiPTree, Finished, Hyperparameters, Row
 from predictor.levels import LevelCalibration
 from predictor.stack import Stack, gram
@@ -18,7 +19,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("lightgbm")
 pytest.importorskip("onnx")
 from predictor.fit import Fit
-from predictor.fitting import causal_features, fit_history, trained
+from predictor.fitting import causal_features, fit_history, memorize, replay, trained
 
 SMALL = Hyperparameters(tree_count=5, leaf_count_max=16, head_round_count=10)
 
@@ -155,6 +156,43 @@ def test_a_fit_survives_its_bytes(history: list[Finished]) -> None:
     assert len(forecasts) == 40
 
 
+def test_a_learned_history_is_the_same_whether_or_not_experts_are_asked(
+    history: list[Finished],
+) -> None:
+    fit, _ = fit_history(history[:300], SMALL, seed=0)
+    quick, thorough = fit.tree(), fit.tree()
+    memorize(quick, history[:300], teaches_head=True)
+    replay(thorough, history[:300])
+    thorough.take(quick.lessons())  # a replay also teaches experts and levels
+    for run in history[300:320]:
+        told = [tree.predict(run.row) for tree in (quick, thorough)]
+        assert told[0].quantiles_s == pytest.approx(told[1].quantiles_s, rel=1e-6)
+        assert told[0].typical_s == told[1].typical_s
+
+
+def test_the_head_is_wide_where_it_is_often_wrong() -> None:
+    rng = stream(6, "noise")
+    runs = []
+    for index in range(600):
+        name = f"m{index % 2}"
+        seconds = math.exp(3 + (0.05, 0.8)[index % 2] * rng.normal())
+        runs.append(Finished(Row((), (name,), ()), seconds, 10.0 * index, 10.0 * index + 1))
+    tree = trained(runs, SMALL)
+    steady, noisy = (tree.predict(Row((), (name,), ())).quantiles_s for name in ("m0", "m1"))
+    assert math.log(noisy[17] / noisy[1]) > 3 * math.log(steady[17] / steady[1])
+    _, of_errors = tree.predict(Row((), ("m0",), ())).ticket.cumulative[-2:]
+    plain, _ = tree.predict(Row((), ("m0",), ())).ticket.cumulative[-2:]
+    assert (np.diff(of_errors) ** 2).sum() > (np.diff(plain) ** 2).sum()
+
+
+def test_names_have_ranks_by_frequency_and_new_names_none() -> None:
+    rows = [Row((), (name, "one")) for name in ("b", "a", "b", "c", "a", "b")]
+    names = frequent_names(rows)
+    assert names == (("b", "a", "c"), ("one",))
+    assert Codes(names).of(Row((), ("a", "new"))) == [2.0, 0.0]
+    assert frequent_names([]) == ()
+
+
 @given(
     st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=20),
     st.floats(allow_nan=True, allow_infinity=True),
@@ -210,11 +248,29 @@ def test_levels_bring_coverage_to_80_percent(width: float) -> None:
     told = 0.5 * np.array([math.erfc(-e / (width * math.sqrt(2))) for e in edges])
     levels, rng = LevelCalibration(), stream(4, "levels", str(width))
     for happened in rng.normal(size=2500):
-        levels.learn(told, edges, happened)
+        levels.learn(told, edges, happened, levels.corrected)
     low, high = np.interp(levels.levels()[[1, 17]], told, edges)
     inside = 0.5 * math.erfc(-high / math.sqrt(2)) - 0.5 * math.erfc(-low / math.sqrt(2))
     assert inside == pytest.approx(0.8, abs=0.07)
     assert (np.diff(levels.levels()) >= 0).all()
+
+
+def test_corrections_are_judged_by_what_they_told_and_not_by_what_they_know_now() -> None:
+    """A burst of runs alike: each would look right to a correction that learned from the last."""
+    edges = np.linspace(-8, 8, 257)
+    told = 0.5 * np.array([math.erfc(-e / math.sqrt(2)) for e in edges])
+    levels, flattered = LevelCalibration(), LevelCalibration()
+    rng = stream(7, "bursts")
+    corrected_counts = [0, 0]
+    for _ in range(60):
+        as_told, happened = levels.corrected, rng.normal()
+        for _ in range(40):
+            levels.learn(told, edges, happened, as_told)
+            flattered.learn(told, edges, happened, flattered.corrected)
+        corrected_counts[0] += levels.chosen > 0
+        corrected_counts[1] += flattered.chosen > 0
+    # The forecasts are right: there is nothing to correct.
+    assert 2 * corrected_counts[0] < corrected_counts[1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3 * TABLE_WORTH_COUNT])

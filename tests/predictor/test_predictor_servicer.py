@@ -34,7 +34,7 @@ from gcos.rpc.server import serving
 from gcos.rpc.status import translated
 from gcos.rpc.wire import from_proto, to_proto
 from gcos.run_time_snapshot import RunTimeSnapshot, snapshot_predictions
-from gcos.store import MemoryStore, SqliteStore, Store, Write
+from gcos.store import MemoryStore, Put, SqliteStore, Store, Write
 from gcos.tasks import WorkKind
 from gcos.v1 import common_pb2, predictor_pb2, predictor_pb2_grpc
 from predictor import servicer as limits
@@ -273,6 +273,19 @@ async def test_a_better_fit_is_adopted_and_outlives_the_process() -> None:
     after = await PredictorServicer(await recovered(store), store).Predict(request, context)
     assert before == after
     assert before.works[0].predictions[0].version == version
+
+
+@pytest.mark.parametrize("document", [b"", b"from another version", b"PK\x03\x04 torn"])
+async def test_a_fit_that_cannot_be_read_is_dropped_and_the_runs_are_known(document: bytes) -> None:
+    store = MemoryStore()
+    context = cast("Context", None)
+    runs = [run_of(i, elapsed_s=100.0) for i in range(5)]
+    await PredictorServicer(await recovered(store), store).Observe(observe_request(runs), context)
+    await store.commit([Put("fits", "current", document)])
+    predictor = await recovered(store, get_logger())
+    assert predictor.finished_count == 5
+    assert predictor.structure is None
+    assert not await store.load("fits")
 
 
 @contextmanager
