@@ -1,0 +1,151 @@
+"""What all evaluations of one call of `gcos evaluate` share, and how one of them is made."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcos import codec
+from gcos.cli.output import Output
+from gcos.errors import InvalidRequestError
+from testbed.evaluate import (
+    FIRST_DAY,
+    LAST_DAY,
+    available_weeks_s,
+    day,
+    monday_s,
+    pairs,
+    run_orders,
+)
+from testbed.evaluate_commands import named, parsed_day, run_evaluation
+from testbed.evaluation import Evaluation
+from testbed.provenance import code_version, command, origin_of
+from testbed.run_store import code_digest, store_evaluation
+from testbed.scenarios import Scenario, load_scenario
+from testbed.sim.run import simulate
+from testbed.world import load_world
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Weeks, seeds and places of one call.
+
+    Attributes:
+        data: Directory of the world; None: the shipped tables.
+        weeks: Mondays or ISO weeks, separated by commas; None: those of `first` to `last`.
+        first: First day; None: the first one of validation.
+        last: Last day; None: the last one of validation.
+        seed_count: Runs of each policy.
+        replay: Name of the job log that replaces the drawn tasks; None: draw them.
+        job_count: Processes.
+        out_directory: Where runs and evaluations are kept; None: nowhere.
+        export: Where runs are exported; None: nowhere.
+        output: Where progress is shown.
+    """
+
+    data: Path | None
+    weeks: str | None
+    first: str | None
+    last: str | None
+    seed_count: int
+    replay: str | None
+    job_count: int
+    out_directory: Path | None
+    export: Path | None
+    output: Output
+
+    def find(
+        self,
+        scenario: str,
+        *,
+        changes: Sequence[str] = (),
+        policies: Sequence[str],
+        cache_mode: str,
+        baseline: str,
+    ) -> Evaluation:
+        """Return the evaluation of one scenario, whose runs are made where they are not kept.
+
+        Raises:
+            GcosError: Something of it is refused, or a run failed.
+        """
+        plan = load_scenario(scenario, changes)
+        weeks_s, refused = self._weeks_s(plan)
+        code = code_digest()
+        orders = run_orders(
+            plan,
+            data=self.data,
+            policies=policies,
+            pairs=pairs(weeks_s, self.seed_count),
+            cache_mode=cache_mode,
+            code=code,
+            replay_log=self.replay,
+            out=self.out_directory,
+            export=self.export,
+        )
+        used_s = sorted({order.pair.week_start_s for order in orders})
+        repeat = command(
+            {
+                "scenario": scenario,
+                "policies": ",".join(policies),
+                "baseline": baseline,
+                "cache-mode": cache_mode,
+                "data": self.data,
+                "replay": self.replay,
+                "seeds": self.seed_count,
+                "weeks": ",".join(day(week) for week in used_s),
+            },
+            changes,
+        )
+        origin = origin_of(
+            plan, base=scenario, changes=changes, repeat=repeat, version=code_version()
+        )
+        found = run_evaluation(
+            orders,
+            simulate,
+            job_count=self.job_count,
+            baseline=baseline,
+            refused=refused,
+            out=self.output,
+            origin=origin,
+        )
+        if self.out_directory is not None:
+            digest = hashlib.sha256(f"{repeat}\0{code}".encode()).hexdigest()[:12]
+            name = f"{plan.name.replace('/', '-')}-{cache_mode}-{digest}"
+            store_evaluation(self.out_directory, name, codec.encode(found))
+        return found
+
+    def _weeks_s(self, scenario: Scenario) -> tuple[tuple[float, ...], tuple[str, ...]]:
+        """Return the weeks to run, and which ones of the span are refused."""
+        if self.weeks is not None:
+            if self.first is not None or self.last is not None:
+                raise InvalidRequestError(
+                    "--weeks stands alone",
+                    field="weeks",
+                    hint="drop it, or drop --from and --until",
+                )
+            return tuple(dict.fromkeys(monday_s(each) for each in named(self.weeks))), ()
+        return available_weeks_s(
+            scenario,
+            load_world(self.data),
+            FIRST_DAY if self.first is None else parsed_day(self.first, "from"),
+            LAST_DAY if self.last is None else parsed_day(self.last, "until"),
+        )
+
+
+def sweep_changes(sweep: str | None) -> tuple[str, ...]:
+    """Return `KEY=V` for each value of `KEY=V1,V2,...`; one empty change where there is no sweep.
+
+    Raises:
+        InvalidRequestError: It names no key, or fewer than two values.
+    """
+    if sweep is None:
+        return ("",)
+    key, _, values = sweep.partition("=")
+    each = dict.fromkeys(named(values))
+    if not key.strip() or len(each) < 2:
+        raise InvalidRequestError(
+            f"{sweep!r} is no sweep",
+            field="sweep",
+            hint="write it like carbon_price_usd_per_kg=0,0.2,1",
+        )
+    return tuple(f"{key.strip()}={value}" for value in each)
