@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gcos import codec
@@ -68,6 +68,7 @@ class Study:
         Raises:
             GcosError: Something of it is refused, or a run failed.
         """
+        changes = real_changes(scenario, changes)
         plan = load_scenario(scenario, changes)
         weeks_s, refused = self._weeks_s(plan)
         code = code_digest()
@@ -130,6 +131,16 @@ class Study:
             FIRST_DAY if self.first is None else parsed_day(self.first, "from"),
             LAST_DAY if self.last is None else parsed_day(self.last, "until"),
         )
+
+
+def real_changes(scenario: str, changes: Sequence[str]) -> tuple[str, ...]:
+    """Return the changes that change something, so that equal scenarios share name and runs."""
+    kept: list[str] = []
+    for change in changes:
+        before, after = load_scenario(scenario, kept), load_scenario(scenario, [*kept, change])
+        if replace(after, name=before.name) != before:
+            kept.append(change)
+    return tuple(kept)
 
 
 def sweep_changes(sweep: str | None) -> tuple[str, ...]:
