@@ -82,7 +82,10 @@ class PolicySummary:
 
 @dataclass(frozen=True, slots=True)
 class RunBound:
-    """What is known of the least J of one run, for any policy.
+    """What is known of the least J of one whole run, for any policy.
+
+    J of the whole run, from the warm-up to the last task: that of the measured window alone has no
+    bound worth the name, as whoever fetches in the warm-up pays nothing in it.
 
     Attributes:
         week_start_s: Its week.
@@ -221,6 +224,12 @@ def _gathered(records: Sequence[RunRecord]) -> list[str]:
 def joint_usd(record: RunRecord) -> float:
     """Return J of the measured window."""
     charge = record.result.measured.charge
+    return charge.joint_usd(record.cost_scope, record.carbon_price_usd_per_kg)
+
+
+def whole_joint_usd(record: RunRecord) -> float:
+    """Return J of the whole run, warm-up and drain included."""
+    charge = record.result.whole.charge
     return charge.joint_usd(record.cost_scope, record.carbon_price_usd_per_kg)
 
 

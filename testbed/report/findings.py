@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gcos.accounting import BYTES_PER_GB, S_PER_H
-from testbed.evaluation import Evaluation, carbon_kg, cost_usd, joint_usd
+from testbed.evaluation import Evaluation, carbon_kg, cost_usd, joint_usd, whole_joint_usd
 from testbed.run_store import RunRecord
 from testbed.sim.result import Lookups
 from testbed.statistics import Comparison, Estimate, compare, estimate
@@ -143,9 +143,17 @@ class Loss:
     std: float | None
 
 
+def name_in(found: Evaluation, run: RunRecord) -> str:
+    """Return under which name of `found.policies` a run is summed up.
+
+    That is its policy, or `POLICY/CACHES` where several cache modes are compared.
+    """
+    return f"{run.policy}/{run.cache_mode}" if "," in found.cache_mode else run.policy
+
+
 def runs_of(found: Evaluation, policy: str) -> list[RunRecord]:
-    """Return a policy's runs, by week and seed."""
-    runs = [run for run in found.runs if run.policy == policy]
+    """Return the runs of a policy of `found`, by week and seed."""
+    runs = [run for run in found.runs if name_in(found, run) == policy]
     return sorted(runs, key=lambda run: (run.week_start_s, run.seed))
 
 
@@ -254,7 +262,7 @@ def _loss(
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far a policy is from the least J that is known, as ratios of J over runs.
+    """How far a policy is from the least J that is known, as ratios of J of whole runs.
 
     Attributes:
         policy: Which policy.
@@ -289,5 +297,6 @@ def _ratio(pairs: Sequence[tuple[RunRecord, float | None]]) -> Estimate | None:
     if not known:
         return None
     return estimate(
-        [joint_usd(run) / least for run, least in known], [run.week_start_s for run, _ in known]
+        [whole_joint_usd(run) / least for run, least in known],
+        [run.week_start_s for run, _ in known],
     )

@@ -15,6 +15,7 @@ from gcos.errors import GcosError, InvalidRequestError, NotFoundError
 from testbed.evaluation import SCHEMA, SWEEP_SCHEMA, Evaluation, Evaluations
 from testbed.paper import SCHEMA as PAPER_SCHEMA
 from testbed.paper import PaperTable
+from testbed.report.findings import name_in
 from testbed.run_store import EVALUATIONS, EXPORTED_RUN, RunRecord
 
 #: What an exported run is made of (DESIGN section 10), and whose run it is.
@@ -143,7 +144,7 @@ def _checked(found: Evaluation, path: Path) -> Evaluation:
     """
     pairs: dict[str, list[tuple[float, int]]] = {}
     for run in found.runs:
-        pairs.setdefault(run.policy, []).append((run.week_start_s, run.seed))
+        pairs.setdefault(name_in(found, run), []).append((run.week_start_s, run.seed))
     wanted = [sorted(each) for each in pairs.values()]
     names = {each.policy for each in found.policies}
     if not names or set(pairs) != names or any(each != wanted[0] for each in wanted):

@@ -317,3 +317,37 @@ def test_a_policy_that_was_better_in_no_metric_loses_nowhere(make: Make) -> None
     records = make(("joint", "locality")).runs
     text = report_page(Sources((evaluation(records, baseline="joint", data=""),), ()), ())
     assert text.count(": none.") == 3
+
+
+def test_a_sweep_says_what_the_subject_saves_at_each_value(swept: Sources, text: str) -> None:
+    (sweep,) = sweeps(swept.evaluations[0], swept.evaluations[1:])
+    page = Page(text)
+    for point, heading in zip(sweep.points, ("0", "0.200", "1.00"), strict=True):
+        found = [row for row in savings(point.found, "joint") if row.metric.name == "J"]
+        assert page.column("sweep-savings-0", heading) == [
+            row.percent.mean for row in found if row.percent is not None
+        ]
+    assert "gcos evaluate --policies x --sweep network_kwh_per_gb=0.0065,0.06 --out DIR" in text
+
+
+def test_the_subject_decides_which_evaluation_is_in_the_middle(make: Make) -> None:
+    large, small = make(("joint", "locality")), make(("carbon-greedy",), seeds=2)
+    text = report_page(Sources((large, small), ()), (), subject="carbon-greedy")
+    assert "2 of each policy" in text
+
+
+def test_several_cache_modes_are_told_apart(make: Make) -> None:
+    one = make(("joint", "locality"))
+    modes = [
+        replace(run, cache_mode="none" if run.policy == "locality" else "dual", policy="joint")
+        for run in one.runs
+    ]
+    names = {"joint": "joint/dual", "locality": "joint/none"}
+    found = replace(
+        one,
+        cache_mode="dual,none",
+        runs=tuple(modes),
+        policies=tuple(replace(each, policy=names[each.policy]) for each in one.policies),
+    )
+    page = Page(report_page(Sources((found,), ()), ()))
+    assert page.column("savings-table", "baseline") == ["joint/none"] * 3
