@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from testbed.run_store import RunRecord
     from testbed.sim.result import Simulate
 
+DEFAULT_POLICIES = "joint,rule"
+
 
 def evaluate(
     context: typer.Context,
     policies: Annotated[
         str | None,
-        typer.Option(help="Policies, separated by commas; the first one is the baseline."),
+        typer.Option(
+            help="Policies, separated by commas (joint,rule); the first one is the baseline."
+        ),
     ] = None,
     scenario: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Shipped scenario, or a file of that form.")
@@ -120,11 +124,14 @@ def evaluate(
         export=None if export is None else writable_directory(export, option="export"),
         output=out,
     )
-    names = named(policies or "")
+    names = named(DEFAULT_POLICIES if policies is None else policies)
     try:
         if scenario == PAPER:
             refuse_with_paper(cache_mode=cache_mode, baseline=baseline, sweep=sweep)
-            show_paper(paper_table(study, ours=names or OURS, changes=changes or ()), out)
+            ours = OURS if policies is None else names
+            paper = paper_table(study, ours=ours, changes=changes or ())
+            study.keep(PAPER, [each.origin.command for each in paper.evaluations], paper)
+            show_paper(paper, out)
             return
         chosen = _baseline(baseline, names)
         found = [

@@ -71,14 +71,13 @@ class Study:
         changes = real_changes(scenario, changes)
         plan = load_scenario(scenario, changes)
         weeks_s, refused = self._weeks_s(plan)
-        code = code_digest()
         orders = run_orders(
             plan,
             data=self.data,
             policies=policies,
             pairs=pairs(weeks_s, self.seed_count),
             cache_mode=cache_mode,
-            code=code,
+            code=code_digest(),
             replay_log=self.replay,
             out=self.out_directory,
             export=self.export,
@@ -109,11 +108,15 @@ class Study:
             out=self.output,
             origin=origin,
         )
-        if self.out_directory is not None:
-            digest = hashlib.sha256(f"{repeat}\0{code}".encode()).hexdigest()[:12]
-            name = f"{plan.name.replace('/', '-')}-{cache_mode}-{digest}"
-            store_evaluation(self.out_directory, name, codec.encode(found))
+        self.keep(f"{plan.name}-{cache_mode}", [repeat], found)
         return found
+
+    def keep(self, name: str, commands: Sequence[str], found: object) -> None:
+        """Write what was found beside its runs, if these are kept: once for the same commands."""
+        if self.out_directory is not None:
+            digest = hashlib.sha256("\0".join([code_digest(), *commands]).encode()).hexdigest()
+            file = f"{name.replace('/', '-')}-{digest[:12]}"
+            store_evaluation(self.out_directory, file, codec.encode(found))
 
     def _weeks_s(self, scenario: Scenario) -> tuple[tuple[float, ...], tuple[str, ...]]:
         """Return the weeks to run, and which ones of the span are refused."""

@@ -242,8 +242,10 @@ def _sweep(told: Told, index: int, sweep: Sweep) -> str:
     words, unit = SWEPT[sweep.parameter]
     caption = (
         f"J, $, over {words} ({unit}; {sweep.parameter}): means over {told.sample} ± standard "
-        f"deviation over runs; {told.scope}. J is told at the carbon price of its column."
+        f"deviation over runs; {told.scope}."
     )
+    if sweep.parameter == CARBON_PRICE:
+        caption += " J is told at the carbon price of its column."
     values = [significant(point.value) for point in sweep.points]
     cells: list[list[Cell]] = [
         [policy, *(spread_amount(each) for each in sweep.joint_usd(policy))]

@@ -22,6 +22,7 @@ from testbed.paper import (
     show_paper,
 )
 from testbed.provenance import code_version
+from testbed.report.sources import read_sources
 from testbed.scenarios import load_scenario
 from testbed.sim.instance import Instance
 from testbed.sim.result import Lookups, RunResult, Totals
@@ -170,6 +171,16 @@ def test_the_command_sweeps(
     assert document["schema"] == "gcos/evaluations/v1"
     prices = [each["carbon_price_usd_per_kg"] for each in document["evaluations"]]
     assert prices == [0.0, 1.0]
+
+
+def test_the_command_keeps_the_papers_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(studies, "simulate", simulated)
+    words = "evaluate --scenario paper --weeks 2024-01-01 --seeds 1 --set workload.load=0.02"
+    assert main([*words.split(), "--out", str(tmp_path)]) == 0
+    assert "the paper states 90.3 %" in capsys.readouterr().out
+    assert len(read_sources([tmp_path]).papers) == 1
 
 
 def test_a_study_refuses_what_it_cannot_read(study: Study) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import testbed.report
 from gcos import codec
 from gcos.cli.main import main
 from gcos.errors import GcosError, InvalidRequestError, NotFoundError
@@ -311,6 +313,24 @@ def test_the_command_writes_the_page(
     assert "jiont is in none of the evaluations" in capsys.readouterr().err
     assert main(["report", str(source), "--to", str(tmp_path / "no" / "page.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_without_the_plotting_library_the_command_says_what_to_install(
+    tmp_path: Path,
+    make: Make,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = tmp_path / "one.json"
+    source.write_bytes(codec.encode(make()))
+    for name in ("page", "plots", "markup", "details", "verdicts"):
+        monkeypatch.delitem(sys.modules, f"testbed.report.{name}")
+        monkeypatch.delattr(testbed.report, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["report", str(source), "--to", str(tmp_path / "page.html")]) == 2
+    said = capsys.readouterr().err
+    assert "matplotlib" in said
+    assert "gcos[research]" in said
 
 
 def test_a_policy_that_was_better_in_no_metric_loses_nowhere(make: Make) -> None:
