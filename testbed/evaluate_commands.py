@@ -48,10 +48,17 @@ def evaluate(
         str | None, typer.Option("--until", metavar="YYYY-MM-DD", help="Last Monday (2023-12-31).")
     ] = None,
     cache_mode: Annotated[
-        str, typer.Option(help="dual, coupled, no-model, no-data or none.")
+        str,
+        typer.Option(
+            help="dual, coupled, no-model, no-data, none; several, with commas, are compared."
+        ),
     ] = "dual",
     baseline: Annotated[
-        str | None, typer.Option(metavar="POLICY", help="Compare with this one of the policies.")
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="Compare with this one of the policies; POLICY/CACHES where these differ.",
+        ),
     ] = None,
     replay: Annotated[
         str | None, typer.Option(metavar="LOG", help="Take the tasks from this job log of --data.")
@@ -91,6 +98,7 @@ def evaluate(
       --data world --jobs 8 --out runs -o json
       gcos evaluate --policies joint,rule --sweep carbon_price_usd_per_kg=0,0.2,1 --out runs
       gcos evaluate --scenario paper --data world --seeds 4
+      gcos evaluate --policies rule --cache-mode dual,coupled,no-model,no-data,none
     """
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
     from testbed.paper import (  # noqa: PLC0415
@@ -125,6 +133,7 @@ def evaluate(
         output=out,
     )
     names = named(DEFAULT_POLICIES if policies is None else policies)
+    modes = named(cache_mode)
     try:
         if scenario == PAPER:
             refuse_with_paper(cache_mode=cache_mode, baseline=baseline, sweep=sweep)
@@ -133,13 +142,13 @@ def evaluate(
             study.keep(PAPER, [each.origin.command for each in paper.evaluations], paper)
             show_paper(paper, out)
             return
-        chosen = _baseline(baseline, names)
+        chosen = _baseline(baseline, names, modes)
         found = [
             study.find(
                 scenario,
                 changes=[*(changes or ()), *([each] if each else ())],
                 policies=names,
-                cache_mode=cache_mode,
+                cache_modes=modes,
                 baseline=chosen,
             )
             for each in sweep_changes(sweep)
@@ -242,21 +251,28 @@ def named(text: str) -> tuple[str, ...]:
     return tuple(part for each in text.split(",") if (part := each.strip()))
 
 
-def _baseline(name: str | None, policies: Sequence[str]) -> str:
-    """Return the policy to compare with: the first one unless another is named.
+def _baseline(name: str | None, policies: Sequence[str], modes: Sequence[str]) -> str:
+    """Return the summary to compare with: the first one unless another is named.
 
     Raises:
-        InvalidRequestError: It is none of the policies.
+        InvalidRequestError: It is none of the policies, or a cache mode is there twice.
     """
     from gcos.errors import InvalidRequestError  # noqa: PLC0415
+    from testbed.evaluation import summary_name  # noqa: PLC0415
 
     if not policies:
         raise InvalidRequestError("no policy is named", field="policies", hint="such as joint")
-    if name is not None and name not in policies:
+    if not modes or len(set(modes)) < len(modes):
+        raise InvalidRequestError("name each cache mode once", field="cache_mode")
+    known = [summary_name(policy, mode, modes) for mode in modes for policy in policies]
+    if name is None:
+        return known[0]
+    wanted = summary_name(name, modes[0], modes) if name in policies else name
+    if wanted not in known:
         raise InvalidRequestError(
             f"{name} is not among the policies", field="baseline", hint="add it to --policies"
         )
-    return name or policies[0]
+    return wanted
 
 
 def parsed_day(text: str, option: str) -> "date":

@@ -108,7 +108,7 @@ class Finds(Protocol):
         *,
         changes: Sequence[str] = (),
         policies: Sequence[str],
-        cache_mode: str,
+        cache_modes: Sequence[str],
         baseline: str,
     ) -> Evaluation:
         """Return the evaluation of one scenario."""
@@ -150,14 +150,14 @@ def paper_table(study: Finds, *, ours: Sequence[str], changes: Sequence[str]) ->
             scenario,
             changes=changes,
             policies=BASELINES,
-            cache_mode=CacheMode.NONE.value,
+            cache_modes=(CacheMode.NONE.value,),
             baseline=BASELINES[0],
         )
         full = study.find(
             scenario,
             changes=changes,
             policies=placed,
-            cache_mode=CacheMode.DUAL.value,
+            cache_modes=(CacheMode.DUAL.value,),
             baseline=placed[0],
         )
         every += [bare, full]

@@ -1,5 +1,6 @@
 """What all evaluations of one call of `gcos evaluate` share, and how one of them is made."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +61,7 @@ class Study:
         *,
         changes: Sequence[str] = (),
         policies: Sequence[str],
-        cache_mode: str,
+        cache_modes: Sequence[str],
         baseline: str,
     ) -> Evaluation:
         """Return the evaluation of one scenario, whose runs are made where they are not kept.
@@ -71,24 +72,26 @@ class Study:
         changes = real_changes(scenario, changes)
         plan = load_scenario(scenario, changes)
         weeks_s, refused = self._weeks_s(plan)
-        orders = run_orders(
+        order = functools.partial(
+            run_orders,
             plan,
             data=self.data,
             policies=policies,
             pairs=pairs(weeks_s, self.seed_count),
-            cache_mode=cache_mode,
             code=code_digest(),
             replay_log=self.replay,
             out=self.out_directory,
             export=self.export,
         )
+        orders = tuple(each for mode in cache_modes for each in order(cache_mode=mode))
+        caches = ",".join(cache_modes)
         used_s = sorted({order.pair.week_start_s for order in orders})
         repeat = command(
             {
                 "scenario": scenario,
                 "policies": ",".join(policies),
                 "baseline": baseline,
-                "cache-mode": cache_mode,
+                "cache-mode": caches,
                 "data": self.data,
                 "replay": self.replay,
                 "seeds": self.seed_count,
@@ -108,7 +111,7 @@ class Study:
             out=self.output,
             origin=origin,
         )
-        self.keep(f"{plan.name}-{cache_mode}", [repeat], found)
+        self.keep(f"{plan.name}-{caches}", [repeat], found)
         return found
 
     def keep(self, name: str, commands: Sequence[str], found: object) -> None:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from gcos.accounting import BYTES_PER_GB, S_PER_H
-from testbed.evaluation import Evaluation, carbon_kg, cost_usd, joint_usd, whole_joint_usd
+from testbed.evaluation import (
+    Evaluation,
+    carbon_kg,
+    cost_usd,
+    joint_usd,
+    summary_name,
+    whole_joint_usd,
+)
 from testbed.run_store import RunRecord
 from testbed.sim.result import Lookups
 from testbed.statistics import Comparison, Estimate, compare, estimate
@@ -144,11 +151,8 @@ class Loss:
 
 
 def name_in(found: Evaluation, run: RunRecord) -> str:
-    """Return under which name of `found.policies` a run is summed up.
-
-    That is its policy, or `POLICY/CACHES` where several cache modes are compared.
-    """
-    return f"{run.policy}/{run.cache_mode}" if "," in found.cache_mode else run.policy
+    """Return under which name of `found.policies` a run is summed up."""
+    return summary_name(run.policy, run.cache_mode, found.cache_mode.split(","))
 
 
 def runs_of(found: Evaluation, policy: str) -> list[RunRecord]:

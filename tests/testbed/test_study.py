@@ -63,7 +63,7 @@ def find(study: Study, changes: Sequence[str] = ()) -> Evaluation:
         "sites-5",
         changes=["workload.load=0.02", *changes],
         policies=("rule", "locality"),
-        cache_mode="dual",
+        cache_modes=("dual",),
         baseline="rule",
     )
 
@@ -185,4 +185,4 @@ def test_the_command_keeps_the_papers_table(
 
 def test_a_study_refuses_what_it_cannot_read(study: Study) -> None:
     with pytest.raises(NotFoundError, match="no scenario"):
-        study.find("defalt", policies=("rule",), cache_mode="dual", baseline="rule")
+        study.find("defalt", policies=("rule",), cache_modes=("dual",), baseline="rule")
