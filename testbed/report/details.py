@@ -158,7 +158,8 @@ def caches_section(told: Told) -> str:
                 ("data sets", lambda policy: findings.spread(found, policy, findings.DATA_HITS)),
             ],
             unit="% of lookups that found the artifact",
-            caption=f"Cache hits, means over {told.sample}; bars: standard deviation over runs.",
+            caption="Cache hits, a share of the policy's own lookups, so against no baseline and "
+            f"in no cost scope; means over {told.sample}; lines: standard deviation over runs.",
         ),
         plots.rate_plot(
             "wait-plot",
@@ -168,7 +169,7 @@ def caches_section(told: Told) -> str:
                 ("p95", lambda policy: findings.spread(found, policy, findings.WAIT_P95_H)),
             ],
             unit="hours from arrival to start",
-            caption=f"Waiting, means over {told.sample}; bars: standard deviation over runs.",
+            caption=f"Waiting, means over {told.sample}; lines: standard deviation over runs.",
         ),
     ]
     caption = (

@@ -130,6 +130,29 @@ def test_every_image_has_words_for_it(text: str) -> None:
         assert "viewbox" in image
 
 
+def luminance(color: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_text_and_plots_stand_out_in_light_and_dark(text: str) -> None:
+    sets = re.findall(r":root\{([^}]*)\}", text)
+    assert len(sets) == 2
+    for found in sets:
+        colors = dict(re.findall(r"--(\w+):(#\w{6})", found))
+        assert len(colors) == 14
+        paper = luminance(colors["paper"])
+        for name, color in colors.items():
+            light, dark = sorted((paper, luminance(color)), reverse=True)
+            contrast = (light + 0.05) / (dark + 0.05)
+            if name in {"ink", "soft", "bad", "s0"}:
+                assert contrast >= 4.5, name
+            elif name.startswith("s") and name != "shade":
+                assert contrast >= 3.0, name
+
+
 def test_text_from_outside_is_escaped(text: str) -> None:
     assert "a note with &lt;b&gt;markup&lt;/b&gt;" in text
 
