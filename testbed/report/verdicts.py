@@ -1,6 +1,7 @@
 """Sections that say what was run, what came of it, against what, and where the subject loses."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from gcos.cli.plan_table import SCOPES
 from gcos.cli.quantities import counted, significant
@@ -12,6 +13,10 @@ from testbed.report.findings import Loss
 from testbed.report.fronts import Sweep
 from testbed.report.markup import Cell, Number, amount, percent, spread_amount
 from testbed.report.told import Told
+
+
+#: Below so many weeks a bootstrap over weeks is not to be trusted.
+_FEW_WEEKS: Final = 10
 
 
 def run_section(told: Told) -> str:
@@ -128,8 +133,9 @@ def losses_section(told: Told) -> str:
     text = (
         f"The program finds these rows in the data: every metric and policy in which the mean of "
         f"{told.subject} is not the best, the runs in which another one has a lower J "
-        f"({counted(len(runs), 'pair')} of run and policy; the worst {len(shown)} are shown), and "
-        "other evaluations in which another one has a lower mean J."
+        f"({counted(len(runs), 'pair')} of run and policy; the worst come first, "
+        f"{findings.LOST_RUN_COUNT_MAX} at most), and other evaluations in which another one has a "
+        "lower mean J."
     )
     in_means = (
         f"Means over {told.sample} in which another policy is better than {told.subject}; loss "
@@ -303,4 +309,9 @@ def notes_section(told: Told) -> str:
     ]
     if len(told.found.weeks_start_s) < 2:
         lines.append("One week gives no interval: it says nothing of other weeks.")
+    elif len(told.found.weeks_start_s) < _FEW_WEEKS:
+        lines.append(
+            f"Intervals of {len(told.found.weeks_start_s)} weeks are narrower than they should be: "
+            "a bootstrap of few blocks understates what other weeks may bring."
+        )
     return markup.items([*lines, *told.found.notes])

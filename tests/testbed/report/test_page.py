@@ -251,6 +251,7 @@ def test_one_week_is_said_to_give_no_interval(make: Make) -> None:
     text = report_page(Sources((make(seeds=1),), ()), ())
     assert "one run: no spread is known" in text
     assert "One week gives no interval" in text
+    assert "Intervals of 2 weeks are narrower" in report_page(Sources((make(),), ()), ())
 
 
 def test_the_papers_table_comes_with_its_sentences(make: Make) -> None:
