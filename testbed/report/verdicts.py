@@ -14,7 +14,6 @@ from testbed.report.fronts import Sweep
 from testbed.report.markup import Cell, Number, amount, percent, spread_amount
 from testbed.report.told import Told
 
-
 #: Below so many weeks a bootstrap over weeks is not to be trusted.
 _FEW_WEEKS: Final = 10
 
