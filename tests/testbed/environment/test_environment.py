@@ -1,5 +1,7 @@
 """Both faces of the environment pass the libraries' checks, and rewards are what was charged."""
 
+from collections.abc import Mapping
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,10 +9,11 @@ from gymnasium.utils.env_checker import check_env
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 from gcos.errors import InvalidRequestError
+from gcos.ids import SiteId
 from policies.catalogue import policy_named
 from policies.features import CLAMP, FEATURE_COUNT, FEATURES
 from testbed.environment import SiteBidding, SiteScheduling, scenario_draw
-from testbed.environment.decisions import SimulatedDecisions
+from testbed.environment.decisions import Booked, Candidate, Decision, SimulatedDecisions
 from testbed.sim.instance import Instance
 from testbed.sim.run import simulate
 from testbed.sim.samples import Sample, instance_of
@@ -126,6 +129,41 @@ def test_features_are_clamped_and_blank_where_nobody_bids() -> None:
     constant = [name for name, column in zip(FEATURES, table.T, strict=True) if np.ptp(column) == 0]
     # The scope leaves GPU hours out, and a sample's predictions are all equally sure.
     assert constant == ["gpu_ratio", "spread_ratio"]
+
+
+class TwoAuctions:
+    """An engine of another kind: two auctions, in each of which the winner pays a dollar."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.site_ids = tuple(site.site_id for site in instance.sites)
+        self.scores: list[Mapping[SiteId, float]] = []
+
+    def advance(self) -> Decision | None:
+        if len(self.scores) == 2:
+            return None
+        blank = np.zeros(FEATURE_COUNT, dtype=np.float32)
+        offers = tuple(Candidate(key, 1.0, blank) for key in self.site_ids[:2])
+        return Decision(f"t{len(self.scores)}", 0.0, offers)
+
+    def decide(self, scores: Mapping[SiteId, float]) -> None:
+        self.scores.append(scores)
+
+    def take_booked(self) -> list[Booked]:
+        if not self.scores:
+            return []
+        winner = max(self.scores[-1], key=lambda key: self.scores[-1][key])
+        return [Booked(winner, f"t{len(self.scores) - 1}", 1.0)]
+
+
+def test_another_engine_may_stand_behind_it() -> None:
+    env = SiteScheduling(sample_draw, engine=TwoAuctions, scale_usd=2.0)
+    seen, told = env.reset(seed=1)
+    assert seen["action_mask"].tolist() == [1, 1, 0]
+    assert told["task_id"] == "t0"
+    assert env.step(np.int64(1))[1:4] == (-0.5, False, False)
+    *_, is_over, _, told = env.step(np.int64(0))
+    assert is_over
+    assert told["charges"] == (("t1", 1.0),)
 
 
 def test_impossible_settings_and_steps_are_refused() -> None:
