@@ -179,7 +179,8 @@ _STYLE: Final = """
 --paper:#14181d;--shade:#1d232a;--bad:#ff8a80;--s0:#5cb3f0;--s1:#ff9d5c;--s2:#62d08a;--s3:#d29bf0;
 --s4:#e0bd4e;--s5:#57cfe0;--s6:#ff8fbb;--s7:#aab4c0}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1240px;padding:0 16px 48px;background:var(--paper);color:var(--ink);
+body{overflow-wrap:break-word;margin:0 auto;max-width:1240px;padding:0 16px 48px;
+background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 h1{overflow-wrap:anywhere;font-size:1.7rem;line-height:1.2;margin:28px 0 8px}
 h2{font-size:1.25rem;margin:44px 0 8px;padding-top:10px;border-top:1px solid var(--faint)}
@@ -201,7 +202,8 @@ td,th.short{white-space:nowrap}td small{color:var(--soft);font-weight:400}
 td.bad{color:var(--bad);font-weight:600}
 td.missing{color:var(--soft);font-style:italic}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),560px));gap:24px}
-figure{margin:0;min-width:0}figure svg{width:100%;height:auto;display:block}
+figure{margin:0;min-width:0}figure svg{width:100%;height:auto;
+display:block;stroke-linejoin:round;stroke-linecap:butt}
 figcaption{color:var(--soft);font-size:.88rem}
 @media (max-width:600px){body{font-size:15px}tbody th{max-width:40vw}
 dl{grid-template-columns:1fr;gap:0}

@@ -102,6 +102,8 @@ def _svg(figure: Figure, name: str, alternative: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # A style inside an SVG holds for the whole page, which has these two rules itself.
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
     # Ids that count up are the same in every figure of a page.
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'((?:xlink:)?href=")#', rf"\1#{name}-", text)

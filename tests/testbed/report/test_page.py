@@ -116,6 +116,7 @@ def test_the_page_is_whole_and_loads_nothing(text: str) -> None:
         assert link[1:] in page.ids, f"{link} leads nowhere"
     for used in re.findall(r"url\(([^)]*)\)", text):
         assert used[1:] in page.ids
+    assert text.count("<style") == 1, "a style inside an image would hold for the page"
     assert not re.search(r"<(script|link|img|iframe|object)|@import|@font-face", text)
     names = re.findall(r'"(https?://[^"]*)"', text)
     assert set(names) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
