@@ -198,7 +198,8 @@ th,td{padding:5px 9px;border-bottom:1px solid var(--faint);text-align:left;verti
 thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
 tbody th{font-weight:600;position:sticky;left:0;background:var(--paper);max-width:34ch;
 overflow-wrap:break-word}
-td,th.short{white-space:nowrap}td small{color:var(--soft);font-weight:400}
+td,th.short{white-space:nowrap}tbody th.short{max-width:none}
+td small{color:var(--soft);font-weight:400}
 td.bad{color:var(--bad);font-weight:600}
 td.missing{color:var(--soft);font-style:italic}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),560px));gap:24px}

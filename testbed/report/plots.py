@@ -365,6 +365,7 @@ def rate_plot(
         axes.set_yticks(range(len(policies)), labels=policies)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
+        axes.set_xlim(left=0.0)
         axes.set_xlabel(unit)
         figure.legend(loc="outside upper center", ncols=4, columnspacing=0.9, handlelength=1.6)
         alternative = f"Bars in {unit}: {'; '.join(spoken)}."

@@ -14,6 +14,8 @@ from testbed.report.fronts import Sweep
 from testbed.report.markup import Cell, Number, amount, percent, spread_amount
 from testbed.report.told import Told
 
+#: From so many per cent on a loss is told as a multiple.
+_TIMES_PERCENT: Final = 1000.0
 #: Below so many weeks a bootstrap over weeks is not to be trusted.
 _FEW_WEEKS: Final = 10
 
@@ -75,9 +77,9 @@ def _policy(told: Told, each: PolicySummary) -> list[Cell]:
     return [
         each.policy,
         spread_amount(each.joint_usd),
-        spread_amount(each.joint_without_penalty_usd),
+        amount(each.joint_without_penalty_usd.mean),
         spread_amount(each.cost_usd),
-        spread_amount(each.cost_without_penalty_usd),
+        amount(each.cost_without_penalty_usd.mean),
         spread_amount(each.carbon_kg),
         spread_amount(late),
         amount(each.moved_gb),
@@ -100,15 +102,15 @@ def savings_section(told: Told) -> str:
         [
             row.baseline,
             row.metric.name,
+            percent(row.percent, is_bad=row.percent is not None and row.percent.mean < 0),
             amount(row.subject_mean),
             amount(row.baseline_mean),
             row.metric.unit,
-            percent(row.percent, is_bad=row.percent is not None and row.percent.mean < 0),
             f"{row.win_count} of {row.run_count}",
         ]
         for row in rows
     ]
-    columns = ("baseline", "of", "own", "its", "unit", "saving", "runs won")
+    columns = ("baseline", "of", "saving", "own", "its", "unit", "runs won")
     plot = plots.savings_plot(
         "savings-plot",
         rows,
@@ -181,7 +183,7 @@ def _called(found: Evaluation, main: Evaluation) -> str:
 def _loss_table(name: str, caption: str, first: str, rows: Sequence[Sequence[Cell]]) -> str:
     if not rows:
         return markup.paragraph(f"{caption.partition(';')[0]}: none.")
-    columns = (first, "other policy", "own", "its", "unit", "loss")
+    columns = (first, "other policy", "loss", "own", "its", "unit")
     return markup.table(name, caption, columns, rows)
 
 
@@ -190,8 +192,11 @@ def _loss(row: Loss) -> list[Cell]:
     lost: Cell = "other is 0"
     if row.percent is not None:
         note = "one run" if row.std is None else f"± {significant(row.std)} {row.metric.unit}"
-        lost = Number(row.percent, f"{row.percent:+.1f} %", note, is_bad=True)
-    return [row.other, own, other, row.metric.unit, lost]
+        text = f"{row.percent:+.1f} %"
+        if row.percent >= _TIMES_PERCENT:
+            text = f"{significant(row.subject_value / row.other_value)} times"
+        lost = Number(row.percent, text, note, is_bad=True)
+    return [row.other, lost, own, other, row.metric.unit]
 
 
 def bounds_section(told: Told) -> str:
