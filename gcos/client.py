@@ -592,14 +592,19 @@ class Client:
         return from_proto(answer, PinnedArtifact)
 
     async def verify_artifacts(
-        self, name: str = "", *, site: SiteId | None = None
+        self, name: str = "", *, site: SiteId | None = None, is_repairing: bool = False
     ) -> AsyncGenerator[VerifiedArtifact, None]:
         """Let a site read every byte of an artifact again, or of all; yields what it finds.
+
+        Args:
+            name: Its name, `name@sha256:...`, or `sha256:...`; empty: all of the site.
+            site: Which site; that of the first agent by default.
+            is_repairing: What is wrong comes anew from other holders.
 
         Raises:
             ArtifactNotFoundError: It is not there.
         """
-        request = operator_pb2.VerifyArtifactsRequest(name=name)
+        request = operator_pb2.VerifyArtifactsRequest(name=name, is_repairing=is_repairing)
         address = await self._address_of(site) if site is not None else self._agents[0]
         with translated(f"the agent at {address}"):
             call = self._operator(address).VerifyArtifacts(request, timeout=PULL_TIMEOUT_S)
@@ -662,10 +667,19 @@ class Client:
         return from_proto(answer, RemovedArtifact)
 
     async def _sent_workdir(self, document: bytes, directory: Path) -> str:
-        """Send the document's local `workdir`; return its reference, empty where it has none."""
+        """Send the document's local `workdir`; return its reference, empty where it has none.
+
+        Raises:
+            InvalidTaskError: The document is wrong: nothing is sent for what will not be taken.
+        """
         workdir = await _local_workdir(document, directory)
         if workdir is None:
             return ""
+        # Few calls need the reader of documents, which takes long to import.
+        from gcos.spec import parse_document  # noqa: PLC0415
+
+        now_s = await self.world_now_s()
+        await asyncio.to_thread(parse_document, document, submitted_s=now_s)
         name = await asyncio.to_thread(workdir.artifact_name)
         added = await self.put_artifact(name, ArtifactKind.DATA, workdir.path)
         return f"{name}@{added.artifact.artifact_id}"

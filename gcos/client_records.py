@@ -198,11 +198,15 @@ class VerifiedArtifact:
         artifact: The artifact.
         bad_bytes: Bytes that are not what they should be.
         bad_paths: Files that they are in.
+        repaired_bytes: Bytes that were wrong and have been mended.
+        repair_problem: Why what is wrong could not be mended; empty where nobody tried.
     """
 
     artifact: Artifact
     bad_bytes: int
     bad_paths: tuple[str, ...]
+    repaired_bytes: int = 0
+    repair_problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from gcos.errors import InvalidTaskError, TooLargeError
-from gcos.syntax_errors import syntax_error
+from gcos.syntax_errors import field_at, syntax_error
 
 DOCUMENT_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 16
@@ -37,6 +37,8 @@ NODE_COUNT_MAX = 20_000
 
 #: Longest number; Python takes quadratic time to read long integers, and refuses 4300 digits.
 _NUMBER_LENGTH_MAX = 40
+#: Characters of a key that an error repeats; keys come from strangers.
+_KEY_LENGTH_TOLD = 60
 
 ScalarValue: TypeAlias = str | int | float | bool | None
 
@@ -95,9 +97,11 @@ def parse_tree(data: bytes) -> Node:
     except InvalidTaskError:
         raise
     except ReaderError as exc:
+        line = _line_at(text, exc.position)
         raise InvalidTaskError(
             f"the control character U+{ord(text[exc.position]):04X} has no place here",
-            line=text.count("\n", 0, exc.position) + 1,
+            field=field_at(text.splitlines(), line),
+            line=line,
             hint="remove it; in JSON or double quotes write an escape instead",
         ) from exc
     except MarkedYAMLError as exc:
@@ -105,8 +109,13 @@ def parse_tree(data: bytes) -> Node:
     # Beside its own errors the parser lets others escape, such as ValueError for the escape
     # "\UFFFFFFFF"; whatever it stumbles over, the fault is in the text that a stranger sent.
     except Exception as exc:
+        escape = _NO_CHARACTER.search(text)
+        line = 0 if escape is None else _line_at(text, escape.start())
         raise InvalidTaskError(
-            f"not valid YAML ({type(exc).__name__})", hint="look for escapes that name no character"
+            f"not valid YAML ({type(exc).__name__})",
+            field=field_at(text.splitlines(), line),
+            line=line,
+            hint="look for escapes that name no character",
         ) from exc
 
 
@@ -121,7 +130,9 @@ def _decoded(data: bytes) -> str:
         ) from exc
     if not text.strip():
         raise InvalidTaskError(
-            "the document is empty", hint="start with: apiVersion: gcos/v1 and kind: Task"
+            "the document is empty",
+            line=1,
+            hint="start with: apiVersion: gcos/v1 and kind: Task",
         )
     return _json_as_yaml(text) if text.lstrip().startswith("{") else text
 
@@ -158,7 +169,9 @@ def _composed(events: Iterator[Event]) -> Node:
             root = builder.node(event, depth=1)
     if root is None:
         raise InvalidTaskError(
-            "the document is empty", hint="start with: apiVersion: gcos/v1 and kind: Task"
+            "the document is empty",
+            line=1,
+            hint="start with: apiVersion: gcos/v1 and kind: Task",
         )
     return root
 
@@ -169,6 +182,8 @@ class _Builder:
     def __init__(self, events: Iterator[Event]) -> None:
         self._events = events
         self._node_count = 0
+        #: Steps to the node that is being built, such as `.outputs`, `[0]`, `.path`.
+        self._steps: list[str] = []
 
     def node(self, event: Event, *, depth: int) -> Node:
         """Return the node that starts with `event`, `depth` levels down."""
@@ -178,10 +193,12 @@ class _Builder:
         if isinstance(event, SequenceStartEvent):
             sequence = Sequence(_line(event))
             while not isinstance(item := next(self._events), SequenceEndEvent):
+                self._steps.append(f"[{len(sequence.items)}]")
                 sequence.items.append(self.node(item, depth=depth + 1))
+                self._steps.pop()
             return sequence
         assert isinstance(event, ScalarEvent), "aliases are refused above"
-        return _scalar(event)
+        return _scalar(event, field=self._field)
 
     def _mapping(self, event: MappingStartEvent, depth: int) -> Mapping:
         mapping = Mapping(_line(event))
@@ -190,12 +207,17 @@ class _Builder:
             key_node = self.node(key_event, depth=depth + 1)
             if not isinstance(key_node, Scalar):
                 raise InvalidTaskError(
-                    "a key must be text", line=line, hint="put values after ': ', not before it"
+                    "a key must be text",
+                    field=self._field,
+                    line=line,
+                    hint="put values after ': ', not before it",
                 )
             key = key_node.text
+            self._steps.append(f".{key[:_KEY_LENGTH_TOLD]}")
             if key in mapping.values:
                 raise InvalidTaskError(
                     f"the key {clipped(key)} is repeated",
+                    field=self._field,
                     line=line,
                     hint=f"it stands in line {mapping.key_lines[key]} already; remove one",
                 )
@@ -204,53 +226,70 @@ class _Builder:
             if isinstance(value, Scalar) and value.value is None:
                 value = replace(value, line=line)  # an absent value starts at the next token
             mapping.values[key] = value
+            self._steps.pop()
         return mapping
+
+    @property
+    def _field(self) -> str:
+        """Dotted field of the node that is being built; empty for the whole document."""
+        return "".join(self._steps).removeprefix(".")
 
     def _check(self, event: Event, depth: int) -> None:
         self._node_count += 1
         if depth > DEPTH_MAX:
             raise InvalidTaskError(
                 f"nested more than {DEPTH_MAX} levels deep",
+                field=self._field,
                 line=_line(event),
                 hint="close brackets where they end; no field needs such depth",
             )
         if self._node_count > NODE_COUNT_MAX:
             raise InvalidTaskError(
-                f"more than {NODE_COUNT_MAX} values", line=_line(event), hint="shorten the document"
+                f"more than {NODE_COUNT_MAX} values",
+                field=self._field,
+                line=_line(event),
+                hint="shorten the document",
             )
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None) is not None:
             raise InvalidTaskError(
                 "anchors (&) and aliases (*) are refused",
+                field=self._field,
                 line=_line(event),
                 hint="write the value out, or put text that starts with & or * in quotes",
             )
         if isinstance(event, ScalarEvent | CollectionStartEvent) and event.tag is not None:
             raise InvalidTaskError(
                 "tags (!) are refused",
+                field=self._field,
                 line=_line(event),
                 hint="put text that starts with ! in quotes",
             )
 
 
-def _scalar(event: ScalarEvent) -> Scalar:
+def _scalar(event: ScalarEvent, *, field: str) -> Scalar:
     line, text = _line(event), event.value
     if "\0" in text:
         raise InvalidTaskError(
-            "NUL is refused in text", line=line, hint="no file name, argument or variable holds it"
+            "NUL is refused in text",
+            field=field,
+            line=line,
+            hint="no file name, argument or variable holds it",
         )
     try:
         text.encode()
     except UnicodeEncodeError as exc:
         raise InvalidTaskError(
             "an escape names half a character",
+            field=field,
             line=line,
             hint="write the character itself, or both halves of its escape",
         ) from exc
     is_plain = event.implicit[0]
-    return Scalar(_resolved(text, line) if is_plain else text, text=text, line=line)
+    value = _resolved(text, field=field, line=line) if is_plain else text
+    return Scalar(value, text=text, line=line)
 
 
-def _resolved(text: str, line: int) -> ScalarValue:
+def _resolved(text: str, *, field: str, line: int) -> ScalarValue:
     """Return the value of a plain scalar by the core schema (YAML 1.2.2, table in 10.3.2)."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
@@ -258,7 +297,10 @@ def _resolved(text: str, line: int) -> ScalarValue:
         return text
     if len(text) > _NUMBER_LENGTH_MAX:
         raise InvalidTaskError(
-            f"a number of {len(text)} characters", line=line, hint="put it in quotes if it is text"
+            f"a number of {len(text)} characters",
+            field=field,
+            line=line,
+            hint="put it in quotes if it is text",
         )
     if text.startswith(("0x", "0o")):
         return int(text, 0)
@@ -272,6 +314,10 @@ def clipped(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
+def _line_at(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
+
+
 def _line(event: Event) -> int:
     return int(event.start_mark.line) + 1
 
@@ -281,6 +327,8 @@ _ESCAPED_PAIR = re.compile(
     r"(?P<before>(?<!\\)(?:\\\\)*)"
     r"\\u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})"
 )
+#: An escape beyond U+10FFFF.
+_NO_CHARACTER = re.compile(r"\\U(?!00(?:0[0-9a-fA-F]|10))[0-9a-fA-F]{8}")
 _CONSTANTS: dict[str, ScalarValue] = (
     dict.fromkeys(["null", "Null", "NULL", "~", ""], None)
     | dict.fromkeys(["true", "True", "TRUE"], True)

@@ -14,7 +14,8 @@ from gcos.tasks import RunState
 SAVINGS_DEFINITION: Final = (
     "against running at the origin at once: the same measured run time, started at the origin at "
     "the moment of submission on its first pool, what the origin then lacked fetched from the "
-    "cheapest holder, no queueing; failed attempts count as spent"
+    "cheapest holder, no queueing and no penalty for a missed deadline there; failed attempts and "
+    "penalties count as spent"
 )
 
 

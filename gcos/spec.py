@@ -242,6 +242,23 @@ def _check_outputs(spec: TaskSpec, root: Mapping) -> None:
                 line=_line_at(root, f"outputs[{index}]"),
                 hint="add name: NAME" if is_artifact else "remove it, or add as: model or as: data",
             )
+    _check_distinct_outputs(spec, root)
+
+
+def _check_distinct_outputs(spec: TaskSpec, root: Mapping) -> None:
+    """Refuse two outputs that would go by one name, or to one place."""
+    for key in ("name", "uri"):
+        seen: dict[str, int] = {}
+        for index, output in enumerate(spec.outputs):
+            value = getattr(output, key)
+            if value and value in seen:
+                raise InvalidTaskError(
+                    f"outputs[{seen[value]}] has the {key} {clipped(value)} already",
+                    field=f"outputs[{index}].{key}",
+                    line=_line_at(root, f"outputs[{index}].{key}"),
+                    hint=f"give each output a {key} of its own",
+                )
+            seen[value] = index
 
 
 def checked_request_id(text: str) -> str:

@@ -1,5 +1,6 @@
 """Files to and from a cluster, piece by piece: a working directory up, results down. Blocking."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -14,6 +15,23 @@ from gcos.ids import ArtifactId
 
 Piece = tuple[str, int, bytes]
 """Path and size on the first piece of a file (empty and 0 on the others), and at most 1 MiB."""
+
+
+@contextlib.contextmanager
+def _told_of(path: Path, *, field: str) -> Iterator[None]:
+    """Tell which file of this machine cannot be read or written, and why.
+
+    Raises:
+        InvalidRequestError: The block came to an `OSError`.
+    """
+    try:
+        yield
+    except OSError as exc:
+        raise InvalidRequestError(
+            f"{path} cannot be read or written: {exc.strerror or exc}",
+            field=field,
+            hint="look at its path, its permissions and the room on its disk",
+        ) from exc
 
 
 def files_of(directory: Path) -> list[str]:
@@ -58,7 +76,8 @@ def content_id(directory: Path, files: list[str]) -> ArtifactId:
     """Return the id of the data set that `files` below `directory` would make."""
     entries = []
     for relative in files:
-        with (directory / relative).open("rb") as file:
+        path = directory / relative
+        with _told_of(path, field="workdir"), path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             entries.append(FileEntry(relative, file.tell(), digest))
     return Manifest(ArtifactKind.DATA, tuple(entries)).artifact_id
@@ -83,12 +102,19 @@ class Arriving:
     """
 
     def __init__(self, to: Path) -> None:
+        """Make room for what arrives.
+
+        Raises:
+            WrongStateError: `to` exists already.
+            InvalidRequestError: Nothing can be written there.
+        """
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise WrongStateError(f"{to} exists already", hint="name a directory that does not")
         self._to = to
         self._partial = to.with_name(f".{to.name}.partial")
         shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
+        with _told_of(to, field="to"):
+            self._partial.mkdir(parents=True)
         self._file: BinaryIO | None = None
         self.sizes: dict[str, int] = {}
 
@@ -96,26 +122,30 @@ class Arriving:
         """Write one piece.
 
         Raises:
-            InvalidRequestError: Its path leaves the directory, or it belongs to no file.
+            InvalidRequestError: Its path leaves the directory, it belongs to no file, or it cannot
+                be written.
         """
         path, _, data = piece
         if path:
             self._close()
             target = self._partial / checked_path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = target.open("xb")
+            with _told_of(target, field="to"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._file = target.open("xb")
             self.sizes[path] = 0
         if self._file is None:
             raise InvalidRequestError("a piece that belongs to no file", field="path")
-        self._file.write(data)
+        with _told_of(self._to, field="to"):
+            self._file.write(data)
         self.sizes[next(reversed(self.sizes))] += len(data)
 
     def finish(self) -> None:
         """Let everything appear."""
-        self._close()
-        if self._to.exists():
-            self._to.rmdir()
-        self._partial.rename(self._to)
+        with _told_of(self._to, field="to"):
+            self._close()
+            if self._to.exists():
+                self._to.rmdir()
+            self._partial.rename(self._to)
 
     def give_up(self) -> None:
         """Remove what has arrived."""

@@ -1,6 +1,6 @@
 """Whole stores of other programs, served from where they lie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,22 @@ class Adopted:
 
     artifacts: tuple[Artifact, ...]
     skipped: tuple[Skipped, ...]
+
+
+def store_named(name: str, environment: Mapping[str, str], home: Path) -> Path:
+    """Return where a store lies.
+
+    Args:
+        name: A path, or `huggingface` or `ollama`: where these keep theirs by default.
+        environment: May say otherwise, in `HF_HUB_CACHE`, `HF_HOME` and `OLLAMA_MODELS`.
+        home: Of the user.
+    """
+    if name == "huggingface":
+        below = environment.get("HF_HOME") or home / ".cache" / "huggingface"
+        return Path(environment.get("HF_HUB_CACHE") or Path(below) / "hub")
+    if name == "ollama":
+        return Path(environment.get("OLLAMA_MODELS") or home / ".ollama" / "models")
+    return Path(name).expanduser()
 
 
 def adopt(

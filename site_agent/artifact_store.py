@@ -26,6 +26,7 @@ once and advertised once for each name.
 """
 
 import bisect
+import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,13 +43,14 @@ from gcos.artifacts import (
 )
 from gcos.errors import (
     ArtifactNotFoundError,
+    CacheFullError,
     DigestMismatchError,
     InvalidRequestError,
     WrongStateError,
 )
 from gcos.ids import ArtifactId, SiteId
 from site_agent.adopted_files import AdoptedFiles, resolved
-from site_agent.digest_notes import NOTES, BadRange, DigestNotes, read_notes
+from site_agent.digest_notes import NOTES, BadRange, DigestNotes, read_notes, write_notes
 from site_agent.dual_cache import DualCache
 from site_agent.durable_files import disk_errors, sync_directory
 from site_agent.hub_shelf import HubShelf
@@ -124,6 +126,8 @@ class ArtifactStore:
         self._arriving: dict[ArtifactId, ArtifactKind] = {}
         #: A path for each content, of artifacts that are complete or were sealed.
         self._contents: dict[ArtifactId, Mapping[str, str]] = {}
+        #: Room of what nobody brings just now, by the id it is reserved under, and where it lies.
+        self._parked: dict[ArtifactId, tuple[Reservation, Path]] = {}
         #: What is wrong with complete artifacts, as far as somebody looked.
         self._bad: dict[ArtifactId, tuple[BadRange, ...]] = {}
 
@@ -303,16 +307,21 @@ class ArtifactStore:
             WrongStateError: It is here, or on its way.
             CacheFullError: Even with everything evictable gone it would not fit.
         """
-        is_custodian = artifact.custodian == self.site_id
-        evicted = self.cache.reserve(artifact, now_s=now_s, is_custodian=is_custodian)
-        trash: list[Path] = []
+        trash = self._make_way(artifact)
+        try:
+            is_custodian = artifact.custodian == self.site_id
+            evicted = self.cache.reserve(artifact, now_s=now_s, is_custodian=is_custodian)
+        except BaseException:
+            self._remove(Reservation(artifact, evicted=(), trash=tuple(trash)))
+            raise
         records = [self._forget(victim) for victim in evicted]
+        gone_count = len(trash)
         try:
             for victim in evicted:
-                trash.append(self._areas.to_trash(victim))  # noqa: PERF401  kept where one fails
+                trash.append(self._areas.to_trash(victim))
         except BaseException:
             self.cache.release(artifact.artifact_id)
-            for record in records[len(trash) :]:
+            for record in records[len(trash) - gone_count :]:
                 self._readmit(record)
             self._remove(Reservation(artifact, evicted=evicted, trash=tuple(trash)))
             raise
@@ -336,6 +345,18 @@ class ArtifactStore:
         """
         path = self._areas.partial(artifact_id) / FILES / entry.path
         return PartialFile(path, entry, self._known_file(artifact_id, entry))
+
+    def note_chunks(self, artifact_id: ArtifactId, digests: Sequence[bytes]) -> None:
+        """Write down what the chunks of a partial copy hash to, before `seal`. Blocking.
+
+        Args:
+            artifact_id: Under a reservation.
+            digests: SHA-256 of each chunk, file after file in the manifest's order.
+        """
+        path = self._areas.partial(artifact_id) / NOTES
+        # A full disk takes no notes; the copy is good without them.
+        with contextlib.suppress(CacheFullError), disk_errors(path):
+            write_notes(path, digests)
 
     def seal(self, record: StoredArtifact) -> None:
         """Make a partial copy durable whose files are all finished. Blocking.
@@ -383,6 +404,20 @@ class ArtifactStore:
         self.cache.release(artifact_id)
         self._arriving.pop(artifact_id, None)
         self._contents.pop(artifact_id, None)
+
+    def park(self, reservation: Reservation, place: Path) -> None:
+        """Keep the room of what may be gone on with; it goes first when room is wanted.
+
+        Args:
+            reservation: Its room.
+            place: The directory with its bytes, on the file system of the store.
+        """
+        self._parked[reservation.artifact.artifact_id] = (reservation, place)
+
+    def unpark(self, artifact_id: ArtifactId) -> Reservation | None:
+        """Return the room of what is gone on with; None where it had to go meanwhile."""
+        parked = self._parked.pop(artifact_id, None)
+        return None if parked is None else parked[0]
 
     # ---- how an artifact goes: drop, discard ------------------------------------------------
 
@@ -610,6 +645,18 @@ class ArtifactStore:
             if is_shared and known_id not in self._bad and entry.sha256 in paths:
                 return self._areas.complete(known_id) / FILES / paths[entry.sha256]
         return None
+
+    def _make_way(self, artifact: Artifact) -> list[Path]:
+        """Give up what is parked, the oldest first, before anything is evicted; return trash."""
+        trash: list[Path] = []
+        for artifact_id, (reservation, place) in list(self._parked.items()):
+            if self.cache.evictions_for(artifact.kind, artifact.size_bytes) == ():
+                break
+            if reservation.artifact.kind is artifact.kind:
+                trash.append(self._areas.place_to_trash(place))
+                del self._parked[artifact_id]
+                self.release(reservation)
+        return trash
 
     def _forget(self, artifact_id: ArtifactId) -> StoredArtifact:
         self._contents.pop(artifact_id, None)

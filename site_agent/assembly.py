@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import cast
 
-from gcos.artifacts import FileEntry
+from gcos.artifacts import CHUNK_BYTES, FileEntry
 from gcos.errors import DigestMismatchError
 from gcos.ids import ArtifactId, SiteId
 from site_agent.artifact_store import ArtifactStore
-from site_agent.chunk_board import Arrived
+from site_agent.chunk_board import Arrived, ChunkId
+from site_agent.digest_notes import chunk_count
 from site_agent.partial_file import PartialFile
 from site_agent.threads import in_thread
 
@@ -33,6 +34,8 @@ class Assembly:
         self._artifact_id = artifact_id
         self._files = files
         self._finished_bytes = 0
+        #: By file and number of the chunk: digests of chunks that came right.
+        self._digests: dict[int, dict[int, bytes]] = {}
         #: Of the file that is being written, and of later ones that were looked at.
         self._partials: dict[int, PartialFile] = {}
 
@@ -51,6 +54,23 @@ class Assembly:
     def kept_bytes(self) -> int:
         """Bytes of all files that are here."""
         return self._finished_bytes + self.offset_bytes
+
+    def note(self, chunk: ChunkId, digest: bytes) -> None:
+        """Remember the digest of a chunk that is as it should be."""
+        number = chunk.offset_bytes // CHUNK_BYTES
+        self._digests.setdefault(chunk.file_index, {})[number] = digest
+
+    def chunk_digests(self) -> list[bytes] | None:
+        """Return the digests of all chunks, file after file; None where some are not known."""
+        found: list[bytes] = []
+        for index, entry in enumerate(self._files):
+            known = self._digests.get(index, {})
+            if 0 < entry.size_bytes <= CHUNK_BYTES:
+                known = {0: bytes.fromhex(entry.sha256)}
+            if len(known) != chunk_count(entry):
+                return None
+            found += [known[number] for number in range(len(known))]
+        return found
 
     async def write(self, chunks: Sequence[Arrived]) -> None:
         """Write and hash the next chunks of the file.
@@ -91,6 +111,7 @@ class Assembly:
     async def restart(self) -> None:
         """Throw away what came of the file that is being written."""
         await in_thread(self._partial(self.file_index).restart)
+        self._digests.pop(self.file_index, None)
         self.contributors = frozenset()
 
     def close(self) -> None:
@@ -99,9 +120,18 @@ class Assembly:
             partial.close()
 
     def look(self) -> None:
-        """Begin the file that is to be written next; `offset_bytes` is then what is here of it."""
-        if not self.is_complete:
-            self._partial(self.file_index)
+        """Begin the file that is to be written next; `offset_bytes` is then what is here of it.
+
+        Digests of what is not written are forgotten: whose they were, may have lied.
+        """
+        if self.is_complete:
+            return
+        self._partial(self.file_index)
+        for index in [index for index in self._digests if index > self.file_index]:
+            del self._digests[index]
+        known = self._digests.get(self.file_index, {})
+        for number in [number for number in known if number * CHUNK_BYTES >= self.offset_bytes]:
+            del known[number]
 
     def is_here(self, file_index: int) -> bool:
         """Tell whether this disk has had the content of a later file all along."""

@@ -1,10 +1,11 @@
 """Which chunk comes from whom: ranges are claimed by sources and leave in order. Pure.
 
 Files are cut into chunks, and sources claim *ranges* of chunks, each in turn the next one that
-nobody has claimed: a source that is twice as fast claims twice as often. What a source gives back,
-or what came wrong from it, is claimed by another before anything new. A range that takes much
-longer than ranges do is claimed by a second source as well, and whoever is first, wins; so a slow
-source ends up with nothing but what it can deliver.
+nobody has claimed: a source that is twice as fast claims twice as often, and of the window it holds
+as much as it delivers (`source_shares`). What a source gives back, or what came wrong from it, is
+claimed by another before anything new. A range that takes much longer than ranges do is claimed by
+a second source as well, and whoever is first, wins; so a slow source ends up with nothing but what
+it can deliver.
 
 Chunks leave in the order of the files, as they are hashed in that order. Therefore no more than a
 window of bytes is claimed beyond the first chunk that is missing: the window bounds memory,
@@ -18,6 +19,7 @@ from typing import Final
 
 from gcos.artifacts import CHUNK_BYTES, FileEntry
 from gcos.ids import SiteId
+from site_agent.source_shares import SourceShares
 
 SLOW_RATIO: Final = 3.0
 """A range is shared with a second source when it takes so many times as long as others did."""
@@ -147,6 +149,7 @@ class ChunkBoard:
         #: Claimed and not left, in order.
         self._ranges: deque[_Range] = deque()
         self._claimed_bytes = 0
+        self._shares = SourceShares()
         #: How long a range takes, smoothed; None before the first.
         self._typical_s: float | None = None
         self._skip_finished_files()
@@ -166,10 +169,12 @@ class ChunkBoard:
             range_bytes: How much to claim at most; at least one chunk is.
             now_s: Protocol instant.
         """
+        self._shares.join(source)
         for held in self._ranges:
             if not held.claims and (run := held.run_for(source)) is not None:
                 return self._claimed(held, run, source, now_s)
-        fresh = self._next_range(range_bytes)
+        room_bytes = self._shares.room_bytes(source, self.window_bytes)
+        fresh = self._next_range(min(range_bytes, room_bytes)) if room_bytes > 0 else None
         if fresh is not None:
             self._ranges.append(fresh)
             return self._claimed(fresh, (0, len(fresh.chunks)), source, now_s)
@@ -201,6 +206,7 @@ class ChunkBoard:
         held, at = claim._range, claim._first + place
         if at >= held.left_count and held.data[at] is None:
             held.data[at] = Arrived(held.chunks[at], data, claim.source)
+            self._shares.delivered(claim.source, len(data))
         return [other for other in held.claims if other is not claim and other.is_over]
 
     def reject(self, claim: Claim, place: int) -> None:
@@ -219,10 +225,15 @@ class ChunkBoard:
     def release(self, claim: Claim, *, now_s: float) -> None:
         """End a claim; what it did not bring can be claimed again."""
         claim._range.claims.remove(claim)
+        self._shares.asked(claim.source, -claim.size_bytes)
         if claim.is_over:
             took_s = now_s - claim.began_s
             known_s = took_s if self._typical_s is None else self._typical_s
             self._typical_s = known_s + _SMOOTHING * (took_s - known_s)
+
+    def part_with(self, source: SiteId) -> None:
+        """Count on a source no more, until it claims again; its claims were released."""
+        self._shares.leave(source)
 
     def leave(self, size_bytes_max: int) -> list[Arrived]:
         """Return the next chunks in order that are here, up to a file's end or the size given."""
@@ -255,6 +266,7 @@ class ChunkBoard:
         first, end = run
         claim = Claim(source, held.chunks[first:end], now_s, held, first)
         held.claims.append(claim)
+        self._shares.asked(source, claim.size_bytes)
         return claim
 
     def _next_range(self, range_bytes: int) -> _Range | None:

@@ -11,6 +11,7 @@ from gcos.sites import Pool
 from gcos.tables import default_sites, hardware
 from policies.catalogue import DEFAULT, policy_named
 from site_agent.lease import LEASE_S
+from site_agent.migration import Budget
 
 GIB = 1 << 30
 
@@ -46,6 +47,8 @@ class SourcesConfig:
         networks: Private and other special networks that may be connected to, such as
             `10.0.0.0/8`; none by default.
         roots: Addresses of object stores below which may be read, such as `s3://bucket/models`.
+        adopt: Stores of other programs whose artifacts are served from where they lie: paths, or
+            `huggingface` and `ollama` for those of the user that the agent runs as.
     """
 
     hosts: tuple[str, ...] = (
@@ -57,6 +60,7 @@ class SourcesConfig:
     )
     networks: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
+    adopt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,12 @@ class TransferConfig:
 
     Attributes:
         link_cap_bytes_per_s: What one holder may send to this site; 0: as much as it can.
+        wait_usd_per_h: What an hour of waiting for bytes is worth when sources are chosen, beside
+            what they cost and emit. Assumed: a quarter of what a GPU hour is rented for.
     """
 
     link_cap_bytes_per_s: float = 0.0
+    wait_usd_per_h: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,7 @@ class AgentConfig:
         run_path: `PATH` of jobs.
         log_level: debug, info, warning or error.
         transfer: How artifacts come from other agents.
+        copies: What copies ahead of need may cost in any 24 h of world time.
         world: How world time and bytes are scaled.
         sources: What artifacts may be pulled from.
     """
@@ -139,6 +147,7 @@ class AgentConfig:
     run_path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    copies: Budget = field(default_factory=Budget)
     world: WorldConfig = field(default_factory=WorldConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
 
@@ -196,5 +205,13 @@ def _check_numbers(pue: float, pools: tuple[Pool, ...], config: AgentConfig) -> 
     for name in ("lease_s", "bid_window_s", "beat_s"):
         if not getattr(config, name) > 0:
             raise InvalidRequestError("must be above 0 seconds", field=name)
+    budget = config.copies
+    if not min(budget.bytes_a_day, budget.usd_a_day, budget.gco2_a_day) >= 0:
+        raise InvalidRequestError(
+            "a budget is not negative", field="copies", hint="0 pulls no copies ahead of need"
+        )
+    for name in ("link_cap_bytes_per_s", "wait_usd_per_h"):
+        if not getattr(config.transfer, name) >= 0:
+            raise InvalidRequestError("must be 0 or more", field=f"transfer.{name}")
     if not (config.world.speed > 0 and config.world.byte_ratio > 0):
         raise InvalidRequestError("speed and byte_ratio must be above 0", field="world")

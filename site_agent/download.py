@@ -35,6 +35,7 @@ class Download:
     Attributes:
         manifest: What the artifact consists of, once a source has told.
         custodian: The site whose copy is protected, as that source says.
+        chunk_digests: SHA-256 of each chunk, file after file; None where some are not known.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Download:
     ) -> None:
         self.manifest: Manifest | None = None
         self.custodian: SiteId | None = None
+        self.chunk_digests: list[bytes] | None = None
         self._need = need
         self._store = store
         self._channels = channels
@@ -110,6 +112,7 @@ class Download:
                 await self._pull(assembly, digests)
         finally:
             assembly.close()
+        self.chunk_digests = assembly.chunk_digests()
         assert self._pool.last is not None, "an artifact holds at least one byte"
         return self._pool.last
 

@@ -221,6 +221,10 @@ class DualCache:
         """
         return (*(entry.artifact for entry in self.entries()), *self._residents.values())
 
+    def residents(self) -> tuple[Artifact, ...]:
+        """Return what lies here for good and takes no room of the caches."""
+        return tuple(self._residents.values())
+
     def entries(self) -> tuple[CacheEntry, ...]:
         """Return the complete artifacts of the caches with their use, as `holdings` orders them."""
         return tuple(entry for cache in self._distinct() for entry in cache.entries())

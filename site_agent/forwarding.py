@@ -3,6 +3,7 @@
 The task id names its origin. A call that was passed on is never passed on again.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -46,6 +47,10 @@ def remaining_s(context: Context) -> float:
     return CALL_TIMEOUT_S if left is None else max(0.0, min(left, CALL_TIMEOUT_S))
 
 
+def _translated(request: Any) -> contextlib.AbstractContextManager[None]:
+    return translated(f"site {origin_of(TaskId(request.task_id))}, the task's origin,")
+
+
 class Forwarder:
     """Passes calls on to origins."""
 
@@ -60,7 +65,7 @@ class Forwarder:
         self, call: Callable[..., Any], request: Request, context: Context, answer: type[Response]
     ) -> Response:
         """Pass a call on and return its answer."""
-        with translated("the task's origin"):
+        with _translated(request):
             response = await call(
                 request, timeout=remaining_s(context), metadata=((FORWARDED_KEY, "1"),)
             )
@@ -71,7 +76,7 @@ class Forwarder:
         self, call: Callable[..., Any], request: Request, context: Context
     ) -> AsyncIterator[Any]:
         """Pass a streaming call on and yield its answers."""
-        with translated("the task's origin"):
+        with _translated(request):
             async for response in call(
                 request, timeout=context.time_remaining(), metadata=((FORWARDED_KEY, "1"),)
             ):

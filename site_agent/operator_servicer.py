@@ -6,13 +6,15 @@ import math
 import os
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 
-from gcos.artifacts import ArtifactKind
-from gcos.errors import InvalidRequestError, TooLargeError
+from gcos.artifacts import Artifact, ArtifactKind, CacheEntry
+from gcos.contract_net import ArtifactNeed
+from gcos.errors import GcosError, InvalidRequestError, TooLargeError
 from gcos.rpc.wire import to_proto
 from gcos.signals import HOUR_S, Signal
 from gcos.system import unique_text
@@ -25,6 +27,7 @@ from site_agent.runner import Runner
 from site_agent.sources.opening import settings_of
 from site_agent.sources.pull import Pull, Puller
 from site_agent.transfer import ArtifactPlane
+from site_agent.verification import Examination
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -72,6 +75,10 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         shutil.rmtree(uploads, ignore_errors=True)  # of an earlier process, never complete
         uploads.mkdir(mode=0o700, parents=True)
 
+    def keep_unfinished(self) -> None:
+        """Let the next process go on with pulls that this one does not end."""
+        self._puller.keep_unfinished()
+
     async def DescribeSite(
         self, request: operator_pb2.DescribeSiteRequest, context: Context
     ) -> operator_pb2.DescribeSiteResponse:
@@ -102,7 +109,10 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         return operator_pb2.ListCacheResponse(
             site_id=self._runner.participant.site.site_id,
             usages=[to_proto(usage, operator_pb2.CacheUsage) for usage in cache.usages()],
-            entries=[to_proto(entry, operator_pb2.CacheEntry) for entry in cache.entries()],
+            entries=[
+                to_proto(entry, operator_pb2.CacheEntry)
+                for entry in (*cache.entries(), *self._adopted())
+            ],
             marks=self._mark_messages(),
             arrivals=[
                 ListCacheResponse.Arrival(
@@ -158,13 +168,41 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         """Read every byte of artifacts again."""
         async with contextlib.aclosing(self._upkeep.verify(request.name)) as verified:
             async for artifact, found in verified:
+                problem = None
+                if found.bad and request.is_repairing:
+                    problem = await self._mend(artifact, found)
+                is_mended = problem == ""
                 await context.write(
                     operator_pb2.VerifyArtifactsResponse(
                         artifact=to_proto(artifact, common_pb2.Artifact),
-                        bad_bytes=found.bad_bytes,
-                        bad_paths=list(dict.fromkeys(part.path for part in found.bad)),
+                        bad_bytes=0 if is_mended else found.bad_bytes,
+                        bad_paths=[]
+                        if is_mended
+                        else list(dict.fromkeys(part.path for part in found.bad)),
+                        repaired_bytes=found.bad_bytes if is_mended else 0,
+                        repair_problem=problem or "",
                     )
                 )
+
+    async def _mend(self, artifact: Artifact, found: Examination) -> str:
+        """Mend an artifact from its other holders; return why that failed, else nothing."""
+        need = ArtifactNeed(
+            artifact.artifact_id,
+            kind=artifact.kind,
+            name=artifact.name,
+            size_bytes=artifact.size_bytes,
+        )
+        try:
+            await self._plane.mend(found, await self._runner.holders_of(need))
+        except GcosError as exc:
+            return str(exc)
+        self._runner.log.info(
+            "artifact_mended",
+            artifact=artifact.name,
+            artifact_id=artifact.artifact_id,
+            bytes_moved=found.bad_bytes,
+        )
+        return ""
 
     async def PruneCache(
         self, request: operator_pb2.PruneCacheRequest, context: Context
@@ -216,9 +254,28 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         await self._puller.save_marks()
         await self._runner.beat_now()
 
+    def _adopted(self) -> list[CacheEntry]:
+        """Return what lies in other programs' stores, as the caches' own entries are shown."""
+        store = self._plane.store
+        return [
+            CacheEntry(
+                artifact,
+                pin_count=int(self._marks.of(artifact.artifact_id).is_pinned),
+                last_used_s=store.record_of(artifact.artifact_id).placed_s,
+                hit_count=0,
+            )
+            for artifact in store.cache.residents()
+        ]
+
     def _mark_messages(self) -> list[ListCacheResponse.Mark]:
+        adopted = {artifact.artifact_id for artifact in self._plane.cache.residents()}
         held = dict.fromkeys(each.artifact_id for each in self._plane.cache.holdings())
-        marks = [self._marks.of(artifact_id) for artifact_id in sorted(held)]
+        marks = [
+            replace(self._marks.of(artifact_id), reference="adopted")
+            if artifact_id in adopted
+            else self._marks.of(artifact_id)
+            for artifact_id in sorted(held)
+        ]
         return [
             to_proto(mark, ListCacheResponse.Mark)
             for mark in marks

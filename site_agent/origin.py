@@ -12,7 +12,6 @@ fence rises before each award; a leased task is given away only after its lease 
 passed by this site's clock; after a restart every lease is taken to have been renewed just now.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -74,6 +73,8 @@ from site_agent.lease import LeaseTerms
 ACTIVE_COUNT_MAX = 10_000
 #: World seconds that a reservation stands beyond the start it was made for.
 HOLD_S = 600.0
+#: World seconds after the earliest instant within which a start counts as one at that instant.
+PROMPT_S = 60.0
 #: Protocol seconds between two sendings of an award that was not answered.
 AWARD_RETRY_S = 1.0
 #: Protocol seconds before a task that found no bidder is announced again; doubles up to the limit.
@@ -393,7 +394,12 @@ class Origin:
         fetch_s = sum(fetch.duration_s for fetch in best.fetches)
         wake_s = max(now.world_s, best.start_s - fetch_s)
         earliest = task.spec.earliest_start_s
-        is_early = earliest is not None and earliest > now.world_s
+        # Later than it may start, it waits for a better hour and not for leave to start.
+        is_early = (
+            earliest is not None
+            and earliest > now.world_s
+            and best.start_s <= max(earliest, now.world_s + fetch_s) + PROMPT_S
+        )
         kept = self._step(
             replace(task, bid=best, wake_s=wake_s),
             TaskState.WAITING,
@@ -440,7 +446,7 @@ class Origin:
         self.award_until_s[task.task_id] = lease.origin_until_s(now.protocol_s)
         lam = self.terms_of(task.spec, task.predictions).carbon_price_usd_per_kg
         claims = [with_copies_usd(bid, lam) for bid in ranked[1:] if bid.fetches]
-        best_with_copies_usd = min(claims, default=math.inf)
+        best_with_copies_usd = min(claims, default=None)
         rejections = tuple(
             (
                 bid.site_id,

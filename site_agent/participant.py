@@ -120,6 +120,8 @@ class Participant:
     links: Links
     signals: SiteSignals
     byte_ratio: float = 1.0
+    #: What an hour of waiting for bytes is worth when a source is chosen, $/h.
+    wait_usd_per_h: float = 0.0
     #: Its executor stops a run with its lease, agent or not (I3).
     guarantees_single_execution: bool = True
     #: Its executor takes container images.
@@ -481,6 +483,7 @@ class Participant:
             carbon_here=None if self.signals.carbon is None else self.signals.carbon.series,
             byte_ratio=self.byte_ratio,
             now_s=now_s,
+            wait_usd_per_h=self.wait_usd_per_h,
         )
 
     # ---------------------------------------------------------------- leases
@@ -652,19 +655,30 @@ class Participant:
         return Ready((), (RenewSoon(run.award.origin_address),))
 
     def fetched(
-        self, run_id: RunId, fetch: Fetch, charge: Charge, evictions: tuple[ArtifactId, ...]
+        self,
+        run_id: RunId,
+        fetches: tuple[Fetch, ...],
+        charge: Charge,
+        evictions: tuple[ArtifactId, ...],
     ) -> Ready:
-        """Charge a transfer to the run that it was made for."""
+        """Charge an artifact's transfer to the run that it was made for.
+
+        Args:
+            run_id: The run.
+            fetches: What came, one for each source that sent some of it.
+            charge: Of all of it.
+            evictions: What went for it.
+        """
         run = self.runs.get(run_id)
         if run is None:
             return NOTHING
         terms = run.award.terms
         price_usd = charge.joint_usd(terms.scope, terms.carbon_price_usd_per_kg)
-        self.cache.price(fetch.artifact_id, price_usd)
+        self.cache.price(fetches[0].artifact_id, price_usd)
         kept = replace(
             run,
             transfers=run.transfers + charge,
-            fetches=(*run.fetches, fetch),
+            fetches=run.fetches + fetches,
             evictions=run.evictions + evictions,
         )
         self.runs[run_id] = kept

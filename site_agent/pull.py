@@ -21,6 +21,7 @@ from site_agent.chunk_digests import ChunkDigests
 from site_agent.link_gate import Bell, Passage
 from site_agent.peer_source import CALLS_PER_CONNECTION, PeerSource, Reading, SourceError
 from site_agent.source_pool import WRONG_COUNT_MAX, SourcePool
+from site_agent.source_shares import ASKED_RATIO
 from site_agent.threads import in_thread
 
 WINDOW_BYTES: Final = 12 * CHUNK_BYTES
@@ -28,9 +29,6 @@ WINDOW_BYTES: Final = 12 * CHUNK_BYTES
 
 WINDOW_BYTES_MAX: Final = 24 * CHUNK_BYTES
 """The same for all together: twice what 1 Gbit/s holds over 80 ms, and some."""
-
-ASKED_RATIO: Final = 2 / 3
-"""Part of the window that may be asked for; the rest waits for chunks before it."""
 
 BATCH_BYTES: Final = 4 * CHUNK_BYTES
 """Handed to the writing thread at once."""
@@ -160,6 +158,7 @@ class Pull:
             failure = first
         assert failure is not None, "workers end by failing"
         del self._worker_counts[source.site_id]
+        self._board.part_with(source.site_id)
         self._pool.fail(source, failure)
         self._bell.ring()
 
@@ -237,6 +236,7 @@ class Pull:
                 return
             if expected is not None:
                 self._right_counts[claim.chunks[place].file_index] += 1
+                self._assembly.note(claim.chunks[place], digest)
             self._pool.last = source.holder
             for other in self._board.deliver(claim, place, data):
                 if other in self._readings:

@@ -28,7 +28,7 @@ from site_agent.held_run import HeldRun
 from site_agent.outputs import Outputs, as_directory, copy_to, lacking
 from site_agent.participant import Exit, Participant
 from site_agent.source_pool import FetchPart
-from site_agent.sourcing import Links, charge_of_fetch, cheapest_fetch
+from site_agent.sourcing import Links, charge_of_fetch, sources_together
 from site_agent.transfer import ArtifactPlane
 
 OUTPUTS_NAME = "outputs"
@@ -85,7 +85,7 @@ class RunShell:
         award: Award,
         need: ArtifactNeed,
         refresh: Callable[[ArtifactNeed], Awaitable[ArtifactNeed]],
-    ) -> tuple[Fetch, Charge, tuple[ArtifactId, ...]] | None:
+    ) -> tuple[tuple[Fetch, ...], Charge, tuple[ArtifactId, ...]] | None:
         """Fetch one artifact; return what it cost, or None where another run had it fetched.
 
         Raises:
@@ -99,12 +99,12 @@ class RunShell:
 
     async def _bring(
         self, award: Award, need: ArtifactNeed
-    ) -> tuple[Fetch, Charge, tuple[ArtifactId, ...]] | None:
+    ) -> tuple[tuple[Fetch, ...], Charge, tuple[ArtifactId, ...]] | None:
         site = self._participant.site
         carbon = self._participant.signals.carbon
         carbon_here = None if carbon is None else carbon.series
         started_s = self._clock.world_s()
-        found = cheapest_fetch(
+        together = sources_together(
             need,
             here=site.site_id,
             zone=site.zone,
@@ -113,8 +113,9 @@ class RunShell:
             carbon_here=carbon_here,
             byte_ratio=self._config.world.byte_ratio,
             now_s=started_s,
+            wait_usd_per_h=self._participant.wait_usd_per_h,
         )
-        if found is None:
+        if not together:
             raise ArtifactNotFoundError(f"no other site is known to hold {need.name}")
         moved = self._participant.moved_bytes
         before = moved.get(award.run_id, 0)
@@ -122,43 +123,47 @@ class RunShell:
         def on_progress(count: int) -> None:
             moved[award.run_id] = before + count
 
-        def charge_of(parts: tuple[FetchPart, ...]) -> Charge:
+        def charge_of(part: FetchPart) -> Charge:
             # A source that failed half-way has sent its share all the same.
-            return Charge.sum(
-                charge_of_fetch(
-                    part.bytes_moved,
-                    part.source,
-                    self._links(part.source.zone, site.zone),
-                    terms=award.terms,
-                    carbon_here=carbon_here,
-                    byte_ratio=self._config.world.byte_ratio,
-                    start_s=started_s,
-                    end_s=self._clock.world_s(),
-                )
-                for part in parts
+            return charge_of_fetch(
+                part.bytes_moved,
+                part.source,
+                self._links(part.source.zone, site.zone),
+                terms=award.terms,
+                carbon_here=carbon_here,
+                byte_ratio=self._config.world.byte_ratio,
+                start_s=started_s,
+                end_s=self._clock.world_s(),
             )
+
+        def on_waste(parts: tuple[FetchPart, ...]) -> None:
+            self._participant.wasted(award.run_id, Charge.sum(map(charge_of, parts)))
 
         result = await self._plane.fetch(
             need,
-            found[0].source,
+            together[0],
             run_id=award.run_id,
             on_progress=on_progress,
-            on_waste=lambda parts: self._participant.wasted(award.run_id, charge_of(parts)),
+            beside=together[1:],
+            on_waste=on_waste,
         )
         if result.is_shared:
             return None
         ended_s = self._clock.world_s()
-        charge = charge_of(result.parts)
-        fetch = Fetch(
-            artifact_id=need.artifact_id,
-            name=need.name,
-            size_bytes=result.bytes_moved,
-            source=result.source,
-            duration_s=ended_s - started_s,
-            cost_usd=charge.transfer_usd,
-            carbon_gco2=charge.network_gco2,
+        charges = [charge_of(part) for part in result.parts]
+        fetches = tuple(
+            Fetch(
+                artifact_id=need.artifact_id,
+                name=need.name,
+                size_bytes=part.bytes_moved,
+                source=part.source,
+                duration_s=ended_s - started_s,
+                cost_usd=charge.transfer_usd,
+                carbon_gco2=charge.network_gco2,
+            )
+            for part, charge in zip(result.parts, charges, strict=True)
         )
-        return fetch, charge, result.evicted
+        return fetches, Charge.sum(charges), result.evicted
 
     # ---------------------------------------------------------------- executing
 

@@ -126,7 +126,7 @@ class Runner:
         self._last_applied: asyncio.Task[GcosError | None] | None = None
         self._negotiation = Negotiation(self)
         self.copies = copies
-        self._copy_ports = CopyPorts(
+        self.copy_ports = CopyPorts(
             holders_of=self._negotiation.holders_of,
             enter=lambda entry: self.apply(Ready((fx.AddEntry(entry),))),
             spawn=self._spawn,
@@ -343,6 +343,10 @@ class Runner:
         unknown = unknown_placement(spec, sites, zones()) if self.is_known_fresh else None
         return unknown or impossibility(spec, sites)
 
+    async def holders_of(self, need: ArtifactNeed) -> ArtifactNeed:
+        """Return a need with its holders as of now."""
+        return await self._negotiation.holders_of(need)
+
     async def resolve(self, spec: TaskSpec) -> tuple[ArtifactNeed, ...]:
         """Return the artifacts that a spec names, with their holders.
 
@@ -372,6 +376,7 @@ class Runner:
                 carbon_here=self.carbon,
                 byte_ratio=self.config.world.byte_ratio,
                 now_s=self.now().world_s,
+                wait_usd_per_h=self.participant.wait_usd_per_h,
             )
             if found is not None:
                 fetches.append(found[0])
@@ -663,11 +668,11 @@ class Runner:
 
     def rejected(self, rejections: Sequence[Rejection]) -> None:
         """Hear what tasks went for that this site bid for."""
-        self.copies.rejected(rejections, self._copy_ports)
+        self.copies.rejected(rejections, self.copy_ports)
 
     async def look_forever(self) -> None:
         """Let the migrator look around now and then."""
-        await self.copies.look_forever(self._copy_ports)
+        await self.copies.look_forever(self.copy_ports)
 
     def digest(self) -> SiteDigest:
         """Return how this site is now."""

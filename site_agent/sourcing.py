@@ -1,14 +1,23 @@
-"""From where to fetch what is missing: the cheapest source by J, then the faster one. Pure.
+"""From where to fetch what is missing: by money, grams and seconds in one sum. Pure.
 
-For an artifact of b bytes from source s to here, egress x($/GB) and network energy kappa(kWh/GB):
+For an artifact of b bytes from source s to here, egress x($/GB), network energy kappa(kWh/GB) and
+w, what an hour of waiting for bytes is worth to this site ($/h):
 
     J(s) = b x(s, here) + lambda b kappa (c_s + c_here) / 2        (DESIGN section 5)
+    score(S) = sum of J(s) B_s / B  +  w (max rtt_s + b / B),      B = sum of B_s over S
+
+A set S of sources that deliver together shares the bytes in proportion to the rates B_s of their
+links. One source alone is taken as {s}. The offer J of a site has no term in w: there, waiting
+counts as a later start. w only chooses sources.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
-from gcos.accounting import Charge, transfer_charge
+from gcos.accounting import S_PER_H, Charge, transfer_charge
+from gcos.artifacts import CHUNK_BYTES
 from gcos.contract_net import ArtifactNeed, Fetch, Holder, Terms
 from gcos.ids import SiteId
 from gcos.signals import StepSeries
@@ -16,6 +25,12 @@ from gcos.sites import Link
 
 Links = Callable[[str, str], Link]
 """The link from one electricity zone to another."""
+
+SOURCES_AT_ONCE_MAX: Final = 4
+"""Holders asked together: each further one adds less, and connections of its own."""
+
+SHARED_BYTES_MIN: Final = 16 * CHUNK_BYTES
+"""What is smaller is here before a second holder has answered."""
 
 
 @lru_cache(maxsize=4096)
@@ -70,9 +85,111 @@ def cheapest_fetch(
     carbon_here: StepSeries | None,
     byte_ratio: float,
     now_s: float,
+    wait_usd_per_h: float = 0.0,
 ) -> tuple[Fetch, Charge] | None:
-    """Return the best way to bring `need` here and what it costs; None where nobody else has it."""
-    best: tuple[tuple[float, float, str], Fetch, Charge] | None = None
+    """Return the best way to bring `need` here from one holder; None where nobody else has it.
+
+    Of holders with equal scores it is the faster one, then that of the lower id.
+
+    Args:
+        need: What, and who has it.
+        here: This site, which is no source.
+        zone: Its electricity zone.
+        links: Links between zones.
+        terms: Lambda, kappa and what counts as cost.
+        carbon_here: Intensity at this site, gCO2/kWh; None: unknown.
+        byte_ratio: World bytes that a stored byte stands for.
+        now_s: World instant.
+        wait_usd_per_h: w above.
+    """
+    ways = _ways(
+        need,
+        here=here,
+        zone=zone,
+        links=links,
+        terms=terms,
+        carbon_here=carbon_here,
+        byte_ratio=byte_ratio,
+        now_s=now_s,
+    )
+    if not ways:
+        return None
+    best = min(ways, key=lambda way: way.rank(wait_usd_per_h))
+    return best.fetch, best.charge
+
+
+def sources_together(
+    need: ArtifactNeed,
+    *,
+    here: SiteId,
+    zone: str,
+    links: Links,
+    terms: Terms,
+    carbon_here: StepSeries | None,
+    byte_ratio: float,
+    now_s: float,
+    wait_usd_per_h: float,
+) -> tuple[Holder, ...]:
+    """Return whom to ask at the same time, the best alone first; nobody where nobody has it.
+
+    A holder joins while that lowers the score: where a second of waiting is worth more than what
+    its share costs beyond that of the others. Arguments are those of `cheapest_fetch`.
+    """
+    ways = _ways(
+        need,
+        here=here,
+        zone=zone,
+        links=links,
+        terms=terms,
+        carbon_here=carbon_here,
+        byte_ratio=byte_ratio,
+        now_s=now_s,
+    )
+    ways.sort(key=lambda way: way.rank(wait_usd_per_h))
+    chosen = ways[:1]
+    if need.size_bytes < SHARED_BYTES_MIN:
+        return tuple(way.fetch.source for way in chosen)
+    world_bytes = need.size_bytes * byte_ratio
+    for way in ways[1:]:
+        if len(chosen) == SOURCES_AT_ONCE_MAX:
+            break
+        more = [*chosen, way]
+        if _score(more, world_bytes, wait_usd_per_h) < _score(chosen, world_bytes, wait_usd_per_h):
+            chosen = more
+    return tuple(way.fetch.source for way in chosen)
+
+
+def total_duration_s(fetches: Iterable[Fetch]) -> float:
+    """Return the world seconds of fetching one after the other over the site's one downlink."""
+    return sum(fetch.duration_s for fetch in fetches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Everything from one holder."""
+
+    fetch: Fetch
+    charge: Charge
+    link: Link
+    joint_usd: float
+
+    def rank(self, wait_usd_per_h: float) -> tuple[float, float, SiteId]:
+        wait_usd = wait_usd_per_h * self.fetch.duration_s / S_PER_H
+        return self.joint_usd + wait_usd, self.fetch.duration_s, self.fetch.source.site_id
+
+
+def _ways(
+    need: ArtifactNeed,
+    *,
+    here: SiteId,
+    zone: str,
+    links: Links,
+    terms: Terms,
+    carbon_here: StepSeries | None,
+    byte_ratio: float,
+    now_s: float,
+) -> list[_Way]:
+    ways = []
     for holder in need.holders:
         if holder.site_id == here:
             continue
@@ -88,7 +205,6 @@ def cheapest_fetch(
             start_s=now_s,
             end_s=now_s + duration_s,
         )
-        joint = charge.joint_usd(terms.scope, terms.carbon_price_usd_per_kg)
         fetch = Fetch(
             artifact_id=need.artifact_id,
             name=need.name,
@@ -98,12 +214,14 @@ def cheapest_fetch(
             cost_usd=charge.transfer_usd,
             carbon_gco2=charge.network_gco2,
         )
-        key = (joint, duration_s, holder.site_id)
-        if best is None or key < best[0]:
-            best = (key, fetch, charge)
-    return None if best is None else best[1:]
+        joint_usd = charge.joint_usd(terms.scope, terms.carbon_price_usd_per_kg)
+        ways.append(_Way(fetch, charge, link, joint_usd))
+    return ways
 
 
-def total_duration_s(fetches: Iterable[Fetch]) -> float:
-    """Return the world seconds of fetching one after the other over the site's one downlink."""
-    return sum(fetch.duration_s for fetch in fetches)
+def _score(ways: Sequence[_Way], world_bytes: float, wait_usd_per_h: float) -> float:
+    """Return what delivering together costs, $; waiting included."""
+    rate = sum(way.link.bytes_per_s for way in ways)
+    joint_usd = sum(way.joint_usd * way.link.bytes_per_s / rate for way in ways)
+    duration_s = max(way.link.rtt_s for way in ways) + world_bytes / rate
+    return joint_usd + wait_usd_per_h * duration_s / S_PER_H

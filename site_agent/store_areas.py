@@ -81,10 +81,18 @@ class StoreAreas:
         Raises:
             CacheFullError: The disk is full.
         """
+        return self.place_to_trash(self.complete(artifact_id))
+
+    def place_to_trash(self, place: Path) -> Path:
+        """Take a directory of this file system out of sight.
+
+        Raises:
+            CacheFullError: The disk is full.
+        """
         self._trash_count += 1
         trash = self.root / "trash" / str(self._trash_count)
         with disk_errors(self.root):
-            self.complete(artifact_id).rename(trash)
+            place.rename(trash)
         return trash
 
     def seal(self, record: StoredArtifact) -> None:

@@ -11,7 +11,13 @@ import grpc.aio
 
 from gcos.artifacts import parse_reference
 from gcos.contract_net import Change
-from gcos.errors import GcosError, InvalidRequestError, InvalidTaskError, WrongStateError
+from gcos.errors import (
+    GcosError,
+    InvalidRequestError,
+    InvalidTaskError,
+    UnavailableError,
+    WrongStateError,
+)
 from gcos.ids import RunId, SiteId, TaskId
 from gcos.rpc.channels import Channels
 from gcos.rpc.status import translated
@@ -204,7 +210,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
                         yield tasks_pb2.ReadLogResponse(
                             data=data, offset_bytes=position, run_id=run_id
                         )
-                except GcosError:
+                except GcosError as exc:
                     # The site is away. Who follows waits for it, or for the next attempt; what
                     # came with the report is what there is of one that has ended.
                     if task.report is not None and not offset:
@@ -213,6 +219,11 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
                         )
                         return
                     if not request.follow or task.state.is_terminal:
+                        if isinstance(exc, UnavailableError):
+                            exc.hint = (
+                                f"{site_id} keeps the output until it is back; where the task "
+                                f"stands: gcos status {task_id}"
+                            )
                         raise
             if not request.follow or task.state.is_terminal:
                 return

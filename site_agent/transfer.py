@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,7 @@ from gcos.artifacts import Artifact, ArtifactKind, checked_name
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Holder
 from gcos.errors import ArtifactNotFoundError, SiteDrainingError
-from gcos.ids import ArtifactId, RunId
+from gcos.ids import ArtifactId, RunId, SiteId
 from gcos.logs import Log
 from gcos.rpc.channels import Channels
 from site_agent.artifact_store import ArtifactStore, Reservation, StoredArtifact
@@ -29,9 +29,11 @@ from site_agent.download import Download
 from site_agent.dual_cache import DualCache
 from site_agent.link_gate import LinkGate, Passage
 from site_agent.links import Links, Priority
+from site_agent.mending import mended
 from site_agent.serving import IDLE_S, checked_id
 from site_agent.source_pool import FetchPart
 from site_agent.threads import in_thread, interruptible
+from site_agent.verification import Examination
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +271,16 @@ class ArtifactPlane:
             await in_thread(store.sync)
         return record.artifact(), True
 
+    async def mend(self, examination: Examination, need: ArtifactNeed) -> None:
+        """Bring what is wrong with an artifact that somebody reads or pins meanwhile.
+
+        Raises:
+            GcosError: As `mending.mended` says.
+        """
+        await mended(
+            examination, need, store=self.store, channels=self._channels, clock=self._clock
+        )
+
     # ---- one transfer -----------------------------------------------------------------------
 
     async def _settled(self, artifact_id: ArtifactId) -> None:
@@ -413,6 +425,10 @@ class ArtifactPlane:
                 placed_s=self._clock.world_s(),
                 custodian=download.custodian,
             )
+            digests = download.chunk_digests
+            if digests is not None:
+                noting = functools.partial(self.store.note_chunks, need.artifact_id, digests)
+                await in_thread(noting)
             await in_thread(functools.partial(self.store.seal, record))
             transfer.ended_s = self._clock.protocol_s()
             self.store.publish(record)
@@ -448,6 +464,22 @@ class ArtifactPlane:
         finally:
             self._transfers.pop(artifact_id, None)
             self._arrivals.pop(artifact_id).set()
+
+    async def set_custodian(self, artifact_id: ArtifactId, custodian: SiteId) -> None:
+        """Make it durable whose copy of an artifact is protected.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+            CacheFullError: The disk is full.
+        """
+        async with self._adding:
+            self.cache.open_reader(artifact_id)
+            try:
+                record = replace(self.store.record_of(artifact_id), custodian=custodian)
+                await in_thread(functools.partial(self.store.rewrite, record))
+                self.store.adopt(record, record.names[0])
+            finally:
+                self.cache.close_reader(artifact_id)
 
     async def _rename(self, artifact_id: ArtifactId, name: str) -> tuple[Artifact, bool]:
         """Give content that is here a name more."""

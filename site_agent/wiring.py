@@ -8,6 +8,8 @@ from pathlib import Path
 
 from gcos import logs
 from gcos.clock import Clock
+from gcos.contract_net import Holder
+from gcos.errors import GcosError
 from gcos.ids import SiteId
 from gcos.locks import lock_directory
 from gcos.logs import Log
@@ -22,11 +24,14 @@ from gcos.tables import link
 from gcos.v1 import operator_pb2_grpc, site_pb2_grpc, tasks_pb2_grpc
 from policies.catalogue import policy_named
 from site_agent import journal
+from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
+from site_agent.custody import CustodyShell
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
+from site_agent.foreign_stores import counts
 from site_agent.lease import LeaseTerms
 from site_agent.migration import Migration
 from site_agent.operator_servicer import OperatorServicer
@@ -110,6 +115,7 @@ class _Agent:
                 (config.data_dir / UPLOADS_NAME).resolve(),
             ),
         )
+        await asyncio.to_thread(self._adopt, artifacts)
         async with (
             ArtifactPlane(
                 artifacts,
@@ -130,6 +136,20 @@ class _Agent:
                     loop.cancel()
                 runner.cancel_effects()
 
+    def _adopt(self, artifacts: ArtifactStore) -> None:
+        """Serve what lies in other programs' stores too; before anybody else uses the books."""
+        for name in self._config.sources.adopt:
+            path = store_named(name, os.environ, Path.home())
+            try:
+                adopted = adopt(artifacts, path, now_s=self._clock.world_s())
+            except GcosError as exc:
+                self._log.warning("store_not_adopted", path=str(path), error=str(exc))
+                continue
+            skipped = {reason.value: count for reason, count in counts(adopted.skipped).items()}
+            self._log.info(
+                "store_adopted", path=str(path), artifacts=len(adopted.artifacts), skipped=skipped
+            )
+
     async def _runner(self, plane: ArtifactPlane, group: asyncio.TaskGroup) -> Runner:
         config = self._config
         now_s = self._clock.world_s()
@@ -146,6 +166,7 @@ class _Agent:
             links=_link,
             signals=signals,
             byte_ratio=config.world.byte_ratio,
+            wait_usd_per_h=config.transfer.wait_usd_per_h,
             may_preempt=config.may_preempt,
             gives_back_late=policy.gives_back_late,
             guarantees_single_execution=executor.guarantees_single_execution,
@@ -168,12 +189,17 @@ class _Agent:
                 byte_ratio=config.world.byte_ratio,
             ),
         )
+        peers = Peers(self._channels, brokers=config.brokers, predictors=config.predictors)
+        here = Holder(self._site.site_id, self._site.zone, self._site.address)
         copies = Copies(
             config=config,
             clock=self._clock,
-            migration=Migration(plane.cache, policy.migrator()),
+            migration=Migration(plane.cache, policy.migrator(), config.copies),
             participant=participant,
             plane=plane,
+            custody=CustodyShell(
+                here=here, journal=self._store, plane=plane, peers=peers, log=self._log
+            ),
             links=_link,
             log=self._log,
         )
@@ -183,7 +209,7 @@ class _Agent:
             store=self._store,
             origin=origin,
             participant=participant,
-            peers=Peers(self._channels, brokers=config.brokers, predictors=config.predictors),
+            peers=peers,
             runs=RunShell(
                 config=config,
                 clock=self._clock,
@@ -204,6 +230,7 @@ class _Agent:
         now = Now(self._clock.protocol_s(), self._clock.world_s())
         for entry in await journal.load_ledger(self._store):
             runner.ledger[entry.run_id] = entry
+        await runner.copies.custody.restore()
         await runner.refresh_sites()
         tasks = await journal.load_tasks(self._store)
         runs = await journal.load_runs(self._store)
@@ -232,6 +259,7 @@ class _Agent:
         return loops
 
     async def _serve(self, runner: Runner, plane: ArtifactPlane, stopping: asyncio.Event) -> None:
+        operator = OperatorServicer(runner, plane, self._config.data_dir / UPLOADS_NAME)
         register = (
             lambda server: tasks_pb2_grpc.add_TaskServiceServicer_to_server(
                 TaskServicer(runner, self._channels), server
@@ -240,7 +268,7 @@ class _Agent:
                 SiteServicer(runner), server
             ),
             lambda server: operator_pb2_grpc.add_OperatorServiceServicer_to_server(
-                OperatorServicer(runner, plane, self._config.data_dir / UPLOADS_NAME), server
+                operator, server
             ),
             ArtifactServicer(plane.store).add_to,
         )
@@ -252,7 +280,10 @@ class _Agent:
             log=self._log,
         ) as running:
             self._log.info("agent_serving", address=running.address, zone=self._site.zone)
-            await self._until_stopped(runner, running, stopping)
+            try:
+                await self._until_stopped(runner, running, stopping)
+            finally:
+                operator.keep_unfinished()
             self._log.info("agent_stopped")
 
     async def _until_stopped(

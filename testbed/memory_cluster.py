@@ -642,7 +642,7 @@ class MemoryCluster:
             cost_usd=0.01,
             carbon_gco2=0.0,
         )
-        self._apply(agent, agent.participant.fetched(run_id, fetch, charge, evicted))
+        self._apply(agent, agent.participant.fetched(run_id, (fetch,), charge, evicted))
         self._stage(agent, run_id, token)
 
     def _fail_staging(self, agent: Agent, run_id: RunId, message: str) -> None:

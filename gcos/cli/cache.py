@@ -141,10 +141,10 @@ async def pull_to_cache(
     ] = None,
     site: SiteOption = None,
 ) -> int:
-    """Bring a model or data set from where it is published. Ctrl-C stops it and leaves nothing.
+    r"""Bring a model or data set from where it is published. Ctrl-C stops it and leaves nothing.
 
     What is here already is not fetched again. The agent reads only hosts and roots that its
-    operator allows: [sources] of its configuration.
+    operator allows: \[sources] of its configuration.
 
     Example:
       gcos cache pull hf://HuggingFaceTB/SmolLM2-135M --site de
@@ -200,6 +200,9 @@ async def verify_cache(
     name: Annotated[
         str, typer.Argument(metavar="[NAME]", help="One artifact; all of the site by default.")
     ] = "",
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Bring what is damaged from other sites that have it.")
+    ] = False,
     site: SiteOption = None,
 ) -> int:
     """Read every byte again and compare it with its digest. What is damaged is not served.
@@ -210,16 +213,22 @@ async def verify_cache(
 
     Example:
       gcos cache verify
-      gcos cache verify org/tiny-lm --site de
+      gcos cache verify org/tiny-lm --site de --repair
     """
     found: list[VerifiedArtifact] = []
     async with session.connect() as client:
         with session.out.progress(f"verifying {name or 'every artifact'}: every byte is read"):
             async with contextlib.aclosing(
-                client.verify_artifacts(name, site=_site(site))
+                client.verify_artifacts(name, site=_site(site), is_repairing=repair)
             ) as verified:
                 found = [each async for each in verified]
     damaged = [each for each in found if each.bad_paths]
+    mended_bytes = sum(each.repaired_bytes for each in found)
+    if mended_bytes:
+        session.out.say(f"mended {size(mended_bytes)}")
+    for each in damaged:
+        if each.repair_problem:
+            session.out.say(f"{each.artifact.name} stays damaged: {each.repair_problem}")
     if session.out.is_record:
         session.out.record(found)
     elif session.out.is_names:
@@ -230,7 +239,9 @@ async def verify_cache(
         session.out.warn(
             f"{counted(len(damaged), 'artifact')} of {len(found)} damaged on disk",
             reason="DIGEST_MISMATCH",
-            hint="remove it and bring it again: gcos cache rm NAME, gcos cache pull REFERENCE",
+            hint="remove it and bring it again: gcos cache rm NAME, gcos cache pull REFERENCE"
+            if repair
+            else "mend it from a site that has it, too: gcos cache verify --repair",
         )
         return ExitCode.INTERNAL
     session.out.say(f"{counted(len(found), 'artifact')} verified")

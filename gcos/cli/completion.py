@@ -32,6 +32,15 @@ def complete_sites(incomplete: str) -> list[tuple[str, str]]:
     return _beginning(incomplete, _asked(ask))
 
 
+def complete_outputs(incomplete: str) -> list[str]:
+    """Return words that may follow `gcos schema`: first ones of commands with records."""
+    # Few completions need the records of all commands.
+    from gcos.cli.output_schema import RECORDS  # noqa: PLC0415
+
+    words = dict.fromkeys(word for command in RECORDS for word in command.split())
+    return [word for word in words if word.startswith(incomplete)]
+
+
 def _say_nothing(_text: str) -> None:
     """Keep warnings out of the command line that is being written."""
 

@@ -10,7 +10,7 @@ from gcos.cli.quantities import (
     instant,
     significant,
 )
-from gcos.cli.task_progress import DUE_S, end_of, start_of
+from gcos.cli.task_progress import DUE_S, end_of, overdue_s, overrun, start_of
 from gcos.client_records import Explanation
 from gcos.contract_net import Bid, Report
 from gcos.task_events import TaskEvent
@@ -117,8 +117,11 @@ def _times(task: Task, now_s: float) -> str:
         words += f"; {'expected' if start_s > now_s else 'was expected'} to start"
         words += f" {instant(start_s, now_s)}"
     if ends is not None:
-        words += f"; expected to end {instant(ends[0], now_s)} (p50),"
+        words += "; if it starts now," if overdue_s(task, now_s=now_s) else ";"
+        words += f" expected to end {instant(ends[0], now_s)} (p50),"
         words += f" {instant(ends[1], now_s)} (p90)"
+    if longer := overrun(task, now_s=now_s):
+        words += f"; {longer}"
     return words
 
 

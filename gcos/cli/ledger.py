@@ -48,6 +48,7 @@ async def ledger(
     sums = groups(found.entries, by)
     if as_csv:
         sys.stdout.write(entries_csv(found.entries) if by is None else groups_csv(sums, by))
+        session.out.say(f"at_origin_*: the yardstick of savings, {SAVINGS_DEFINITION}")
     elif session.out.is_record and by is None:
         session.out.record(found)
     elif session.out.is_record:

@@ -84,7 +84,10 @@ _OWN: Final[dict[str, _Own]] = {
     "sites": _Own("gcos.cli.sites:sites_commands", "Look at the sites of the cluster.", True),
     "cache": _Own("gcos.cli.cache:cache_commands", "Look at caches; add and pull artifacts.", True),
     "carbon": _Own("gcos.cli.sites:carbon_commands", "Look at carbon intensity and price.", True),
-    "schema": _Own("gcos.cli.schema:schema_commands", "Print the JSON Schema of task documents."),
+    "schema": _Own(
+        "gcos.cli.schema:schema_commands",
+        "Print the JSON Schema of task documents, and of what commands write.",
+    ),
 }
 
 #: Lines in `gcos --help` for commands of other packages, which are not loaded for it.

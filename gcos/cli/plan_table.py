@@ -14,6 +14,7 @@ from gcos.cli.quantities import (
 )
 from gcos.client_records import Plan, Scales
 from gcos.contract_net import Bid
+from gcos.durations import PredictionSource
 
 #: What each scope counts as cost, in words.
 SCOPES = {
@@ -85,7 +86,18 @@ def footnotes(plan: Plan) -> list[str]:
         f"cost ({plan.terms.scope.value}): {SCOPES[plan.terms.scope]}",
         f"carbon price: {price} $/kg; offers compare by cost + carbon price x carbon",
     ]
-    cold = sorted({each.pool_type for each in plan.predictions if each.is_cold})
+    sources = {each.source for each in plan.predictions}
+    if PredictionSource.PRIOR in sources:
+        notes.append("no predictor answers: run times are reckoned from work and GPU type alone")
+    elif PredictionSource.SNAPSHOT in sources:
+        notes.append("no predictor answers: run times are as it last told them")
+    cold = sorted(
+        {
+            each.pool_type
+            for each in plan.predictions
+            if each.is_cold and each.source is not PredictionSource.PRIOR
+        }
+    )
     if cold:
         notes.append(f"run times are a guess for {', '.join(cold)}: no finished run is known there")
     return notes + scale_notes(plan.scales)
@@ -118,7 +130,7 @@ def _fetch(bid: Bid) -> str:
 def _reason(bid: Bid, plan: Plan) -> str:
     best_usd = min(each.offer_usd for each in plan.bids)
     if bid.site_id != plan.chosen_site_id:
-        words = [f"offer {significant(bid.offer_usd - best_usd)} $ dearer"]
+        words = [f"{significant(bid.offer_usd - best_usd)} $ dearer"]
     elif bid.offer_usd > best_usd:
         words = ["preferred"]
     else:

@@ -45,6 +45,27 @@ class Problem:
     field: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ToldProblem:
+    """A line on stderr with `-o json`: an error, a warning or a line of talk.
+
+    Attributes:
+        level: How much it matters.
+        code: Name of the gRPC status; `OK` for mere talk.
+        reason: Closed word that programs may branch on.
+        message: One sentence.
+        hint: The next step.
+        field: Option or dotted field at fault; empty where there is none.
+    """
+
+    level: Level
+    code: str
+    reason: str
+    message: str
+    hint: str
+    field: str
+
+
 def problem_of(error: Exception) -> Problem:
     """Return how `error` is told; what is no `GcosError` is a fault of ours."""
     if isinstance(error, GcosError):
@@ -72,11 +93,12 @@ def leaves(error: BaseException) -> Iterator[Exception]:
 def tell(problem: Problem, *, as_json: bool, level: Level = Level.ERROR) -> None:
     """Write a problem, warning or line of talk to stderr.
 
-    For programs each is an object on one line: `level` and the fields of `Problem`. For people a
-    problem is two lines, a warning and a line of talk are one.
+    For programs each is a `ToldProblem` on one line. For people a problem is two lines, a warning
+    and a line of talk are one.
     """
     if as_json:
-        sys.stderr.write(f"{json.dumps({'level': level.value, **asdict(problem)})}\n")
+        told = ToldProblem(level, **asdict(problem))
+        sys.stderr.write(f"{json.dumps({**asdict(told), 'level': level.value})}\n")
         return
     # Text of peers must not drive the terminal.
     message = _printable(problem.message)

@@ -28,7 +28,7 @@ def sites(listing: SiteListing) -> Table:
             "HEARD",
             "ADDRESS",
         ),
-        tuple(_site(known) for known in listing.sites),
+        tuple(_site(known, is_fresh=listing.is_fresh) for known in listing.sites),
         optional=("ADDRESS", "HEARD", ">ARTIFACTS", "ZONE"),
     )
 
@@ -86,12 +86,20 @@ def load(known: KnownSite, *, is_away: bool = False) -> tuple[str, str, str, str
     )
 
 
-def standing(known: KnownSite, *, is_away: bool = False) -> str:
-    """Return whether a site takes work, or for how long it has been silent."""
-    if is_silent(known):
+def standing(known: KnownSite, *, is_away: bool = False, is_fresh: bool = True) -> str:
+    """Return whether a site takes work, or for how long it has been silent.
+
+    Args:
+        known: The site as it was last heard.
+        is_away: It was asked just now and did not answer.
+        is_fresh: A broker answers: else a site is not heard of, whether it is silent or not.
+    """
+    if is_fresh and is_silent(known):
         return f"silent {duration(known.age_s)}"
     if is_away:
         return "no answer"
+    if is_silent(known):
+        return "not known"
     return "draining" if known.digest.is_draining else "open"
 
 
@@ -100,13 +108,13 @@ def heard(known: KnownSite) -> str:
     return f"{duration(known.age_s)} ago"
 
 
-def _site(known: KnownSite) -> tuple[str, ...]:
+def _site(known: KnownSite, *, is_fresh: bool) -> tuple[str, ...]:
     return (
         known.site.site_id,
         known.site.zone,
         *load(known),
         NOTHING if is_silent(known) else str(len(known.digest.holdings)),
-        standing(known),
+        standing(known, is_fresh=is_fresh),
         heard(known),
         known.site.address,
     )

@@ -26,7 +26,7 @@ _CHANGES_MAX: Final = 5
 BAR_WIDTH: Final = 6
 #: A start that was expected so short a while ago is expected now, world seconds.
 DUE_S: Final = 60.0
-_NAME_CHARS: Final = 32
+NAME_CHARS: Final = 32
 #: Width of a terminal from which on there is room for names.
 WIDE_COLUMNS: Final = 100
 
@@ -129,9 +129,9 @@ def watched(
     return Table(("ID", *names, "STATE", "SITE", "PROGRESS"), tuple(rows))
 
 
-def shortened(name: str) -> str:
-    """Return a name that leaves room for what stands beside it."""
-    return name if len(name) <= _NAME_CHARS else f"{name[: _NAME_CHARS - 1]}…"
+def shortened(text: str, chars: int = NAME_CHARS) -> str:
+    """Return a text of at most `chars` characters, which leaves room for what stands beside it."""
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
 
 
 def progress(task: Task, *, now_s: float, rate_bytes_per_s: float | None = None) -> str:
@@ -172,7 +172,27 @@ def end_of(task: Task, *, now_s: float) -> tuple[float, float] | None:
         return now_s + run.remaining.p50_s, now_s + run.remaining.p90_s
     if task.bid is None or task.state.is_terminal or task.state is TaskState.QUEUED:
         return None
-    return task.bid.p50_finish_s, task.bid.p90_finish_s
+    late_s = overdue_s(task, now_s=now_s)
+    return task.bid.p50_finish_s + late_s, task.bid.p90_finish_s + late_s
+
+
+def overdue_s(task: Task, *, now_s: float) -> float:
+    """Return by how much a task that has not started is behind the start of its offer, seconds."""
+    start_s = None if task.started_s is not None else start_of(task)
+    late_s = 0.0 if start_s is None or task.state.is_terminal else now_s - start_s
+    return late_s if late_s >= DUE_S else 0.0
+
+
+def overrun(task: Task, *, now_s: float) -> str:
+    """Return how a run that is longer than predicted compares; empty for any other task.
+
+    Of what lies beyond its prediction little is known: the expected end moves on with the clock.
+    """
+    run = forecast(task, now_s=now_s)
+    if run is None or run.elapsed_s <= run.predicted.p90_s:
+        return ""
+    predicted = interval(run.predicted.p50_s, run.predicted.p90_s)
+    return f"it has run for {duration(run.elapsed_s)}, predicted were {predicted} (p50-p90)"
 
 
 def change(task: Task) -> str:
@@ -202,11 +222,11 @@ def _running(run: RunForecast) -> str:
         like_s=max(run.elapsed_s, run.predicted.p90_s),
     )
     is_over = run.elapsed_s > run.predicted.p90_s
-    if ends[1] == "0":  # far over: each in the unit that suits it
+    if is_over and ends[0] == "0":  # far over: each in the unit that suits it
         predicted = interval(run.predicted.p50_s, run.predicted.p90_s)
         left = interval(run.remaining.p50_s, run.remaining.p90_s)
         return f"{duration(run.elapsed_s)} of {predicted} (over), {left} left"
     return (
         f"{elapsed} of {span(ends[0], ends[1])} {unit}{' (over)' if is_over else ''}, "
-        f"{span(ends[2], ends[3])} {unit} left"
+        f"{span(ends[2], ends[3])} left"
     )

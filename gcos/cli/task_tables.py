@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gcos.accounting import CostScope
 from gcos.cli.output import Table
 from gcos.cli.quantities import NOTHING, duration, instant, relative, significant, size
-from gcos.cli.task_progress import DUE_S, end_of, start_of
+from gcos.cli.task_progress import DUE_S, end_of, overdue_s, overrun, start_of
 from gcos.task_record import Task
 
 _LOG_LINES = 10
@@ -71,9 +71,10 @@ def details(task: Task, *, now_s: float) -> Table:
         ("project", spec.project),
         ("submitted", instant(task.submitted_s, now_s)),
         ("announced again", _optional_instant(task.wake_s, now_s)),
-        ("expected start", "" if _has_started(task) else _optional_instant(start_of(task), now_s)),
+        ("expected start", _expected_start(task, now_s)),
         ("started", _optional_instant(start_of(task), now_s) if _has_started(task) else ""),
         ("expected end", _expected_end(task, now_s)),
+        ("overrun", overrun(task, now_s=now_s)),
         ("ended", _optional_instant(task.ended_s, now_s)),
         ("deadline", _optional_instant(spec.deadline_s, now_s)),
         ("attempt", f"{task.fence.attempt}, {task.failure_count} failed or lost"),
@@ -143,11 +144,19 @@ def _has_started(task: Task) -> bool:
     return task.started_s is not None
 
 
+def _expected_start(task: Task, now_s: float) -> str:
+    if _has_started(task):
+        return ""
+    overdue = " (overdue)" if overdue_s(task, now_s=now_s) else ""
+    return f"{_optional_instant(start_of(task), now_s)}{overdue}"
+
+
 def _expected_end(task: Task, now_s: float) -> str:
     ends = end_of(task, now_s=now_s)
     if ends is None:
         return ""
-    return f"{instant(ends[0], now_s)} (p50); {instant(ends[1], now_s)} (p90)"
+    words = f"{instant(ends[0], now_s)} (p50); {instant(ends[1], now_s)} (p90)"
+    return f"{words}, if it starts now" if overdue_s(task, now_s=now_s) else words
 
 
 def _optional_instant(time_s: float | None, now_s: float) -> str:

@@ -21,7 +21,7 @@ from gcos.cli.session import Session, command
 from gcos.cli.spans import span_s
 from gcos.client import Client
 from gcos.client_records import Cancellation, ExplainedSubmission, Explanation, Unreachable
-from gcos.document import DOCUMENT_BYTES_MAX, Mapping, parse_tree
+from gcos.document import DOCUMENT_BYTES_MAX, Mapping, clipped, parse_tree
 from gcos.errors import GcosError, InvalidRequestError, NotEndedError, TooLargeError
 from gcos.ids import TaskId
 from gcos.task_record import Task
@@ -348,7 +348,9 @@ def read_document(file: str) -> bytes:
         ) from exc
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise InvalidRequestError(f"{file} cannot be read: {reason}") from exc
+        raise InvalidRequestError(
+            f"{clipped(file)} cannot be read: {reason}", hint="give the path of a task document"
+        ) from exc
     if len(document) > DOCUMENT_BYTES_MAX:
         raise TooLargeError(
             f"{file} has more than {DOCUMENT_BYTES_MAX // 1024} KiB",

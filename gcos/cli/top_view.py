@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from gcos.artifacts import ArtifactKind
 from gcos.cli.output import Table
@@ -12,6 +13,9 @@ from gcos.client_records import Gathered, Scales, SiteCache, SiteListing
 from gcos.ids import SiteId, TaskId
 from gcos.known_sites import KnownSite
 from gcos.task_record import Task
+
+#: So much of a message is shown: one that is long must not take the column from all.
+MESSAGE_CHARS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,10 @@ def head(snapshot: Snapshot) -> str:
     heard_of = [each for each in known_sites if not _is_out_of_date(each, away)]
     running = sum(known.digest.run_count for known in heard_of)
     silent = len(known_sites) - len(heard_of)
+    missing = "silent" if snapshot.sites.is_fresh else "not heard of"
     words = [
         f"{instant(snapshot.now_s, snapshot.now_s).partition(',')[0]}",
-        f"{counted(len(known_sites), 'site')}{f', {silent} silent' if silent else ''}",
+        f"{counted(len(known_sites), 'site')}{f', {silent} {missing}' if silent else ''}",
         counted(running, "run"),
         f"{counted(len(snapshot.active.items), 'task')} under way",
     ]
@@ -73,7 +78,10 @@ def sites(snapshot: Snapshot) -> Table:
             "STATE",
             "HEARD",
         ),
-        tuple(_site(known, caches, away) for known in snapshot.sites.sites),
+        tuple(
+            _site(known, caches, away, is_fresh=snapshot.sites.is_fresh)
+            for known in snapshot.sites.sites
+        ),
         optional=("HEARD", "ZONE", ">DATA full %", ">MODELS full %"),
     )
 
@@ -125,7 +133,11 @@ def _is_out_of_date(known: KnownSite, away: Mapping[SiteId, None]) -> bool:
 
 
 def _site(
-    known: KnownSite, caches: Mapping[SiteId, SiteCache], away: Mapping[SiteId, None]
+    known: KnownSite,
+    caches: Mapping[SiteId, SiteCache],
+    away: Mapping[SiteId, None],
+    *,
+    is_fresh: bool,
 ) -> tuple[str, ...]:
     site_id = known.site.site_id
     cache = None if _is_out_of_date(known, away) else caches.get(site_id)
@@ -135,7 +147,7 @@ def _site(
         *load(known, is_away=site_id in away),
         _fullness(cache, ArtifactKind.MODEL),
         _fullness(cache, ArtifactKind.DATA),
-        standing(known, is_away=site_id in away),
+        standing(known, is_away=site_id in away, is_fresh=is_fresh),
         heard(known),
     )
 
@@ -160,5 +172,5 @@ def _ended(task: Task, now_s: float) -> tuple[str, ...]:
         duration(ran_s),
         NOTHING if report is None else significant(report.charge.carbon_gco2),
         f"{duration(max(0.0, now_s - ended_s))} ago",
-        task.message,
+        shortened(task.message, MESSAGE_CHARS),
     )

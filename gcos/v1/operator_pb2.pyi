@@ -652,16 +652,20 @@ class VerifyArtifactsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    IS_REPAIRING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, name@sha256:..., or sha256:...; empty: all."""
+    is_repairing: _builtins.bool
+    """Bring what is wrong from other holders."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        is_repairing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_repairing", b"is_repairing", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -676,8 +680,14 @@ class VerifyArtifactsResponse(_message.Message):
     ARTIFACT_FIELD_NUMBER: _builtins.int
     BAD_BYTES_FIELD_NUMBER: _builtins.int
     BAD_PATHS_FIELD_NUMBER: _builtins.int
+    REPAIRED_BYTES_FIELD_NUMBER: _builtins.int
+    REPAIR_PROBLEM_FIELD_NUMBER: _builtins.int
     bad_bytes: _builtins.int
     """Bytes that are not what they should be."""
+    repaired_bytes: _builtins.int
+    """Bytes that were wrong and have been mended."""
+    repair_problem: _builtins.str
+    """Why what is wrong could not be mended; empty where nobody tried."""
     @_builtins.property
     def artifact(self) -> _common_pb2.Artifact:
         """The artifact."""
@@ -692,10 +702,12 @@ class VerifyArtifactsResponse(_message.Message):
         artifact: _common_pb2.Artifact | None = ...,
         bad_bytes: _builtins.int = ...,
         bad_paths: _abc.Iterable[_builtins.str] | None = ...,
+        repaired_bytes: _builtins.int = ...,
+        repair_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "bad_bytes", b"bad_bytes", "bad_paths", b"bad_paths"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "bad_bytes", b"bad_bytes", "bad_paths", b"bad_paths", "repair_problem", b"repair_problem", "repaired_bytes", b"repaired_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

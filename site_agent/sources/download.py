@@ -14,9 +14,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from gcos.artifacts import FileEntry
+from gcos.artifacts import CHUNK_BYTES, FileEntry
 from gcos.errors import DigestMismatchError, GcosError, UnavailableError, WrongStateError
 from site_agent.durable_files import disk_errors
+from site_agent.sources.leftovers import opened_again
 from site_agent.sources.source import Listing, Source, SourceFile, TransientError
 
 FILES_AT_ONCE = 4
@@ -44,6 +45,24 @@ class StagedFile:
         self._digest = hashlib.sha256()
         self._git = _git_digest(file)
         self._descriptor: int | None = None
+
+    def resume(self, stop: "Stop") -> None:
+        """Go on with what an earlier process brought of a file whose digest is stated.
+
+        Raises:
+            WrongStateError: It was ended meanwhile.
+            OSError: What is there cannot be read.
+        """
+        descriptor = opened_again(self.path)
+        if descriptor is None:
+            return
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            while data := file.read(CHUNK_BYTES):
+                stop.check()
+                self._digest.update(data)
+                if self._git is not None:
+                    self._git.update(data)
+                self.received_bytes += len(data)
 
     def append(self, data: bytes) -> None:
         """Write and hash the next bytes.

@@ -6,14 +6,14 @@
     publish    the files get their names in the store as hard links: no byte is written twice
 
 Only then the content's id is known, as a source may not state every digest. So the room is reserved
-under an id of the pull itself, and handed over in one step. A pull that fails, is cancelled or dies
-with its process leaves nothing behind.
+under an id of the pull itself, and handed over in one step. A pull that fails or is cancelled
+leaves nothing behind. What dies or stops with its process waits for the same pull to be asked for
+again, and gives way as soon as anything else wants its room.
 """
 
 import asyncio
 import contextlib
 import functools
-import hashlib
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -34,6 +34,15 @@ from site_agent.artifact_store import (
 from site_agent.cache_marks import OPERATOR, CacheMarks
 from site_agent.partial_file import PartialFile
 from site_agent.sources.download import StagedFile, Stop, Tries, bring_all, resolved
+from site_agent.sources.leftovers import (
+    Leftover,
+    files_of,
+    key_of,
+    park_all,
+    promise_of,
+    received_bytes,
+    write_note,
+)
 from site_agent.sources.opening import SourceSettings, open_reference
 from site_agent.sources.reference import (
     HubReference,
@@ -128,12 +137,29 @@ class Puller:
         self._locks: dict[tuple[str, ArtifactKind], asyncio.Lock] = {}
         self._pulls: list[Pull] = []
         self._saving = asyncio.Lock()
-        shutil.rmtree(staging, ignore_errors=True)  # of an earlier process, never complete
-        staging.mkdir(mode=0o700, parents=True)
+        #: A pull that ends from now on is gone on with by the next process.
+        self._is_stopping = False
+        #: What an earlier process left, by its key.
+        self._leftovers = park_all(store, staging, now_s=clock.world_s())
 
     def pulls(self) -> tuple[Pull, ...]:
-        """Return what is under way or waits, the oldest first."""
-        return tuple(self._pulls)
+        """Return what is under way or waits, the oldest first; what was left comes last."""
+        left = (
+            Pull(
+                leftover.reference,
+                leftover.name,
+                size_bytes=leftover.size_bytes,
+                received={"": received_bytes(self._staging / key)},
+                note="left by a restart: pull it again to go on",
+            )
+            for key, leftover in self._leftovers.items()
+            if (self._staging / key).is_dir()
+        )
+        return (*self._pulls, *left)
+
+    def keep_unfinished(self) -> None:
+        """Let the next process go on with pulls that end from now on: this one stops."""
+        self._is_stopping = True
 
     def prepared(self, reference: str, name: str, kind: ArtifactKind | None) -> "PullOrder":
         """Return what `pull` performs, once it is known to make sense.
@@ -262,18 +288,20 @@ class Puller:
         tries: Tries,
     ) -> Pulled:
         pull, kind = order.pull, order.kind
-        key = hashlib.sha256(f"{kind.value} {pull.reference}".encode()).hexdigest()
+        key = key_of(pull.reference, kind)
         place = self._staging / key
-        promise = Artifact(
-            ArtifactId(f"sha256:{key}"), kind=kind, name=pull.name, size_bytes=listing.size_bytes
-        )
-        async with self._promised(promise, place) as promised:
+        promise = promise_of(key, kind, pull.name, listing.size_bytes)
+        wanted = Leftover(pull.reference, pull.name, kind, files_of(listing))
+        async with self._promised(promise, place, wanted) as promised:
             parts = await in_thread(
-                functools.partial(_parts, self._store, promise.artifact_id, listing, place)
+                functools.partial(_parts, self._store, promise.artifact_id, listing, place, stop),
+                stop=stop,
             )
             for part in parts:
-                if part.staged is None:
-                    pull.received[part.file.path] = part.file.size_bytes
+                here = part.staged
+                pull.received[part.file.path] = (
+                    part.file.size_bytes if here is None else here.received_bytes
+                )
             await in_thread(
                 functools.partial(
                     bring_all,
@@ -292,22 +320,55 @@ class Puller:
             return await self._publish(order, promised, manifest, parts, listing)
 
     @contextlib.asynccontextmanager
-    async def _promised(self, promise: Artifact, place: Path) -> AsyncIterator["_Promise"]:
-        """Reserve the room of a pull for the block; leave nothing of it behind."""
-        reservation = self._store.reserve(promise, now_s=self._clock.world_s())
+    async def _promised(
+        self, promise: Artifact, place: Path, wanted: Leftover
+    ) -> AsyncIterator["_Promise"]:
+        """Reserve the room of a pull for the block; leave nothing of it behind.
+
+        Where an earlier process left the same, its room and its bytes are taken over. Where this
+        process stops in the middle, the next one may do so.
+        """
+        reservation = await self._taken_over(promise, place, wanted)
+        is_new = reservation is None
+        if reservation is None:
+            reservation = self._store.reserve(promise, now_s=self._clock.world_s())
         for victim in reservation.evicted:
             self._log.info("artifact_evicted", artifact_id=victim, made_room_for=promise.name)
         held = _Promise(reservation)
         try:
             await in_thread(functools.partial(self._store.clear, reservation))
-            await in_thread(place.mkdir)
+            if is_new:
+                await in_thread(functools.partial(_begin, place, wanted))
             yield held
+        except BaseException:
+            # What the store has of it by now is known there, so only the staged files are left.
+            held.is_kept = self._is_stopping and held.is_held
+            raise
         finally:
             try:
-                await in_thread(functools.partial(_clear, self._store, reservation, place))
+                if held.is_kept:
+                    await in_thread(functools.partial(self._store.drop_partial, reservation))
+                else:
+                    await in_thread(functools.partial(_clear, self._store, reservation, place))
             finally:
                 if held.is_held:
                     self._store.release(reservation)
+
+    async def _taken_over(
+        self, promise: Artifact, place: Path, wanted: Leftover
+    ) -> Reservation | None:
+        """Return the room of the same pull that an earlier process left, if it is still here."""
+        leftover = self._leftovers.pop(place.name, None)
+        reservation = self._store.unpark(promise.artifact_id)
+        if reservation is None:
+            return None
+        if leftover is not None and leftover.files == wanted.files:
+            return reservation
+        try:
+            await in_thread(functools.partial(shutil.rmtree, place))
+        finally:
+            self._store.release(reservation)
+        return None
 
     async def _not_arriving(self, pull: Pull, artifact_id: ArtifactId) -> None:
         """Wait while a peer brings the same content."""
@@ -396,6 +457,14 @@ class _Promise:
 
     reservation: Reservation
     is_held: bool = True
+    #: Its staged files stay for the next process.
+    is_kept: bool = False
+
+
+def _begin(place: Path, wanted: Leftover) -> None:
+    """Make the staging directory of a pull. Blocking."""
+    place.mkdir()
+    write_note(place, wanted)
 
 
 def _listed(source: Source, pull: Pull, stop: Stop, tries: Tries, capacity_bytes: int) -> Listing:
@@ -427,9 +496,12 @@ class _Part:
 
 
 def _parts(
-    store: ArtifactStore, promise_id: ArtifactId, listing: Listing, place: Path
+    store: ArtifactStore, promise_id: ArtifactId, listing: Listing, place: Path, stop: Stop
 ) -> list[_Part]:
-    """Return the files of a pull; those that the store has already get a name at once. Blocking."""
+    """Return the files of a pull; those that the store has already get a name at once. Blocking.
+
+    What an earlier process brought of the others is gone on with.
+    """
     parts = []
     for index, file in enumerate(listing.files):
         if file.sha256 is not None and file.size_bytes > 0:
@@ -438,7 +510,9 @@ def _parts(
                 parts.append(_Part(file, _place(store, promise_id, file.path), staged=None))
                 continue
         path = place / str(index)
-        parts.append(_Part(file, path, StagedFile(path, file)))
+        staged = StagedFile(path, file)
+        staged.resume(stop)
+        parts.append(_Part(file, path, staged))
     return parts
 
 

@@ -10,9 +10,12 @@ Each limit and each figure of ours is measured in turns, in processes of their o
   it; ours takes SHA-256 twice (chunk and file) and has two processes on the same cores;
 - *far*: a whole fetch over the relay of `testbed.relay`, 1 Gbit/s with 80 ms of round trip, beside
   raw sockets over an equal relay with as many connections, all kept; and beside the link's rate;
+- *several*: the same from two holders at once, each over a relay of its own of 250 Mbit/s, beside
+  the sum of their links;
 - *memory*: by how much either agent grows at most while it moves an artifact of 2 GB.
 
-Run as `python -m testbed.bench.transfer [DIRECTORY [PART...]]`; parts are near, far and memory.
+Run as `python -m testbed.bench.transfer [DIRECTORY [PART...]]`; parts are near, far, several and
+memory.
 """
 
 import asyncio
@@ -45,6 +48,8 @@ FAR_ROUNDS: Final = 3
 FAR_BYTES_PER_S: Final = 125e6
 FAR_DELAY_S: Final = 0.04
 WARM_BYTES: Final = 64 << 20
+SEVERAL_BYTES: Final = 512 << 20
+SEVERAL_BYTES_PER_S: Final = 31.25e6
 LARGE_BYTES: Final = 2_000_000_000
 MEMORY_LIMIT_BYTES: Final = 64e6
 
@@ -68,6 +73,7 @@ def measure(directory: Path | None = None) -> Iterator[BenchRow]:
     """Yield the rows; `directory` is on the disk to measure."""
     yield from _near(directory)
     yield from _far(directory)
+    yield from _several(directory)
     yield from _memory(directory)
 
 
@@ -199,6 +205,39 @@ def _far(directory: Path | None) -> Iterator[BenchRow]:
     yield _row("artifact over 80 ms, beside the link", ours, link, target=0.9, note=note)
 
 
+def _several(directory: Path | None) -> Iterator[BenchRow]:
+    with _Bench(directory) as bench:
+        artifact, warm = bench.store(SEVERAL_BYTES), bench.store(WARM_BYTES)
+        holders = [
+            bench.relayed(bench.start("serve", bench.far).address, SEVERAL_BYTES_PER_S)
+            for _ in range(2)
+        ]
+        puller = bench.start("pull", bench.scratch)
+
+        def fetched(what: _Stored) -> float:
+            took: float = puller.ask(
+                "fetch",
+                address=holders[0],
+                beside=holders[1:],
+                artifact_id=what.artifact_id,
+                size_bytes=what.size_bytes,
+            )["seconds"]
+            return took
+
+        fetched(warm)
+        rates = [SEVERAL_BYTES / fetched(artifact) / 1e6 for _ in range(FAR_ROUNDS)]
+    yield _row(
+        "artifact from two holders, beside both links",
+        rates,
+        [2 * SEVERAL_BYTES_PER_S / 1e6] * FAR_ROUNDS,
+        target=0.9,
+        note=(
+            f"{SEVERAL_BYTES >> 20} MiB verified and stored, each holder behind testbed.relay with "
+            f"80 ms and {SEVERAL_BYTES_PER_S * 8 / 1e6:,.0f} Mbit/s; median of {FAR_ROUNDS} rounds"
+        ),
+    )
+
+
 # ---- memory -----------------------------------------------------------------------------------
 
 
@@ -287,9 +326,9 @@ class _Bench(contextlib.ExitStack):
         """Start a peer."""
         return self._started([_PEER, role, str(path)])
 
-    def relayed(self, address: str) -> str:
+    def relayed(self, address: str, rate_bytes_per_s: float = FAR_BYTES_PER_S) -> str:
         """Return the address of a new relay to `address`."""
-        rate, delay = str(FAR_BYTES_PER_S), str(FAR_DELAY_S)
+        rate, delay = str(rate_bytes_per_s), str(FAR_DELAY_S)
         return self._started(["testbed.relay", address, rate, delay]).address
 
     def store(self, size_bytes: int) -> _Stored:
@@ -339,6 +378,7 @@ def _row(
 _PARTS: Final[dict[str, Callable[[Path | None], Iterator[BenchRow]]]] = {
     "near": _near,
     "far": _far,
+    "several": _several,
     "memory": _memory,
 }
 

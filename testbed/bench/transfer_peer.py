@@ -17,7 +17,7 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -147,8 +147,16 @@ class Puller:
                 group.create_task(work())
         return _now_s() - began_s
 
-    async def fetch(self, address: str, artifact_id: str, size_bytes: int) -> dict[str, float]:
+    async def fetch(
+        self, address: str, artifact_id: str, size_bytes: int, beside: Sequence[str] = ()
+    ) -> dict[str, float]:
         """Bring an artifact into a new store, as an agent does; then remove it.
+
+        Args:
+            address: A holder.
+            artifact_id: What.
+            size_bytes: Its size.
+            beside: Further holders, asked at the same time.
 
         Returns:
             Seconds, and by how many bytes resident memory grew at most.
@@ -162,6 +170,10 @@ class Puller:
                 Holder(SiteId("far"), zone="X", address=address),
                 run_id=RunId("near-1.1.1"),
                 on_progress=lambda _bytes: None,
+                beside=[
+                    Holder(SiteId(f"far{number}"), zone="X", address=each)
+                    for number, each in enumerate(beside)
+                ],
             )
         took_s = _now_s() - began_s
         grown_bytes = peak_bytes(os.getpid()) - before_bytes

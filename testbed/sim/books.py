@@ -88,6 +88,7 @@ class Account:
 class _Copy:
     """A stored copy, from the first byte of its transfer."""
 
+    site_id: SiteId
     size_bytes: int
     since_s: float
     is_measured: bool
@@ -120,6 +121,8 @@ class Books:
         self._index = {site.site_id: i for i, site in enumerate(instance.sites)}
         self._links = {pair: link.egress_usd_per_gb for pair, link in instance.links.items()}
         self._copies: dict[tuple[SiteId, ArtifactId], _Copy] = {}
+        #: Copies that went since the last run ended, and when: storage ends with the last of all.
+        self._gone: list[tuple[_Copy, float]] = []
         self.whole = Account((instance.start_s, math.inf))
         self.measured = Account(instance.measured_s)
         self._last_end_s = instance.start_s
@@ -151,7 +154,7 @@ class Books:
         is_measured = self._is_measured(start_s)
         self._charge(charge, target, task_id, is_measured=is_measured)
         if is_stored:
-            copy = _Copy(artifact.size_bytes, start_s, is_measured)
+            copy = _Copy(target, artifact.size_bytes, start_s, is_measured)
             self._copies[target, artifact.artifact_id] = copy
         self._write(
             {
@@ -167,9 +170,8 @@ class Books:
         )
 
     def evict(self, site_id: SiteId, artifact: Artifact, *, now_s: float) -> None:
-        """Charge the storage of a copy that goes."""
-        copy = self._copies.pop((site_id, artifact.artifact_id))
-        self._store(site_id, copy, until_s=now_s)
+        """Let a copy go; its storage is charged as the next run ends."""
+        self._gone.append((self._copies.pop((site_id, artifact.artifact_id)), now_s))
         self._write(
             {
                 "e": "evict",
@@ -208,9 +210,10 @@ class Books:
 
     def close(self) -> None:
         """Charge what still lies in the caches, up to the end of the last run."""
-        for (site_id, _), copy in self._copies.items():
-            self._store(site_id, copy, until_s=max(self._last_end_s, copy.since_s))
+        for copy in (*self._copies.values(), *(copy for copy, _ in self._gone)):
+            self._store(copy, until_s=max(self._last_end_s, copy.since_s))
         self._copies.clear()
+        self._gone.clear()
 
     # ---------------------------------------------------------------- what came of it
 
@@ -307,6 +310,9 @@ class Books:
 
     def _end(self, kind: str, task: SimTask, site: Site, start_s: float, end_s: float) -> None:
         self._last_end_s = max(self._last_end_s, end_s)
+        for copy, until_s in self._gone:
+            self._store(copy, until_s=until_s)
+        self._gone.clear()
         self._write(
             {
                 "e": kind,
@@ -317,11 +323,11 @@ class Books:
             }
         )
 
-    def _store(self, site_id: SiteId, copy: _Copy, *, until_s: float) -> None:
+    def _store(self, copy: _Copy, *, until_s: float) -> None:
         charge = storage_charge(
             copy.size_bytes, self._instance.storage_usd_per_gb_h, copy.since_s, until_s
         )
-        self._charge(charge, site_id, None, is_measured=copy.is_measured)
+        self._charge(charge, copy.site_id, None, is_measured=copy.is_measured)
 
     def _charge(
         self, charge: Charge, site_id: SiteId, task_id: str | None, *, is_measured: bool

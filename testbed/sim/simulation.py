@@ -800,7 +800,7 @@ class Simulation:
             run = participant.runs.get(run_id)
             if not arrival.is_stored and run is not None and run.report is None:
                 participant.streamed(run_id, artifact.artifact_id)
-            ready = participant.fetched(run_id, arrival.fetch, charge, arrival.evicted)
+            ready = participant.fetched(run_id, (arrival.fetch,), charge, arrival.evicted)
             self._apply(place, ready)
             self._stage(place, run_id)
         for waiter in place.waiting.pop(artifact.artifact_id, []) if arrival.is_stored else []:

@@ -265,6 +265,19 @@ async def test_a_working_directory_that_cannot_be_sent_is_refused_by_plan_and_su
     assert not agent.documents
 
 
+async def test_nothing_is_sent_for_a_document_that_is_wrong(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "main.py").write_text("print()")
+
+    async def put(*_: object) -> AddedArtifact:
+        raise AssertionError("sent all the same")
+
+    monkeypatch.setattr(client, "put_artifact", put)
+    with pytest.raises(InvalidTaskError, match="line 5, modle: unknown key"):
+        await client.submit(DOCUMENT + b"workdir: .\nmodle: x\n", directory=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("head", "name"),
     [

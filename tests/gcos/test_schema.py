@@ -63,6 +63,8 @@ WORKS = st.fixed_dictionaries(
     },
 )
 LISTS = WORDS | st.lists(WORDS, max_size=4, unique=True)
+#: Longer than `WORDS` are: what is denied must not be allowed.
+DENIED = st.from_regex(r"[A-Za-z][A-Za-z0-9]{21,25}", fullmatch=True)
 NUMBERS = st.integers(0, 99) | st.floats(allow_nan=False, allow_infinity=False)
 DOCUMENTS = st.fixed_dictionaries(
     {
@@ -94,7 +96,7 @@ DOCUMENTS = st.fixed_dictionaries(
             {}, optional={"carbon_price_usd_per_kg": st.floats(0, 1e4)}
         ),
         "placement": st.fixed_dictionaries(
-            {}, optional={"allow": LISTS, "deny": LISTS, "prefer": LISTS}
+            {}, optional={"allow": LISTS, "deny": DENIED, "prefer": LISTS}
         ),
         "project": WORDS,
         "retry": st.fixed_dictionaries(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gcos.errors import InvalidRequestError
-from gcos.transfer_files import content_id, files_of
+from gcos.transfer_files import Arriving, content_id, files_of
 
 
 def refusal_of(directory: Path) -> InvalidRequestError:
@@ -43,3 +43,13 @@ def test_the_content_alone_makes_the_id(tmp_path: Path) -> None:
     assert len(ids) == 1
     (tmp_path / "two" / "f").write_text("other")
     assert content_id(tmp_path / "two", ["f"]) not in ids
+
+
+def test_what_cannot_be_read_or_written_is_told_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="absent cannot be read") as caught:
+        content_id(tmp_path, ["absent"])
+    assert (caught.value.field, bool(caught.value.hint)) == ("workdir", True)
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidRequestError, match="cannot be read or written") as caught:
+        Arriving(tmp_path / "file" / "results")
+    assert (caught.value.field, bool(caught.value.hint)) == ("to", True)

@@ -1,20 +1,26 @@
+import asyncio
 import hashlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from gcos.artifacts import Artifact, ArtifactKind
+from gcos.client import Client
 from gcos.errors import ArtifactNotFoundError, InvalidRequestError, WrongStateError
 from gcos.ids import SiteId
+from gcos.system import SystemClock
 from site_agent import adopted_files
 from site_agent.adopted_files import DigestMemory
-from site_agent.adoption import Adopted, adopt
+from site_agent.adoption import Adopted, adopt, store_named
 from site_agent.artifact_store import ArtifactStore
+from site_agent.config import AgentConfig, SourcesConfig, completed
 from site_agent.foreign_stores import SkipReason, counts
 from site_agent.verification import Examination
+from site_agent.wiring import replace_address, run_agent
 
 MODEL, DATA = ArtifactKind.MODEL, ArtifactKind.DATA
 COMMIT, OTHER = "a" * 40, "b" * 40
@@ -466,3 +472,50 @@ def test_what_is_no_store_is_refused(root: Path, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InvalidRequestError, match="neither"):
             adopt(open_store(root), path, now_s=0.0)
+
+
+# ---- an agent that is told to adopt ------------------------------------------------------------
+
+
+def test_stores_have_names_and_the_environment_says_where_they_lie() -> None:
+    home = Path("/home/me")
+    assert store_named("huggingface", {}, home) == home / ".cache/huggingface/hub"
+    assert store_named("huggingface", {"HF_HOME": "/big"}, home) == Path("/big/hub")
+    assert store_named("huggingface", {"HF_HOME": "/big", "HF_HUB_CACHE": "/x"}, home) == Path("/x")
+    assert store_named("ollama", {}, home) == home / ".ollama/models"
+    assert store_named("ollama", {"OLLAMA_MODELS": "/m"}, home) == Path("/m")
+    assert store_named("/a/store", {}, home) == Path("/a/store")
+
+
+async def test_an_agent_serves_the_stores_that_its_operator_names(
+    tmp_path: Path, hub: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("a-token-of-a-test-on-loopback-only")
+    token_file.chmod(0o600)
+    config = replace_address(
+        completed(
+            AgentConfig(
+                "de",
+                data_dir=tmp_path / "data",
+                token_file=token_file,
+                sources=SourcesConfig(adopt=(str(tmp_path / "nothing"), str(hub))),
+            )
+        )
+    )
+    put_repo(hub)
+    stopping = asyncio.Event()
+    before = state_of(hub)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(run_agent(config, SystemClock(), stopping))
+        async with grpc.aio.insecure_channel(config.address) as channel:
+            await channel.channel_ready()
+        async with Client.connect(config.address, token_file=token_file) as client:
+            await client.pin_artifact("org/tiny")
+            (cache,) = (await client.cache()).items
+        stopping.set()
+    assert state_of(hub) == before
+    (entry,) = cache.entries
+    assert (entry.artifact.name, entry.pin_count) == ("org/tiny", 1)
+    assert [(mark.reference, mark.is_pinned) for mark in cache.marks] == [("adopted", True)]
+    assert [usage.occupied_bytes for usage in cache.usages] == [0, 0]

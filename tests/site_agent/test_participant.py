@@ -503,7 +503,7 @@ def bring(bench: Bench, thing: Artifact, run: RunId) -> None:
     cache.insert(thing.artifact_id)
     fetch = Fetch(thing.artifact_id, thing.name, thing.size_bytes, WARSAW, 1.0, 0.5, 7.0)
     charge = Charge(transfer_usd=0.5, network_gco2=7.0, transfer_bytes=thing.size_bytes)
-    bench.take(bench.participant.fetched(run, fetch, charge, ()))
+    bench.take(bench.participant.fetched(run, (fetch,), charge, ()))
 
 
 def test_runs_share_a_pool_on_distinct_devices_and_wait_for_room() -> None:
@@ -973,6 +973,26 @@ def test_a_run_that_has_come_to_be_late_is_given_back() -> None:
     assert report.reason is Reason.PREDICTED_LATE
     assert report.charge == Charge()
     assert give_back(bench, 801) == [], "once"
+
+
+def test_a_run_is_given_back_while_its_median_end_is_still_in_time() -> None:
+    """What counts is how far its expected penalty has grown."""
+    bench = giving_back()
+    bench.renewed(queued(bench, "oslo-1", deadline=1e6))
+    spread = replace(PREDICTION, run_time=RunTime.lognormal(600.0, 0.3))
+    award = award_of(
+        task="oslo-2",
+        gpu_count=4,
+        deadline_s=WORLD_S + 1700,
+        predictions=(spread,),
+        terms=replace(TERMS, late_penalty=LatePenalty(10.0, 1.0, 4.0)),
+    )
+    assert bench.award(award, s=3).is_accepted
+    bench.staged(award.run_id, s=3)
+    assert give_back(bench, 610) == [], "late with a few per cent, as was offered"
+    # At 1000 s the one before it is thought to take 10 s more: the median end is 1610 s.
+    (report,) = give_back(bench, 1000)
+    assert report.run_id == award.run_id
 
 
 def test_a_run_that_was_late_from_the_beginning_stays() -> None:

@@ -19,7 +19,7 @@ from gcos.artifacts import Artifact, ArtifactKind
 from gcos.cli.spans import span_s
 from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
-from gcos.contract_net import Announcement, ChangeKind, Refusal, Renewal, RunProgress
+from gcos.contract_net import Announcement, ChangeKind, Holder, Refusal, Renewal, RunProgress
 from gcos.errors import (
     ArtifactNotFoundError,
     GcosError,
@@ -43,6 +43,7 @@ from policies.migrators import NoMigrator
 from site_agent import runner as runner_module
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
+from site_agent.custody import CustodyShell
 from site_agent.dual_cache import DualCache
 from site_agent.lease import LeaseTerms
 from site_agent.migration import Migration
@@ -51,6 +52,7 @@ from site_agent.participant import Participant
 from site_agent.peers import AnnounceAnswer
 from site_agent.runner import Runner
 from site_agent.task_servicer import TaskServicer
+from testbed.samples import bid_of, ended
 
 WORLD_S = 1_795_442_700.0
 PROVENANCE = Provenance("test", "DE", None, None, 0.0, is_estimated=False)
@@ -246,6 +248,13 @@ async def agent(*others: KnownSite, secrets: frozenset[str] = frozenset()) -> As
                 migration=Migration(participant.cache, NoMigrator()),
                 participant=participant,
                 plane=cast(Any, None),
+                custody=CustodyShell(
+                    here=Holder(site.site_id, site.zone, site.address),
+                    journal=MemoryStore(),
+                    plane=cast(Any, None),
+                    peers=cast(Any, peers),
+                    log=log,
+                ),
                 links=participant.links,
                 log=log,
             ),
@@ -626,6 +635,22 @@ async def test_a_log_is_read_from_the_byte_asked_for(
         )
 
 
+async def test_the_tail_that_came_with_the_report_is_there_when_the_site_is_not() -> None:
+    async with agent() as here:
+        task = (await here.submit({"placement": {"allow": "de"}})).task
+        run = _let_run(here, task)
+        here.runs.is_away = True
+        problem = await refused(log_of(here))
+        assert problem.code == "UNAVAILABLE"
+        assert problem.hint.endswith(f"gcos status {task.task_id}")
+        done = ended(here.runner.origin.tasks[task.task_id])
+        assert done.report is not None
+        report = replace(done.report, run_id=run, log_tail="the end\n")
+        here.runner.origin.tasks[task.task_id] = replace(done, report=report)
+        for follow in (False, True):
+            assert await log_of(here, follow=follow) == [(0, b"the end\n", run)]
+
+
 async def test_a_log_begins_at_no_negative_byte() -> None:
     async with agent() as here:
         await here.submit({})
@@ -641,8 +666,6 @@ def _let_run(here: Agent, task: Task) -> RunId:
         now=here.runner.now(),
     )
     assert isinstance(bid, Refusal), "nothing is predicted"
-    from testbed.samples import bid_of
-
     running = replace(
         task,
         state=TaskState.RUNNING,

@@ -358,6 +358,51 @@ async def test_capacity_holds_on_disk_at_every_instant(network: Network) -> None
     assert artifacts[0].size_bytes <= most_bytes <= capacity_bytes
 
 
+async def test_of_fetches_that_together_overflow_the_losers_are_refused_with_the_reason(
+    network: Network,
+) -> None:
+    """I4: each of five takes 40 %, all are asked for at once, and the disk is looked at."""
+    store = network.store("fra")
+    artifacts = [
+        network.content(store, {"f": bytes([n]) * (4 * CHUNK_BYTES), "g": bytes([n])}, f"m{n}")
+        for n in range(5)
+    ]
+    holder = await network.serve(store)
+    capacity_bytes = 10 * CHUNK_BYTES
+    here = network.store("iad", capacity_bytes=capacity_bytes)
+    seen_bytes: list[int] = []
+    refused: list[str] = []
+
+    def measure(_: int) -> None:
+        here.cache.check_invariants()
+        sizes = {}
+        for path in here._root.rglob("files/**/*"):
+            if path.is_file():
+                sizes[path.stat().st_ino] = path.stat().st_size
+        seen_bytes.append(sum(sizes.values()))
+
+    async def one(plane: ArtifactPlane, artifact: Artifact) -> None:
+        run_id = RunId(f"{artifact.name}-1.1.1")
+        try:
+            await plane.fetch(need_of(artifact, holder), holder, run_id=run_id, on_progress=measure)
+        except CacheFullError as exc:
+            refused.append(exc.message)
+
+    async with network.plane(here) as plane:
+        async with asyncio.TaskGroup() as group:
+            for artifact in artifacts:
+                group.create_task(one(plane, artifact))
+        assert len(refused) == 3
+        assert all("are free and" in why for why in refused)
+        held = {each.name for each in plane.cache.holdings()}
+        assert len(held) == 2
+        here.check_invariants()
+        assert here.cache.usage(ArtifactKind.MODEL).reserved_bytes == 0
+        for name in held:
+            here.verify(next(each.artifact_id for each in artifacts if each.name == name))
+    assert max(seen_bytes) == sum(each.size_bytes for each in artifacts[:2]) <= capacity_bytes
+
+
 # ---- sources that fail --------------------------------------------------------------------------
 
 
@@ -1101,3 +1146,82 @@ async def test_a_damaged_file_is_told_as_data_loss(network: Network) -> None:
         with pytest.raises(DigestMismatchError, match=r"config\.json"), translated():
             await read(stub, artifact, "config.json", 0, 0)
     assert store.cache.pinned_bytes(MODEL) == 0
+
+
+# ---- mending ------------------------------------------------------------------------------------
+
+
+async def damaged_copy(network: Network) -> tuple[ArtifactStore, Artifact]:
+    """Return a store whose copy of the long artifact has a flipped bit in its sixth chunk."""
+    here = network.store("iad")
+    artifact = network.content(here, LONG)
+    here.examine(artifact.artifact_id)  # notes the digests of chunks
+    path = here.path_of(artifact.artifact_id) / "weights"
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(5 * CHUNK_BYTES + 7)
+        file.write(b"!")
+    return here, artifact
+
+
+async def test_a_damaged_copy_is_mended_with_the_bad_chunk_alone(network: Network) -> None:
+    store = network.store("fra")
+    network.content(store, LONG)
+    counting = Counting(store)
+    holder = await network.serve(store, counting)
+    here, artifact = await damaged_copy(network)
+    found = here.examine(artifact.artifact_id)
+    assert found.bad_bytes == CHUNK_BYTES
+    async with network.plane(here) as plane:
+        here.cache.open_reader(artifact.artifact_id)
+        await plane.mend(found, need_of(artifact, holder))
+        here.cache.close_reader(artifact.artifact_id)
+    assert_holds(here, artifact, LONG)
+    assert counting.asked == [("weights", 5 * CHUNK_BYTES)]
+
+
+async def test_a_holder_that_is_away_or_wrong_is_passed_over_when_mending(
+    network: Network,
+) -> None:
+    wrong, artifact = await long_holder(
+        network, "fra", lambda store: Rotten(store, 5 * CHUNK_BYTES)
+    )
+    away = Holder(SiteId("gone"), zone="X", address="127.0.0.1:1")
+    good, _ = await long_holder(network, "sin", ArtifactServicer)
+    here, _ = await damaged_copy(network)
+    found = here.examine(artifact.artifact_id)
+    async with network.plane(here) as plane:
+        with pytest.raises(DigestMismatchError, match="fra"):
+            await plane.mend(found, need_of(artifact, wrong))
+        with pytest.raises(PeerUnreachableError, match="gone"):
+            await plane.mend(found, need_of(artifact, away))
+        with pytest.raises(ArtifactNotFoundError):
+            await plane.mend(found, need_of(artifact))
+        await plane.mend(found, need_of(artifact, away, wrong, good))
+    assert_holds(here, artifact, LONG)
+
+
+# ---- digests of chunks --------------------------------------------------------------------------
+
+
+async def test_what_was_fetched_has_digests_of_its_chunks_from_the_start(network: Network) -> None:
+    holder, artifact = await long_holder(network, "fra", ArtifactServicer)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        await fetch(plane, artifact, holder)
+    (entry,) = here.record_of(artifact.artifact_id).manifest.files
+    notes = here.chunk_digests(artifact.artifact_id)
+    assert notes is not None
+    assert notes.of(entry) == tuple(
+        hashlib.sha256(bytes([n]) * CHUNK_BYTES).digest() for n in range(40)
+    )
+
+
+async def test_digests_that_no_holder_tells_are_not_made_up(network: Network) -> None:
+    holder, artifact = await long_holder(network, "fra", Forgetting)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        await fetch(plane, artifact, holder)
+    assert here.chunk_digests(artifact.artifact_id) is None
+    assert here.examine(artifact.artifact_id).bad == ()
+    assert here.chunk_digests(artifact.artifact_id) is not None

@@ -14,6 +14,7 @@ import structlog
 from gcos.artifacts import ArtifactKind
 from gcos.cli.main import main
 from gcos.client import Client
+from gcos.contract_net import ArtifactNeed
 from gcos.ids import RunId, SiteId
 from gcos.rpc.channels import Channels
 from gcos.system import SystemClock
@@ -95,7 +96,12 @@ class Cluster:
             artifact_roots=(self.path / "shared",),
             sources=SourcesConfig(hosts=("http://127.0.0.1",), networks=("127.0.0.1/32",)),
         )
+
+        async def holders_of(need: ArtifactNeed) -> ArtifactNeed:
+            return need
+
         runner: Any = SimpleNamespace(
+            holders_of=holders_of,
             config=config,
             clock=SystemClock(),
             log=SILENT,
@@ -298,12 +304,15 @@ async def test_verify_reads_every_byte_and_names_what_is_damaged(
     ran = await cluster.gcos("cache", "verify", "a")
     assert ran.code == 4
     assert "damaged" in ran.out
-    assert (
-        "gcos cache rm"
-        in json.loads(
-            (await cluster.gcos("cache", "verify", "a", "-o", "json")).err.splitlines()[-1]
-        )["hint"]
-    )
+    hints = []
+    for more in ((), ("--repair",)):
+        told = await cluster.gcos("cache", "verify", "a", "-o", "json", *more)
+        assert told.code == 4
+        hints.append(json.loads(told.err.splitlines()[-1])["hint"])
+    assert "gcos cache verify --repair" in hints[0]
+    assert "gcos cache rm" in hints[1]
+    (entry,) = json.loads(told.out)
+    assert "no other site is known to hold a" in entry["repair_problem"]
     assert (await cluster.gcos("cache", "verify", "none")).code == 2
 
 

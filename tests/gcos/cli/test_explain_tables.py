@@ -118,6 +118,11 @@ def test_starts_of_offers_are_told_from_the_announcement_on() -> None:
     assert starts == ["at once", "11-23 16:05Z, 2 h later"]
 
 
+def test_a_run_over_its_prediction_says_so() -> None:
+    task = replace(samples.running(QUEUED), predictions=(PREDICTION,), started_s=NOW_S - 4 * 3600.0)
+    assert told(task).endswith("; it has run for 4 h, predicted were 60-88 min (p50-p90)")
+
+
 def test_a_silent_holder_stands_in_the_verdict() -> None:
     task = replace(
         samples.running(QUEUED), reason=Reason.AWAITING_HOLDER, message="de was not heard for 22 s"

@@ -515,7 +515,7 @@ async def test_the_ledger_is_summed_by_a_key(gcos: Gcos, agent: FakeAgent) -> No
     summary = json.loads((await gcos("ledger", "--by", "site", "-o", "json")).out)
     assert list(summary) == list(LedgerSummary.__dataclass_fields__)
     assert [group["key"] for group in summary["groups"]] == ["cal", "de"]
-    assert "no queueing" in summary["savings_definition"]
+    assert "no queueing and no penalty" in summary["savings_definition"]
 
 
 async def test_the_ledger_may_begin_late(gcos: Gcos, agent: FakeAgent) -> None:
@@ -530,8 +530,11 @@ async def test_the_ledger_may_begin_late(gcos: Gcos, agent: FakeAgent) -> None:
 
 async def test_the_ledger_is_csv_on_request(gcos: Gcos, agent: FakeAgent) -> None:
     agent.ledger = (samples.ledger_entry(samples.task_named("1").task_id),)
-    (row,) = csv.DictReader(io.StringIO((await gcos("ledger", "--csv")).out))
+    ran = await gcos("ledger", "--csv")
+    (row,) = csv.DictReader(io.StringIO(ran.out))
     assert float(row["carbon_gco2"]) == 2460.0
+    assert "at_origin_*: the yardstick of savings, against running at the origin" in ran.err
+    assert (await gcos("ledger", "--csv", "-q")).err == ""
     (row,) = csv.DictReader(io.StringIO((await gcos("ledger", "--csv", "--by", "kind")).out))
     assert row["kind"] == "fine-tune"
     assert (await gcos("ledger", "--csv", "-o", "json")).code == 2

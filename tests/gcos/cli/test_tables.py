@@ -4,6 +4,8 @@ import csv
 import io
 from dataclasses import replace
 
+import pytest
+
 from broker import registry
 from gcos.accounting import CostScope
 from gcos.artifacts import ArtifactKind, CacheUsage
@@ -12,6 +14,7 @@ from gcos.cli.ledger_csv import entries_csv, groups_csv
 from gcos.cli.output import Table, layout
 from gcos.cli.site_tables import SILENT_AFTER_S
 from gcos.client_records import Scales, SiteCache, SiteListing
+from gcos.durations import PredictionSource
 from gcos.ids import SiteId, TaskId
 from gcos.known_sites import KnownSite
 from gcos.ledger_totals import SAVINGS_DEFINITION, LedgerKey, groups
@@ -42,7 +45,7 @@ def test_a_plan_shows_each_offer_with_what_it_costs_and_why() -> None:
         (
             *("cal", "H100", "in 2 h", "11-23 16:05Z", "1 / 1.5 h", "-", "1.20", "unknown"),
             *("96", ""),
-            "offer 0.250 $ dearer; a later start is greener or cheaper; evicts 1; no carbon signal",
+            "0.250 $ dearer; a later start is greener or cheaper; evicts 1; no carbon signal",
         ),
     )
 
@@ -111,8 +114,26 @@ def test_footnotes_say_how_to_read_a_plan() -> None:
     notes = plan_table.footnotes(samples.plan_of_two())
     assert "operator" in notes[0]
     assert "0.200 $/kg" in notes[1]
-    assert "guess for H100" in notes[2]
+    assert "no predictor answers: run times are reckoned" in notes[2]
     assert len(notes) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (PredictionSource.PREDICTOR, ["guess for H100"]),
+        (PredictionSource.SNAPSHOT, ["as it last told them", "guess for H100"]),
+        (PredictionSource.PRIOR, ["no predictor answers: run times are reckoned"]),
+    ],
+)
+def test_a_plan_says_where_its_run_times_come_from(
+    source: PredictionSource, words: list[str]
+) -> None:
+    plan = samples.plan_of_two()
+    cold = tuple(replace(each, source=source, is_cold=True) for each in plan.predictions)
+    notes = plan_table.footnotes(replace(plan, predictions=cold))[2:]
+    assert len(notes) == len(words)
+    assert all(word in note for word, note in zip(words, notes, strict=True))
 
 
 def test_a_scaled_world_is_always_said_to_be_one() -> None:
@@ -178,6 +199,11 @@ def test_details_show_only_what_there_is() -> None:
     shown = facts(running)
     assert shown["fetched"] == "1.5 MB of 3 MB"
     assert shown["started"] == "11-23 14:04Z, 60 s ago"
+    assert "overrun" not in shown
+    due = replace(running, state=TaskState.STAGING, started_s=None)
+    due = replace(due, bid=replace(samples.bid_of(DE), start_s=NOW_S - 600.0))
+    assert facts(due)["expected start"].endswith("10 min ago (overdue)")
+    assert facts(due)["expected end"].endswith(", if it starts now")
     assert shown["expected end"] == ("11-23 15:15Z, in 70 min (p50); 11-23 15:45Z, in 1.7 h (p90)")
 
 
@@ -213,6 +239,14 @@ def test_a_silent_site_shows_no_figures_of_before() -> None:
     assert row == (
         *("de", "DE", "-/8 H100", "-", "-", "-", "-", "silent 45 s", "45 s ago", "127.0.0.1:7"),
     )
+
+
+def test_without_a_broker_nobody_knows_who_is_silent() -> None:
+    agent = FakeAgent(address="127.0.0.1:7")
+    known = KnownSite(agent.site, agent.digest, SILENT_AFTER_S + 39.0)
+    (row,) = site_tables.sites(SiteListing((known,), is_fresh=False)).rows
+    assert row[2:8] == ("-/8 H100", "-", "-", "-", "-", "not known")
+    assert site_tables.standing(known, is_away=True, is_fresh=False) == "no answer"
 
 
 def test_a_site_is_silent_once_the_broker_would_have_dropped_it() -> None:

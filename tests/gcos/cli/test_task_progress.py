@@ -8,7 +8,7 @@ from gcos.durations import RunTime
 from gcos.task_record import Task
 from gcos.tasks import Reason, TaskState
 from testbed import samples
-from testbed.samples import CAL, NOW_S, PREDICTION
+from testbed.samples import CAL, DE, NOW_S, PREDICTION
 
 QUEUED = samples.task_named("1")
 RUNNING = replace(samples.running(QUEUED), predictions=(PREDICTION,))  # p50 1 h, p90 1.5 h
@@ -30,12 +30,12 @@ def test_a_run_is_shown_against_its_prediction_and_what_remains() -> None:
     run = forecast(task, now_s=NOW_S)
     assert run is not None
     assert run.remaining == PREDICTION.run_time.remaining_after(1800.0)
-    assert progress(task, now_s=NOW_S) == "███░░░ 30 of 60-88 min, 30-58 min left"
+    assert progress(task, now_s=NOW_S) == "███░░░ 30 of 60-88 min, 30-58 left"
 
 
 def test_a_run_that_has_just_begun_is_told_in_the_unit_of_its_prediction() -> None:
     task = replace(RUNNING, started_s=NOW_S - 0.4)
-    assert progress(task, now_s=NOW_S) == "░░░░░░ 0 of 60-88 min, 60-88 min left"
+    assert progress(task, now_s=NOW_S) == "░░░░░░ 0 of 60-88 min, 60-88 left"
 
 
 def test_what_remains_does_not_run_out_before_the_run_does() -> None:
@@ -45,6 +45,11 @@ def test_what_remains_does_not_run_out_before_the_run_does() -> None:
     assert run.remaining.p50_s > 0
     assert run.done_ratio < 1
     assert "(over)" in progress(task, now_s=NOW_S)
+    assert task_progress.overrun(task, now_s=NOW_S) == (
+        "it has run for 4 h, predicted were 60-88 min (p50-p90)"
+    )
+    assert task_progress.overrun(RUNNING, now_s=NOW_S) == ""
+    assert task_progress.overrun(QUEUED, now_s=NOW_S) == ""
 
 
 def test_without_a_prediction_a_run_shows_its_time() -> None:
@@ -105,6 +110,20 @@ def test_a_run_far_over_its_prediction_is_not_told_as_part_of_nothing() -> None:
     quick = replace(PREDICTION, run_time=RunTime.lognormal(1.0, 0.5))
     task = replace(RUNNING, predictions=(quick,), started_s=NOW_S - 414.0)
     assert " 6.9 min of 1-1.9 s (over), " in progress(task, now_s=NOW_S)
+
+
+def test_the_end_of_a_task_that_is_overdue_is_counted_from_now() -> None:
+    bid = samples.bid_of(DE)
+    waiting = replace(QUEUED, state=TaskState.STAGING, reason=Reason.QUEUED_AT_SITE, bid=bid)
+    soon_s = bid.start_s - 5.0
+    assert task_progress.end_of(waiting, now_s=soon_s) == (bid.p50_finish_s, bid.p90_finish_s)
+    late_s = bid.start_s + 3600.0
+    assert task_progress.overdue_s(waiting, now_s=late_s) == 3600.0
+    assert task_progress.end_of(waiting, now_s=late_s) == (
+        bid.p50_finish_s + 3600.0,
+        bid.p90_finish_s + 3600.0,
+    )
+    assert task_progress.overdue_s(RUNNING, now_s=late_s) == 0.0
 
 
 def test_a_narrow_terminal_has_no_room_for_names() -> None:

@@ -85,6 +85,14 @@ def test_a_picture_that_is_out_of_date_says_so() -> None:
     assert "warning: out of date: nobody answers" in lines
 
 
+def test_a_long_message_leaves_the_column_to_the_others() -> None:
+    shown = snapshot(0, 2)
+    wordy = replace(shown.ended[0], message="nearest offer: on, " * 20)
+    lines = drawn(replace(shown, ended=(wordy, shown.ended[1])), width=160, height=30)
+    assert any("nearest offer: on, " in line and line.endswith("…") for line in lines)
+    assert any("exit code 0" in line for line in lines)
+
+
 def test_missing_answers_are_told() -> None:
     silent = (Unreachable(CAL, address="127.0.0.1:1", message="no answer"),)
     shown = snapshot(1, 0)
