@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from testbed.evaluate import RunOrder
     from testbed.evaluation import Evaluation, Origin
     from testbed.run_store import RunRecord
+    from testbed.scenarios import Scenario
     from testbed.sim.result import Simulate
 
 DEFAULT_POLICIES = "joint,rule"
@@ -132,8 +133,8 @@ def evaluate(
         export=None if export is None else writable_directory(export, option="export"),
         output=out,
     )
-    names = named(DEFAULT_POLICIES if policies is None else policies)
-    modes = named(cache_mode)
+    names = names_in(DEFAULT_POLICIES if policies is None else policies)
+    modes = names_in(cache_mode)
     try:
         if scenario == PAPER:
             refuse_with_paper(cache_mode=cache_mode, baseline=baseline, sweep=sweep)
@@ -246,7 +247,7 @@ def _told(refused: Sequence[str]) -> list[str]:
     return [f"left out: {refused[0]}{more}"]
 
 
-def named(text: str) -> tuple[str, ...]:
+def names_in(text: str) -> tuple[str, ...]:
     """Return the names in a list with commas."""
     return tuple(part for each in text.split(",") if (part := each.strip()))
 
@@ -275,7 +276,34 @@ def _baseline(name: str | None, policies: Sequence[str], modes: Sequence[str]) -
     return wanted
 
 
-def parsed_day(text: str, option: str) -> "date":
+def weeks_of(
+    scenario: "Scenario",
+    data: Path | None,
+    *,
+    weeks: str | None,
+    first: str | None,
+    last: str | None,
+) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """Return the weeks to run, and which ones of the span are refused."""
+    from gcos.errors import InvalidRequestError  # noqa: PLC0415
+    from testbed.evaluate import FIRST_DAY, LAST_DAY, available_weeks_s, monday_s  # noqa: PLC0415
+    from testbed.world import load_world  # noqa: PLC0415
+
+    if weeks is not None:
+        if first is not None or last is not None:
+            raise InvalidRequestError(
+                "--weeks stands alone", field="weeks", hint="drop it, or drop --from and --until"
+            )
+        return tuple(dict.fromkeys(monday_s(each) for each in names_in(weeks))), ()
+    return available_weeks_s(
+        scenario,
+        load_world(data),
+        FIRST_DAY if first is None else _day(first, "from"),
+        LAST_DAY if last is None else _day(last, "until"),
+    )
+
+
+def _day(text: str, option: str) -> "date":
     """Return the day that `text` names.
 
     Raises:

@@ -9,22 +9,13 @@ from pathlib import Path
 from gcos import codec
 from gcos.cli.output import Output
 from gcos.errors import InvalidRequestError
-from testbed.evaluate import (
-    FIRST_DAY,
-    LAST_DAY,
-    available_weeks_s,
-    day,
-    monday_s,
-    pairs,
-    run_orders,
-)
-from testbed.evaluate_commands import named, parsed_day, run_evaluation
+from testbed.evaluate import day, pairs, run_orders
+from testbed.evaluate_commands import names_in, run_evaluation, weeks_of
 from testbed.evaluation import Evaluation
 from testbed.provenance import code_version, command, origin_of
 from testbed.run_store import code_digest, store_evaluation
-from testbed.scenarios import Scenario, load_scenario
+from testbed.scenarios import load_scenario
 from testbed.sim.run import simulate
-from testbed.world import load_world
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +62,9 @@ class Study:
         """
         changes = real_changes(scenario, changes)
         plan = load_scenario(scenario, changes)
-        weeks_s, refused = self._weeks_s(plan)
+        weeks_s, refused = weeks_of(
+            plan, self.data, weeks=self.weeks, first=self.first, last=self.last
+        )
         order = functools.partial(
             run_orders,
             plan,
@@ -121,23 +114,6 @@ class Study:
             file = f"{name.replace('/', '-')}-{digest[:12]}"
             store_evaluation(self.out_directory, file, codec.encode(found))
 
-    def _weeks_s(self, scenario: Scenario) -> tuple[tuple[float, ...], tuple[str, ...]]:
-        """Return the weeks to run, and which ones of the span are refused."""
-        if self.weeks is not None:
-            if self.first is not None or self.last is not None:
-                raise InvalidRequestError(
-                    "--weeks stands alone",
-                    field="weeks",
-                    hint="drop it, or drop --from and --until",
-                )
-            return tuple(dict.fromkeys(monday_s(each) for each in named(self.weeks))), ()
-        return available_weeks_s(
-            scenario,
-            load_world(self.data),
-            FIRST_DAY if self.first is None else parsed_day(self.first, "from"),
-            LAST_DAY if self.last is None else parsed_day(self.last, "until"),
-        )
-
 
 def real_changes(scenario: str, changes: Sequence[str]) -> tuple[str, ...]:
     """Return the changes that change something, so that equal scenarios share name and runs."""
@@ -158,7 +134,7 @@ def sweep_changes(sweep: str | None) -> tuple[str, ...]:
     if sweep is None:
         return ("",)
     key, _, values = sweep.partition("=")
-    each = dict.fromkeys(named(values))
+    each = dict.fromkeys(names_in(values))
     if not key.strip() or len(each) < 2:
         raise InvalidRequestError(
             f"{sweep!r} is no sweep",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcos import codec
+from gcos.accounting import CostScope
 from gcos.errors import GcosError, InvalidRequestError, NotFoundError
-from testbed.evaluation import SCHEMA, SWEEP_SCHEMA, Evaluation, Evaluations
+from testbed.evaluation import SCHEMA, SWEEP_SCHEMA, Evaluation, Evaluations, RunBound
 from testbed.paper import SCHEMA as PAPER_SCHEMA
 from testbed.paper import PaperTable
 from testbed.report.findings import name_in
 from testbed.run_store import EVALUATIONS, EXPORTED_RUN, RunRecord
+
+#: Documents of bounds below every schedule, and of what a clairvoyant search attains.
+BOUND_SCHEMA: Final = "gcos/bound/v1"
 
 #: What an exported run is made of (DESIGN section 10), and whose run it is.
 _EXPORT: Final = ("scenario.json", "log.jsonl", EXPORTED_RUN)
@@ -83,16 +87,41 @@ def read_sources(paths: Sequence[Path]) -> Sources:
         raise InvalidRequestError("nothing to report", field="sources", hint="name a file or --out")
     evaluations: list[Evaluation] = []
     papers: list[PaperTable] = []
+    bounds: list[_Bounds] = []
     for path in paths:
         for file in _files(path):
             for found in _read(file):
                 if isinstance(found, PaperTable):
                     papers.append(found)
                     evaluations += found.evaluations
+                elif isinstance(found, _Bounds):
+                    bounds.append(found)
                 else:
                     evaluations.append(found)
+    if not evaluations:
+        raise InvalidRequestError(
+            "bounds alone are no evaluation", field="sources", hint="name one beside them"
+        )
     once = {codec.encode(each): each for each in evaluations}
-    return Sources(tuple(once.values()), tuple(papers))
+    bounded = (_with_bounds(each, bounds) for each in once.values())
+    return Sources(tuple(bounded), tuple(papers))
+
+
+def _with_bounds(found: Evaluation, every: "Sequence[_Bounds]") -> Evaluation:
+    """Return an evaluation with what is known of the least J of its runs."""
+    known = tuple(
+        RunBound(
+            run.week_start_s,
+            run.seed,
+            bound_usd=run.bound.bound_usd,
+            local_search_usd=run.bound.search_usd,
+        )
+        for each in every
+        if each.of == (found.scenario, found.cache_mode, found.cost_scope, found.data)
+        and each.carbon_price_usd_per_kg == found.carbon_price_usd_per_kg
+        for run in each.runs
+    )
+    return replace(found, bounds=(*found.bounds, *known))
 
 
 def _files(path: Path) -> list[Path]:
@@ -109,7 +138,34 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _read(path: Path) -> Sequence[Evaluation | PaperTable]:
+class _Bound(msgspec.Struct):
+    bound_usd: float
+    search_usd: float | None = None
+
+
+class _BoundedRun(msgspec.Struct):
+    week_start_s: float
+    seed: int
+    bound: _Bound
+
+
+class _Bounds(msgspec.Struct):
+    """What a report takes of a document of bounds: J of whole runs, below and attained."""
+
+    scenario: str
+    cache_mode: str
+    cost_scope: CostScope
+    carbon_price_usd_per_kg: float
+    data: str
+    runs: list[_BoundedRun]
+
+    @property
+    def of(self) -> tuple[str, str, CostScope, str]:
+        """Which evaluation it belongs to, its carbon price apart."""
+        return self.scenario, self.cache_mode, self.cost_scope, self.data
+
+
+def _read(path: Path) -> Sequence[Evaluation | PaperTable | _Bounds]:
     try:
         document = path.read_bytes()
         schema = json.loads(document).get("schema")
@@ -127,12 +183,14 @@ def _read(path: Path) -> Sequence[Evaluation | PaperTable]:
             return [_checked(each, path) for each in found]
         if schema == PAPER_SCHEMA:
             return [codec.decode(PaperTable, document)]
+        if schema == BOUND_SCHEMA:
+            return [codec.decode(_Bounds, document)]
     except GcosError as exc:
         raise InvalidRequestError(f"{path}: {exc.message}", field="sources", hint=exc.hint) from exc
     raise InvalidRequestError(
         f"{path} has schema {schema!r}",
         field="sources",
-        hint=f"{SCHEMA}, {SWEEP_SCHEMA} and {PAPER_SCHEMA} can be read",
+        hint=f"{SCHEMA}, {SWEEP_SCHEMA}, {PAPER_SCHEMA} and {BOUND_SCHEMA} can be read",
     )
 
 

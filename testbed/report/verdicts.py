@@ -204,8 +204,9 @@ def bounds_section(told: Told) -> str:
     rows = findings.distances(told.found)
     if all(each.over_bound is None and each.over_search is None for each in rows):
         return markup.paragraph(
-            "Not computed: these evaluations hold no lower bound and no clairvoyant search. "
-            "Without them nothing on this page says how much is left to save."
+            "Not computed: these evaluations hold no lower bound and no clairvoyant search, and no "
+            "document of bounds was named beside them. So nothing on this page says how much is "
+            "left to save."
         )
     caption = (
         "J of whole runs, warm-up and drain included, over the lower bound that no policy can pass "

@@ -297,6 +297,36 @@ def test_files_directories_and_sweeps_are_read(tmp_path: Path, make: Make) -> No
     assert read_sources([file, sweep, out]).evaluations == (one, two)
 
 
+def test_bounds_join_the_evaluation_they_belong_to(tmp_path: Path, make: Make) -> None:
+    one = make(("joint",))
+    run = one.runs[0]
+    document = {
+        "schema": "gcos/bound/v1",
+        "scenario": one.scenario,
+        "cache_mode": one.cache_mode,
+        "cost_scope": one.cost_scope.value,
+        "carbon_price_usd_per_kg": one.carbon_price_usd_per_kg,
+        "data": one.data,
+        "runs": [
+            {
+                "week_start_s": run.week_start_s,
+                "seed": run.seed,
+                "bound": {"bound_usd": joint_usd(run) / 5, "search_usd": joint_usd(run) / 2},
+            }
+        ],
+    }
+    file, bounds = tmp_path / "one.json", tmp_path / "bounds.json"
+    file.write_bytes(codec.encode(one))
+    bounds.write_text(json.dumps(document))
+    page = Page(report_page(read_sources([file, bounds]), ()))
+    assert page.column("bounds-table", "J / lower bound") == [pytest.approx(5.0)]
+    assert page.column("bounds-table", "J / clairvoyant search") == [pytest.approx(2.0)]
+    bounds.write_text(json.dumps({**document, "carbon_price_usd_per_kg": 9.0}))
+    assert read_sources([file, bounds]).evaluations == (one,)
+    with pytest.raises(InvalidRequestError, match="bounds alone"):
+        read_sources([bounds])
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path, make: Make) -> None:
     def refused(name: str, document: bytes, said: str) -> None:
         path = tmp_path / name
