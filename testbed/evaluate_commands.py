@@ -1,6 +1,5 @@
 """`gcos evaluate`: compares policies on a scenario. Imports of weight wait for the command."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,17 +13,22 @@ if TYPE_CHECKING:
 
     from gcos.cli.output import Output
     from testbed.evaluate import RunOrder
-    from testbed.evaluation import Evaluation
+    from testbed.evaluation import Evaluation, Origin
     from testbed.run_store import RunRecord
     from testbed.scenarios import Scenario
     from testbed.sim.result import Simulate
+
+DEFAULT_POLICIES = "joint,rule"
 
 
 def evaluate(
     context: typer.Context,
     policies: Annotated[
-        str, typer.Option(help="Policies, separated by commas; the first one is the baseline.")
-    ] = "joint,rule",
+        str | None,
+        typer.Option(
+            help="Policies, separated by commas (joint,rule); the first one is the baseline."
+        ),
+    ] = None,
     scenario: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Shipped scenario, or a file of that form.")
     ] = "default",
@@ -60,6 +64,14 @@ def evaluate(
     replay: Annotated[
         str | None, typer.Option(metavar="LOG", help="Take the tasks from this job log of --data.")
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the scenario."),
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="KEY=V1,V2,...", help="Evaluate once for each value of one key."),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Processes that simulate at the same time.")] = 1,
     out_directory: Annotated[
         Path | None, typer.Option("--out", help="Keep finished runs here, and go on with them.")
@@ -85,12 +97,20 @@ def evaluate(
       gcos evaluate --policies joint,locality,random --seeds 4
       gcos evaluate --scenario cache-tenth --policies joint,joint+reauction
       --data world --jobs 8 --out runs -o json
+      gcos evaluate --policies joint,rule --sweep carbon_price_usd_per_kg=0,0.2,1 --out runs
+      gcos evaluate --scenario paper --data world --seeds 4
       gcos evaluate --policies rule --cache-mode dual,coupled,no-model,no-data,none
     """
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
-    from testbed.evaluate import pairs, run_orders  # noqa: PLC0415
-    from testbed.run_store import code_digest, writable_directory  # noqa: PLC0415
-    from testbed.scenarios import load_scenario  # noqa: PLC0415
+    from testbed.paper import (  # noqa: PLC0415
+        OURS,
+        PAPER,
+        paper_table,
+        refuse_with_paper,
+        show_paper,
+    )
+    from testbed.run_store import writable_directory  # noqa: PLC0415
+    from testbed.study import Study, sweep_changes  # noqa: PLC0415
 
     invocation = context.find_object(Invocation)
     assert invocation is not None, "main() hands it in"
@@ -99,34 +119,51 @@ def evaluate(
         is_quiet=quiet or invocation.options.is_quiet,
         has_color=has_color(invocation.environ),
     )
-    names = _names(policies)
-    modes = _names(cache_mode)
-    chosen = _baseline(baseline, names, modes)
-    plan = load_scenario(scenario)
-    weeks_s, refused = _weeks_s(plan, data, weeks=weeks, first=first_day, last=last_day)
-    order = functools.partial(
-        run_orders,
-        plan,
+    study = Study(
         data=data,
-        policies=names,
-        pairs=pairs(weeks_s, seeds),
-        code=code_digest(),
-        replay_log=replay,
-        out=None if out_directory is None else writable_directory(out_directory, option="out"),
+        weeks=weeks,
+        first=first_day,
+        last=last_day,
+        seed_count=seeds,
+        replay=replay,
+        job_count=jobs,
+        out_directory=None
+        if out_directory is None
+        else writable_directory(out_directory, option="out"),
         export=None if export is None else writable_directory(export, option="export"),
+        output=out,
     )
-    orders = tuple(each for mode in modes for each in order(cache_mode=mode))
+    names = names_in(DEFAULT_POLICIES if policies is None else policies)
+    modes = names_in(cache_mode)
     try:
-        found = run_evaluation(
-            orders, _simulator(), job_count=jobs, baseline=chosen, refused=refused, out=out
-        )
+        if scenario == PAPER:
+            refuse_with_paper(cache_mode=cache_mode, baseline=baseline, sweep=sweep)
+            ours = OURS if policies is None else names
+            paper = paper_table(study, ours=ours, changes=changes or ())
+            study.keep(PAPER, [each.origin.command for each in paper.evaluations], paper)
+            show_paper(paper, out)
+            return
+        chosen = _baseline(baseline, names, modes)
+        found = [
+            study.find(
+                scenario,
+                changes=[*(changes or ()), *([each] if each else ())],
+                policies=names,
+                cache_modes=modes,
+                baseline=chosen,
+            )
+            for each in sweep_changes(sweep)
+        ]
     except KeyboardInterrupt:
         kept = "no run is kept without --out"
         if out_directory is not None:
             kept = f"runs that ended are in {out_directory}; the same call goes on with them"
         out.say(f"interrupted; {kept}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    show(found, out)
+    if sweep is None:
+        show(found[0], out)
+    else:
+        show_sweep(found, out)
 
 
 def run_evaluation(
@@ -137,6 +174,7 @@ def run_evaluation(
     baseline: str,
     refused: Sequence[str],
     out: "Output",
+    origin: "Origin | None" = None,
 ) -> "Evaluation":
     """Make all runs, with a bar on stderr where there is a terminal, and return what they say."""
     import sys  # noqa: PLC0415
@@ -144,7 +182,7 @@ def run_evaluation(
     from rich import progress  # noqa: PLC0415
 
     from testbed.evaluate import make_runs  # noqa: PLC0415
-    from testbed.evaluation import evaluation  # noqa: PLC0415
+    from testbed.evaluation import NOWHERE, evaluation  # noqa: PLC0415
 
     console = out.console(sys.stderr)
     columns = (
@@ -163,7 +201,11 @@ def run_evaluation(
         records = make_runs(orders, simulate, job_count=job_count, tell=tell)
     data = orders[0].data
     return evaluation(
-        records, baseline=baseline, data="" if data is None else str(data), notes=_told(refused)
+        records,
+        baseline=baseline,
+        data="" if data is None else str(data),
+        notes=_told(refused),
+        origin=origin or NOWHERE,
     )
 
 
@@ -184,6 +226,19 @@ def show(found: "Evaluation", out: "Output") -> None:
         out.prose(evaluate_table.notes(found))
 
 
+def show_sweep(found: "Sequence[Evaluation]", out: "Output") -> None:
+    """Write the evaluations of a sweep in the form that was asked for."""
+    from testbed.evaluation import SWEEP_SCHEMA, Evaluations  # noqa: PLC0415
+
+    if out.is_record:
+        out.record(Evaluations(SWEEP_SCHEMA, tuple(found)))
+        return
+    for each in found:
+        show(each, out)
+        if not out.is_names:
+            out.line("")
+
+
 def _told(refused: Sequence[str]) -> list[str]:
     """Return a note of weeks that were left out."""
     if not refused:
@@ -192,7 +247,8 @@ def _told(refused: Sequence[str]) -> list[str]:
     return [f"left out: {refused[0]}{more}"]
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
     return tuple(part for each in text.split(",") if (part := each.strip()))
 
 
@@ -220,7 +276,7 @@ def _baseline(name: str | None, policies: Sequence[str], modes: Sequence[str]) -
     return wanted
 
 
-def _weeks_s(
+def weeks_of(
     scenario: "Scenario",
     data: Path | None,
     *,
@@ -238,7 +294,7 @@ def _weeks_s(
             raise InvalidRequestError(
                 "--weeks stands alone", field="weeks", hint="drop it, or drop --from and --until"
             )
-        return tuple(dict.fromkeys(monday_s(each) for each in _names(weeks))), ()
+        return tuple(dict.fromkeys(monday_s(each) for each in names_in(weeks))), ()
     return available_weeks_s(
         scenario,
         load_world(data),
@@ -263,10 +319,3 @@ def _day(text: str, option: str) -> "date":
         raise InvalidRequestError(
             f"{text!r} is no day", field=option, hint="write it like 2023-07-03"
         ) from None
-
-
-def _simulator() -> "Simulate":
-    """Return the simulator."""
-    from testbed.sim.run import simulate  # noqa: PLC0415
-
-    return simulate

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from gcos.accounting import BYTES_PER_GB, G_PER_KG, CostScope
@@ -14,6 +14,7 @@ from testbed.sim.result import Lookups, Totals
 from testbed.statistics import Comparison, Estimate, compare, estimate
 
 SCHEMA: Final = "gcos/evaluation/v1"
+SWEEP_SCHEMA: Final = "gcos/evaluations/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,46 @@ class PolicySummary:
 
 
 @dataclass(frozen=True, slots=True)
+class RunBound:
+    """What is known of the least J of one whole run, for any policy.
+
+    J of the whole run, from the warm-up to the last task: that of the measured window alone has no
+    bound worth the name, as whoever fetches in the warm-up pays nothing in it.
+
+    Attributes:
+        week_start_s: Its week.
+        seed: Its seed.
+        bound_usd: No policy comes below it; None: not computed.
+        local_search_usd: J that a search with knowledge of the future attains; None: not computed.
+    """
+
+    week_start_s: float
+    seed: int
+    bound_usd: float | None = None
+    local_search_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an evaluation comes from, so that it can be repeated.
+
+    Attributes:
+        command: Repeats it.
+        version: Version of GCOS, and its commit where it is known.
+        base: Scenario that was changed, or taken as it is.
+        parameters: Values of the parameters that reports look at, by key of the scenario file.
+    """
+
+    command: str = ""
+    version: str = ""
+    base: str = ""
+    parameters: dict[str, float] = field(default_factory=dict)
+
+
+NOWHERE: Final = Origin()
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Policies on the same weeks and seeds.
 
@@ -97,6 +138,8 @@ class Evaluation:
         notes: What a reader must know.
         policies: In the order in which they were named.
         runs: Every single run.
+        origin: Where it comes from.
+        bounds: What is known of the least J of each run; empty: not computed.
     """
 
     schema: str
@@ -112,10 +155,25 @@ class Evaluation:
     notes: tuple[str, ...]
     policies: tuple[PolicySummary, ...]
     runs: tuple[RunRecord, ...]
+    origin: Origin = NOWHERE
+    bounds: tuple[RunBound, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluations:
+    """What a sweep found: an evaluation for each value of one parameter."""
+
+    schema: str
+    evaluations: tuple[Evaluation, ...]
 
 
 def evaluation(
-    records: Sequence[RunRecord], *, baseline: str, data: str, notes: Sequence[str] = ()
+    records: Sequence[RunRecord],
+    *,
+    baseline: str,
+    data: str,
+    notes: Sequence[str] = (),
+    origin: Origin = NOWHERE,
 ) -> Evaluation:
     """Return what the runs say; each policy has a run for each pair of week and seed.
 
@@ -126,6 +184,7 @@ def evaluation(
         baseline: Name of the summary with which the others are compared.
         data: Directory of the signals; empty: the shipped typical days.
         notes: What a reader must know beside the notes of the runs.
+        origin: Where it comes from.
     """
     modes = tuple(dict.fromkeys(record.cache_mode for record in records))
 
@@ -152,6 +211,7 @@ def evaluation(
         notes=(*notes, *_gathered(records)),
         policies=tuple(_summary(name, by_policy[name], against) for name in order),
         runs=tuple(records),
+        origin=origin,
     )
 
 
@@ -176,6 +236,12 @@ def _gathered(records: Sequence[RunRecord]) -> list[str]:
 def joint_usd(record: RunRecord) -> float:
     """Return J of the measured window."""
     charge = record.result.measured.charge
+    return charge.joint_usd(record.cost_scope, record.carbon_price_usd_per_kg)
+
+
+def whole_joint_usd(record: RunRecord) -> float:
+    """Return J of the whole run, warm-up and drain included."""
+    charge = record.result.whole.charge
     return charge.joint_usd(record.cost_scope, record.carbon_price_usd_per_kg)
 
 

@@ -26,6 +26,7 @@ _PACKAGES: Final = frozenset({"gcos", "site_agent", "broker", "predictor", "poli
 _ROOT: Final = Path(gcos.__file__).parent.parent
 
 EXPORTED_RUN: Final = "run.json"
+EVALUATIONS: Final = "evaluations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,12 @@ def stored_run(directory: Path, digest: str) -> RunRecord | None:
 def store_run(directory: Path, record: RunRecord) -> None:
     """Write a finished run, whole or not at all."""
     _write(_path(directory, record.digest), codec.encode(record))
+
+
+def store_evaluation(directory: Path, name: str, document: bytes) -> None:
+    """Write what an evaluation found beside its runs, where `gcos report` looks for it."""
+    place = writable_directory(directory / EVALUATIONS, option="out")
+    _write(place / f"{name}.json", document)
 
 
 def mark_exported(directory: Path, record: RunRecord) -> None:

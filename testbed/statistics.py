@@ -8,7 +8,7 @@ Methods and their Application, 1997, section 3.8; intervals are percentiles, sec
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -55,6 +55,12 @@ class Estimate:
     interval: Interval | None
     count: int
     block_count: int
+
+    def negated(self) -> "Estimate":
+        """Return the estimate of minus the values: a saving for a difference."""
+        interval = self.interval
+        turned = None if interval is None else Interval(-interval.high, -interval.low)
+        return replace(self, mean=-self.mean, interval=turned)
 
 
 @dataclass(frozen=True, slots=True)

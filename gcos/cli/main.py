@@ -99,6 +99,7 @@ _SUMMARIES: Final = {
     "down": "Stop the cluster of this machine.",
     "data": "Bring in tables of carbon, price, network and work.",
     "evaluate": "Compare policies on a scenario.",
+    "report": "Write a page of evaluations, with plots.",
 }
 
 

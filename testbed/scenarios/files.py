@@ -7,7 +7,7 @@ sites.
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -45,8 +45,12 @@ def scenario_names() -> tuple[str, ...]:
     return DEFAULT_NAME, *_shipped("variants.toml")
 
 
-def load_scenario(name_or_file: str) -> Scenario:
+def load_scenario(name_or_file: str, changes: Sequence[str] = ()) -> Scenario:
     """Return the shipped scenario of that name, or the one in that file (`*.toml` or with a `/`).
+
+    Args:
+        name_or_file: Which one.
+        changes: Keys with other values, such as `workload.load=0.3`; they join the name.
 
     Raises:
         NotFoundError: There is no shipped scenario of that name, or no such file.
@@ -55,6 +59,8 @@ def load_scenario(name_or_file: str) -> Scenario:
     """
     is_file = name_or_file.endswith(_SUFFIX) or "/" in name_or_file
     layers = _chain(Path(name_or_file) if is_file else name_or_file)
+    for change in changes:
+        layers.insert(0, _change_layer(change, layers[0].name))
     values: dict[str, Any] = {}
     scenario: Scenario | None = None
     # Each layer is judged where it is merged, so that the message names the file at fault.
@@ -66,6 +72,23 @@ def load_scenario(name_or_file: str) -> Scenario:
             raise _placed(exc, layer.source) from exc
     assert scenario is not None, "a chain has at least one layer"
     return scenario
+
+
+def _change_layer(change: str, base: str) -> _Layer:
+    """Return the layer that `a.b=VALUE` makes, a value of TOML."""
+    key, equals, text = (part.strip() for part in change.partition("="))
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        equals = ""
+    if not key or not equals:
+        raise InvalidRequestError(
+            f"{change!r} changes nothing", field="set", hint="write it like workload.load=0.3"
+        )
+    values: Any = value
+    for part in reversed(key.split(".")):
+        values = {part: values}
+    return _Layer(f"--set {change}", f"{base}+{key}={text}", values, base)
 
 
 def _placed(error: InvalidRequestError, source: str) -> InvalidRequestError:

@@ -10,7 +10,7 @@ Each line of the log is also hashed: the same seed gives the same `trace_hash` i
 import hashlib
 import math
 from array import array
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -88,10 +88,14 @@ class Account:
 class _Copy:
     """A stored copy, from the first byte of its transfer."""
 
+    site_id: SiteId
     size_bytes: int
     since_s: float
     is_measured: bool
 
+
+Tell = Callable[[SiteId, str | None, Charge], None]
+"""Told of a charge: at which site, for which task (None: for none alone), and how much."""
 
 #: Charges summed at once; bounds the memory of a long run.
 _BATCH_COUNT = 10_000
@@ -103,11 +107,15 @@ class Books:
     Args:
         instance: The world.
         log: Where the lines of `log.jsonl` go; None: nowhere.
+        tell: Told of every charge; None: nobody asks.
     """
 
-    def __init__(self, instance: Instance, log: TextIO | None = None) -> None:
+    def __init__(
+        self, instance: Instance, log: TextIO | None = None, tell: Tell | None = None
+    ) -> None:
         self._instance = instance
         self._log = log
+        self._tell = tell
         self._hash = hashlib.sha256()
         self._encode = msgspec.json.Encoder().encode
         self._index = {site.site_id: i for i, site in enumerate(instance.sites)}
@@ -144,9 +152,9 @@ class Books:
             end_s=end_s,
         )
         is_measured = self._is_measured(start_s)
-        self._charge(charge, is_measured=is_measured)
+        self._charge(charge, target, task_id, is_measured=is_measured)
         if is_stored:
-            copy = _Copy(artifact.size_bytes, start_s, is_measured)
+            copy = _Copy(target, artifact.size_bytes, start_s, is_measured)
             self._copies[target, artifact.artifact_id] = copy
         self._write(
             {
@@ -185,7 +193,8 @@ class Books:
         penalty_usd = task.late_penalty.usd(late_s)
         charge = self._run_charge(task, site, pool, start_s, end_s)
         is_measured = self._is_measured(task.arrival_s)
-        self._charge(charge + Charge(penalty_usd=penalty_usd), is_measured=is_measured)
+        charge += Charge(penalty_usd=penalty_usd)
+        self._charge(charge, site.site_id, task.task_id, is_measured=is_measured)
         for account in self._accounts(is_measured=is_measured):
             account.task_count += 1
             account.miss_count += late_s > LATE_TOLERANCE_H * S_PER_H
@@ -195,7 +204,8 @@ class Books:
     def abort(self, task: SimTask, site: Site, pool: Pool, *, start_s: float, end_s: float) -> None:
         """Charge an attempt that failed: its work was done all the same."""
         charge = self._run_charge(task, site, pool, start_s, end_s)
-        self._charge(charge, is_measured=self._is_measured(task.arrival_s))
+        is_measured = self._is_measured(task.arrival_s)
+        self._charge(charge, site.site_id, task.task_id, is_measured=is_measured)
         self._end("abort", task, site, start_s, end_s)
 
     def close(self) -> None:
@@ -317,9 +327,13 @@ class Books:
         charge = storage_charge(
             copy.size_bytes, self._instance.storage_usd_per_gb_h, copy.since_s, until_s
         )
-        self._charge(charge, is_measured=copy.is_measured)
+        self._charge(charge, copy.site_id, None, is_measured=copy.is_measured)
 
-    def _charge(self, charge: Charge, *, is_measured: bool) -> None:
+    def _charge(
+        self, charge: Charge, site_id: SiteId, task_id: str | None, *, is_measured: bool
+    ) -> None:
+        if self._tell is not None:
+            self._tell(site_id, task_id, charge)
         for account in self._accounts(is_measured=is_measured):
             account.charges.add(charge)
 

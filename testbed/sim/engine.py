@@ -39,6 +39,15 @@ class Engine:
         self._sequence += 1
         heapq.heappush(self._heap, (self.now_s, priority, self._sequence, action))
 
+    def step(self) -> bool:
+        """Do the next action; tell whether there was one."""
+        if not self._heap:
+            return False
+        self.now_s, _, _, action = heapq.heappop(self._heap)
+        self.event_count += 1
+        action()
+        return True
+
     def run(self, until_s: float = math.inf) -> None:
         """Run until nothing is left, or up to and with `until_s`."""
         heap, pop = self._heap, heapq.heappop

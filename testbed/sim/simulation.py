@@ -34,6 +34,7 @@ from broker.matching import HOLDER_COUNT_MAX, NOMINEE_COUNT, NOMINEE_COUNT_MAX, 
 from gcos.accounting import Charge, LatePenalty, transfer_charge
 from gcos.artifacts import Artifact
 from gcos.contract_net import (
+    Announcement,
     ArtifactNeed,
     Award,
     AwardAnswer,
@@ -76,7 +77,7 @@ from site_agent.migration import Migration, Pull
 from site_agent.origin import AWARD_RETRY_S, Origin, OriginSettings
 from site_agent.participant import DEMAND_COUNT_MAX, Exit, Participant
 from site_agent.sourcing import cheapest_fetch
-from testbed.sim.books import Books
+from testbed.sim.books import Books, Tell
 from testbed.sim.cache_modes import CacheMode, cache_of
 from testbed.sim.engine import BEAT, DECISION, Engine
 from testbed.sim.forecast import Forecaster
@@ -149,6 +150,22 @@ class _Place:
         return self.site.pools[0]
 
 
+@dataclass(frozen=True, slots=True)
+class OpenAuction:
+    """An auction with all its answers, which waits for somebody to settle it.
+
+    Attributes:
+        announcement: What was announced.
+        auction: What it brought.
+        settle: Awards by the auction that it is given; to be called once, with this one or with
+            the same offers under other scores.
+    """
+
+    announcement: Announcement
+    auction: Auction
+    settle: Callable[[Auction], None]
+
+
 class Simulation:
     """One run of one policy in one world.
 
@@ -158,6 +175,9 @@ class Simulation:
         mode: Which caches there are.
         eviction: Name in `policies.evictors` of what goes first when a cache is full.
         log: Where the lines of `log.jsonl` go; None: nowhere.
+        arbiter: Is handed each auction that brought an offer, and sees to it that it is settled
+            before the engine's next event; None: origins settle theirs at once, by the scores.
+        tell: Told of every charge as it is booked.
         is_instant: Messages take no time.
         checks: Assert the cores' invariants after every event; slow.
     """
@@ -170,6 +190,8 @@ class Simulation:
         mode: CacheMode = CacheMode.DUAL,
         eviction: str = DEFAULT_EVICTION,
         log: TextIO | None = None,
+        arbiter: Callable[[OpenAuction], None] | None = None,
+        tell: Tell | None = None,
         is_instant: bool = True,
         checks: bool = False,
     ) -> None:
@@ -178,7 +200,7 @@ class Simulation:
         self.mode = mode
         self._evictor = evictor_named(eviction)
         self.engine = Engine(instance.start_s)
-        self.books = Books(instance, log)
+        self.books = Books(instance, log, tell)
         self.auction_count = 0
         self.reauction_count = 0
         # Few sites are all asked, so that no rule depends on the broker's choice; many are not, as
@@ -187,6 +209,7 @@ class Simulation:
         self._nominee_count = len(instance.sites) if is_small else NOMINEE_COUNT
         self._is_instant = is_instant
         self._checks = checks
+        self._arbiter = arbiter
         self._mishaps = Mishaps(instance)
         self._network = Network(self.engine, shares_bandwidth=instance.shares_bandwidth)
         self._broker = Matchmaker(lease_s=math.inf)
@@ -221,12 +244,20 @@ class Simulation:
 
     def run(self) -> None:
         """Run until every task has ended."""
+        self.begin()
+        self.engine.run()
+        self.end()
+
+    def begin(self) -> None:
+        """Enter what is to happen; whoever steps the engine himself calls this first."""
         self._begin_churn()
         for at_s, site_id in self._mishaps.crashes():
             self.engine.at(at_s, partial(self._crash, site_id), BEAT)
         self._beat()
         self._arrive(0)
-        self.engine.run()
+
+    def end(self) -> None:
+        """Close the books, once nothing is left to happen."""
         assert self._left_count == 0, "a task was lost (I1)"
         self.books.close()
 
@@ -374,6 +405,12 @@ class Simulation:
                 # Whoever is to come yet may take what nobody here can.
                 is_complete=self._joining_count == 0,
             )
+            if self._arbiter is None or not auction.bids:
+                settle(auction)
+            else:
+                self._arbiter(OpenAuction(announcement, auction, settle))
+
+        def settle(auction: Auction) -> None:
             self._apply(place, origin.close_auction(task_id, auction, now=self._now()))
 
         def answer(bidder: _Place) -> None:
