@@ -564,11 +564,10 @@ class Simulation:
             answer, ready = winner.participant.award(award, now=self._now())
             self._apply(winner, ready)
             self._send(to, place.site.site_id, partial(answered, answer))
-            run = winner.participant.runs.get(award.run_id)
-            if run is not None:
-                planned = winner.participant.schedules[award.pool_type].planned[award.run_id]
-                if planned.ready_s > self.engine.now_s:
-                    self.engine.at(planned.ready_s, partial(self._tick_participant, winner))
+            # An award that comes again may find its run ended, with only its report to be answered.
+            planned = winner.participant.schedules[award.pool_type].planned.get(award.run_id)
+            if planned is not None and planned.ready_s > self.engine.now_s:
+                self.engine.at(planned.ready_s, partial(self._tick_participant, winner))
 
         def answered(answer: AwardAnswer) -> None:
             ready = place.origin.award_answered(award.run_id, answer, now=self._now())
