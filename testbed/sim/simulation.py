@@ -18,7 +18,7 @@ Simplifications, each against the live system:
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TextIO
@@ -27,6 +27,7 @@ from broker.matching import NOMINEE_COUNT, NOMINEE_COUNT_MAX, Matchmaker
 from gcos.accounting import Charge, LatePenalty, transfer_charge
 from gcos.artifacts import Artifact
 from gcos.contract_net import (
+    Announcement,
     ArtifactNeed,
     Award,
     AwardAnswer,
@@ -43,7 +44,8 @@ from gcos.contract_net import (
 from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import CacheFullError
 from gcos.ids import ArtifactId, RunId, SiteId, TaskId
-from gcos.known_sites import NominationQuery
+from gcos.known_sites import Nomination, NominationQuery
+from gcos.seeds import stream
 from gcos.signals import HOUR_S
 from gcos.sites import Link, Pool, Site
 from gcos.tasks import (
@@ -69,6 +71,7 @@ from site_agent.migration import Migration, Pull
 from site_agent.origin import Origin, OriginSettings
 from site_agent.participant import DEMAND_COUNT_MAX, Exit, Participant
 from site_agent.sourcing import cheapest_fetch
+from testbed.sim.batches import Asked, Batches
 from testbed.sim.books import Books
 from testbed.sim.cache_modes import CacheMode, cache_of
 from testbed.sim.engine import BEAT, DECISION, Engine
@@ -190,6 +193,7 @@ class Simulation:
         self._tasks: dict[TaskId, SimTask] = {}
         self._left_count = len(instance.tasks)
         self.places = {site.site_id: self._place(site) for site in instance.sites}
+        self._batches = self._collector()
         #: Sites with a stored, complete copy of each artifact.
         self._stored: dict[ArtifactId, dict[SiteId, None]] = {key: {} for key in self._artifacts}
 
@@ -203,6 +207,14 @@ class Simulation:
         self.engine.run()
         assert self._left_count == 0, "a task was lost (I1)"
         self.books.close()
+
+    def _collector(self) -> Batches | None:
+        """Return what collects tasks for the policy's dispatcher, if it has one."""
+        if self.policy.dispatcher is None:
+            return None
+        draws = stream(self.instance.seed, "dispatcher")
+        sites = {site_id: place.participant for site_id, place in self.places.items()}
+        return Batches(self.engine, self.policy.dispatcher(draws), sites)
 
     def _place(self, site: Site) -> _Place:
         instance = self.instance
@@ -301,48 +313,14 @@ class Simulation:
     # ---------------------------------------------------------------- negotiating
 
     def _negotiate(self, place: _Place, task_id: TaskId) -> None:
-        self.auction_count += 1
-        origin = place.origin
-        task = origin.tasks[task_id]
-        truth = self._tasks[task_id]
-        self._tell_broker()
-        nomination = self._broker.nominate(
-            NominationQuery(
-                gpu=task.spec.gpu,
-                artifact_ids=tuple(need.artifact_id for need in task.needs),
-                run_s=truth.predicted_work_s,
-                carbon_price_usd_per_kg=self.instance.carbon_price_usd_per_kg,
-                scope=self.instance.scope,
-                limit_count=self._nominee_count,
-            ),
-            now_s=self.engine.now_s,
-        )
-        predictions = self._predictions(truth)
-        announcement = origin.announcement(
-            task_id,
-            task.spec,
-            fence=task.fence.next_attempt(),
-            needs=tuple(self._need(need.artifact_id) for need in task.needs),
-            predictions=predictions,
-        )
+        if self._batches is not None:
+            self._batches.join(task_id, partial(self._ask_at_once, place, task_id))
+            return
+        nomination, announcement = self._announced(place, task_id)
         answers: list[Bid | Refusal] = []
 
         def close() -> None:
-            auction = Auction(
-                predictions=predictions,
-                needs=announcement.needs,
-                bids=tuple(each for each in answers if isinstance(each, Bid)),
-                refusals=(
-                    *nomination.refusals,
-                    *(each for each in answers if isinstance(each, Refusal)),
-                ),
-                # Whoever is to come yet may take what nobody here can.
-                is_complete=not any(
-                    churn.kind is ChurnKind.JOIN and churn.at_s > self.engine.now_s
-                    for churn in self.instance.churn
-                ),
-            )
-            self._apply(place, origin.close_auction(task_id, auction, now=self._now()))
+            self._close_auction(place, announcement, nomination, answers)
 
         def answer(bidder: _Place) -> None:
             bid = bidder.participant.bid(announcement, now=self._now())
@@ -359,6 +337,74 @@ class Simulation:
         for nominee in nomination.nominees:
             bidder = self.places[nominee.site_id]
             self._send(place.site.site_id, nominee.site_id, partial(answer, bidder))
+
+    def _announced(self, place: _Place, task_id: TaskId) -> tuple[Nomination, Announcement]:
+        """Return who is to be asked about a task, and what."""
+        self.auction_count += 1
+        origin = place.origin
+        task = origin.tasks[task_id]
+        truth = self._tasks[task_id]
+        self._tell_broker()
+        nomination = self._broker.nominate(
+            NominationQuery(
+                gpu=task.spec.gpu,
+                artifact_ids=tuple(need.artifact_id for need in task.needs),
+                run_s=truth.predicted_work_s,
+                carbon_price_usd_per_kg=self.instance.carbon_price_usd_per_kg,
+                scope=self.instance.scope,
+                limit_count=self._nominee_count,
+            ),
+            now_s=self.engine.now_s,
+        )
+        announcement = origin.announcement(
+            task_id,
+            task.spec,
+            fence=task.fence.next_attempt(),
+            needs=tuple(self._need(need.artifact_id) for need in task.needs),
+            predictions=self._predictions(truth),
+        )
+        return nomination, announcement
+
+    def _close_auction(
+        self,
+        place: _Place,
+        announcement: Announcement,
+        nomination: Nomination,
+        answers: Sequence[Bid | Refusal],
+    ) -> None:
+        auction = Auction(
+            predictions=announcement.predictions,
+            needs=announcement.needs,
+            bids=tuple(each for each in answers if isinstance(each, Bid)),
+            refusals=(
+                *nomination.refusals,
+                *(each for each in answers if isinstance(each, Refusal)),
+            ),
+            # Whoever is to come yet may take what nobody here can.
+            is_complete=not any(
+                churn.kind is ChurnKind.JOIN and churn.at_s > self.engine.now_s
+                for churn in self.instance.churn
+            ),
+        )
+        task_id = announcement.task_id
+        self._apply(place, place.origin.close_auction(task_id, auction, now=self._now()))
+
+    def _ask_at_once(self, place: _Place, task_id: TaskId) -> Asked:
+        """Return what sites offer for a task of a batch; a dispatcher hears them without delay."""
+        nomination, announcement = self._announced(place, task_id)
+        answers: list[Bid | Refusal] = []
+        for nominee in nomination.nominees:
+            bidder = self.places[nominee.site_id]
+            answers.append(bidder.participant.bid(announcement, now=self._now()))
+            bidder.migration.offered(announcement, answers[-1])
+        refusals = [each for each in answers if isinstance(each, Refusal)]
+        return Asked(
+            announcement,
+            bids=tuple(each for each in answers if isinstance(each, Bid)),
+            close=lambda bids: self._close_auction(
+                place, announcement, nomination, (*bids, *refusals)
+            ),
+        )
 
     def _predictions(self, task: SimTask) -> tuple[Prediction, ...]:
         """Return what the predictor says: the median it was drawn from and its stated spread."""
