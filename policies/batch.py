@@ -36,7 +36,7 @@ SLOT_COUNT: Final = 16
 _DELAYS: Final = (0, 1, 2, 4, 8)
 #: $ for each GPU and slot beyond what is free: what one waits for is somebody's GPU. Chosen on
 #: validation weeks (testbed/bound/README.md).
-OVERCOMMIT_USD: Final = 0.25
+OVERCOMMIT_USD: Final = 0.05
 
 _SLICES: Final = np.full(len(MIDPOINT_LEVELS), 1 / len(MIDPOINT_LEVELS))
 

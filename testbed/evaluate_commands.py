@@ -90,10 +90,10 @@ def evaluate(
         is_quiet=quiet or invocation.options.is_quiet,
         has_color=has_color(invocation.environ),
     )
-    names = _names(policies)
+    names = names_in(policies)
     chosen = _baseline(baseline, names)
     plan = load_scenario(scenario)
-    weeks_s, refused = _weeks_s(plan, data, weeks=weeks, first=first_day, last=last_day)
+    weeks_s, refused = weeks_of(plan, data, weeks=weeks, first=first_day, last=last_day)
     orders = run_orders(
         plan,
         data=data,
@@ -181,7 +181,8 @@ def _told(refused: Sequence[str]) -> list[str]:
     return [f"left out: {refused[0]}{more}"]
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names that `text` lists, separated by commas."""
     return tuple(part for each in text.split(",") if (part := each.strip()))
 
 
@@ -202,7 +203,7 @@ def _baseline(name: str | None, policies: Sequence[str]) -> str:
     return name or policies[0]
 
 
-def _weeks_s(
+def weeks_of(
     scenario: "Scenario",
     data: Path | None,
     *,
@@ -220,7 +221,7 @@ def _weeks_s(
             raise InvalidRequestError(
                 "--weeks stands alone", field="weeks", hint="drop it, or drop --from and --until"
             )
-        return tuple(dict.fromkeys(monday_s(each) for each in _names(weeks))), ()
+        return tuple(dict.fromkeys(monday_s(each) for each in names_in(weeks))), ()
     return available_weeks_s(
         scenario,
         load_world(data),

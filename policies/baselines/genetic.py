@@ -2,7 +2,8 @@
 
 A plan is a way for every task (`policies.batch`). Tournament selection, uniform crossover and
 mutation of single genes, with the best plan kept (Goldberg, "Genetic Algorithms in Search,
-Optimization and Machine Learning", 1989); the first generation holds what `joint` would do.
+Optimization and Machine Learning", 1989); the first generation goes from what `joint` would do to
+plans drawn anew.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,8 +40,11 @@ class GeneticDispatcher:
     def _best(self, batch: Batch) -> NDArray[np.int64]:
         draws, count = self._draws, len(batch.first) - 1
         low, high = batch.first[:-1], batch.first[1:]
-        plans = draws.integers(low, high, size=(_PLAN_COUNT, count))
-        plans[0] = batch.alone()
+        plans = np.repeat(batch.alone()[np.newaxis], _PLAN_COUNT, axis=0)
+        drawn = draws.integers(low, high, size=plans.shape)
+        # From what `joint` does, untouched, to a plan drawn all anew.
+        mutated = draws.random(plans.shape) < np.linspace(0.0, 1.0, _PLAN_COUNT)[:, np.newaxis]
+        plans = np.where(mutated, drawn, plans)
         usd = batch.joint_usd(plans)
         for _ in range(_GENERATION_COUNT):
             parents = [self._winners(usd) for _ in range(2)]
