@@ -7,7 +7,8 @@ the later ones to be made from them.
 """
 
 import heapq
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -19,8 +20,8 @@ from gcos.seeds import stream
 from testbed.bound.ascent import Ascent
 from testbed.bound.pricing import Fetches
 from testbed.bound.problem import Floats, Problem
-from testbed.bound.schedule import Limits, Schedule
-from testbed.bound.search import ROUND_COUNT_MAX, searched
+from testbed.bound.schedule import Limits, Place, Schedule
+from testbed.bound.search import fill, improve
 from testbed.sim.books import Books
 from testbed.sim.cache_modes import CacheMode, capacities_bytes
 from testbed.sim.export import write_scenario
@@ -31,6 +32,9 @@ from testbed.sim.result import Totals
 #: ones take more room than it plans with.
 _CACHE_RATIOS: Final = (1.0, 0.8, 0.6, 0.4)
 _FETCH_RATIO: Final = 1.5
+#: Rounds of moves end when one gains less than this part of J, or after so many.
+_GAIN_RATIO: Final = 1e-3
+ROUND_COUNT_MAX: Final = 4
 #: Fetches that come too late for the first uses are given more time so often.
 _DELAY_COUNT_MAX: Final = 200
 
@@ -72,6 +76,15 @@ class _Plan:
     late: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A schedule with its transfers, and its J."""
+
+    places: tuple[Place | None, ...]
+    plan: _Plan
+    usd: float
+
+
 def attained(
     instance: Instance,
     problem: Problem,
@@ -99,14 +112,36 @@ def attained(
         return None
     for ratio in _CACHE_RATIOS:
         schedule = Schedule(problem, _limits(instance, mode, ratio), _fetch_h(instance, problem))
-        draws = stream(instance.seed, "search")
-        fetches = Fetches(problem)
-        if not searched(schedule, fetches, ascent, draws, round_count_max=round_count_max):
-            continue
-        plan = _planned(instance, schedule)
-        if plan is not None and _fits(instance, mode, problem, plan):
-            return _booked(instance, mode, schedule, plan, log)
+        if fill(schedule, Fetches(problem), ascent):
+            best = _best(instance, mode, schedule, round_count_max)
+            if best is not None:
+                return _written(instance, mode, schedule, best, log)
     return None
+
+
+def _best(
+    instance: Instance, mode: CacheMode, schedule: Schedule, round_count_max: int
+) -> "_Found | None":
+    """Return the best schedule of some rounds, each with its transfers planned.
+
+    Fetches that come too late make tasks move, and the next round finds better places for them.
+    """
+    draws = stream(instance.seed, "search")
+    best: _Found | None = None
+    for _ in range(round_count_max):
+        improve(schedule, draws)
+        plan = _planned(instance, schedule)
+        if plan is None or not _fits(instance, mode, schedule.problem, plan):
+            continue
+        found = _Found(tuple(schedule.places), plan, math.inf)
+        charge = _entered(instance, schedule, found, None)[1].charge
+        usd = charge.joint_usd(instance.scope, instance.carbon_price_usd_per_kg)
+        gain_usd = math.inf if best is None else best.usd - usd
+        if gain_usd > 0:
+            best = replace(found, usd=usd)
+        if gain_usd < _GAIN_RATIO * abs(usd):
+            break
+    return best
 
 
 def _limits(instance: Instance, mode: CacheMode, ratio: float) -> Limits:
@@ -253,22 +288,23 @@ def _fits(instance: Instance, mode: CacheMode, problem: Problem, plan: _Plan) ->
 # Books.
 
 
-def _booked(
-    instance: Instance, mode: CacheMode, schedule: Schedule, plan: _Plan, log: Path | None
+def _written(
+    instance: Instance, mode: CacheMode, schedule: Schedule, found: _Found, log: Path | None
 ) -> Totals:
-    """Return the totals of a plan, booked as runs are, and write its files."""
+    """Return the totals of a schedule, booked as runs are, and write its files."""
     if log is None:
-        return _entered(instance, schedule, plan, None)[1]
+        return _entered(instance, schedule, found, None)[1]
     write_scenario(instance, mode, log / "scenario.json")
     with (log / "log.jsonl").open("w", encoding="utf-8") as lines:
-        books, totals = _entered(instance, schedule, plan, lines)
+        books, totals = _entered(instance, schedule, found, lines)
     (log / "reported.json").write_bytes(msgspec.json.encode(books.reported()))
     return totals
 
 
 def _entered(
-    instance: Instance, schedule: Schedule, plan: _Plan, lines: TextIO | None
+    instance: Instance, schedule: Schedule, found: _Found, lines: TextIO | None
 ) -> tuple[Books, Totals]:
+    plan = found.plan
     books = Books(instance, lines)
     sites, start_s = instance.sites, instance.start_s
     for each in sorted(plan.transfers, key=lambda each: (each.start_h, each.artifact)):
@@ -281,7 +317,7 @@ def _entered(
             task_id=None if each.task is None else instance.tasks[each.task].task_id,
             is_stored=each.task is None,
         )
-    for task, place in enumerate(schedule.places):
+    for task, place in enumerate(found.places):
         assert place is not None, "all tasks are placed"
         site, begin_s = sites[place.site], start_s + float(place.start_h) * S_PER_H
         books.run(

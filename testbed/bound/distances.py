@@ -9,10 +9,9 @@ from gcos import codec
 from gcos.accounting import CostScope
 from gcos.errors import GcosError
 from testbed.bound.ascent import STEP_COUNT, ascend
-from testbed.bound.attained import attained
+from testbed.bound.attained import ROUND_COUNT_MAX, attained
 from testbed.bound.pricing import Fetches
 from testbed.bound.problem import problem_of
-from testbed.bound.search import ROUND_COUNT_MAX
 from testbed.evaluate import Pair, RunOrder, instance_of, make_run
 from testbed.run_store import RunRecord, run_digest, writable_directory, write_whole
 from testbed.sim.cache_modes import CacheMode

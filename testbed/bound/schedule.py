@@ -73,6 +73,7 @@ class Schedule:
         by_bin = np.repeat(rates, _BINS_AN_HOUR, axis=1) * BIN_H
         self._until = np.concatenate((np.zeros((site_count, 1)), np.cumsum(by_bin, axis=1)), axis=1)
         self._rates = rates
+        self._nothing = np.zeros_like(self._until)
         self._used = np.zeros((site_count, self._hours * _BINS_AN_HOUR), dtype=np.int32)
         self._gpus = problem.gpu_h[:, 0].round().astype(np.int64)
         self._held_gb = np.zeros((site_count, NEED_COUNT, self._hours))
@@ -332,7 +333,7 @@ class Schedule:
 
     def no_prices(self) -> Floats:
         """Return prices of nothing, for `best`."""
-        return np.zeros_like(self._until)
+        return self._nothing
 
     def prices(self, gpu_usd: Floats) -> Floats:
         """Return prices of GPU hours, (s, h), as `best` wants them."""

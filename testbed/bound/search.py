@@ -1,48 +1,29 @@
 """Clairvoyant local search: a schedule that knows all run times, prices and carbon. Pure.
 
 It begins from the multipliers of the bound (each task where it is cheapest at their prices, with
-room for its GPUs) and then repeats, until a round gains less than `_GAIN_RATIO`:
+room for its GPUs). A round of moves is
 
-- **single tasks and delays**: each task, in an order drawn anew, to its best site and start;
-- **blocks**: all tasks of an artifact at one site, or at all, to another site, kept if J falls.
+- **blocks**: all tasks of an artifact at one site to their best other sites, which saves the copy
+  there, or all tasks of an artifact to one site; kept if J falls;
+- **single tasks and delays**: each task, in an order drawn anew, to its best site and start.
 """
 
-from typing import Final
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.bound.ascent import Ascent
 from testbed.bound.pricing import Fetches
 from testbed.bound.schedule import Place, Schedule
 
-#: Rounds end when one gains less than this part of J, or after so many.
-_GAIN_RATIO: Final = 1e-3
-ROUND_COUNT_MAX: Final = 4
 
+def fill(schedule: Schedule, fetches: Fetches, ascent: Ascent) -> bool:
+    """Place each task, in order of arrival, where it is cheapest at the bound's prices.
 
-def searched(
-    schedule: Schedule,
-    fetches: Fetches,
-    ascent: Ascent,
-    draws: np.random.Generator,
-    *,
-    round_count_max: int = ROUND_COUNT_MAX,
-) -> bool:
-    """Fill an empty schedule and improve it; returns whether there was room for every task."""
-    if not _filled(schedule, fetches, ascent):
-        return False
-    usd = schedule.joint_usd()
-    for _ in range(round_count_max):
-        _move_tasks(schedule, draws)
-        _move_blocks(schedule, draws)
-        before, usd = usd, schedule.joint_usd()
-        if before - usd < _GAIN_RATIO * abs(before):
-            break
-    return True
-
-
-def _filled(schedule: Schedule, fetches: Fetches, ascent: Ascent) -> bool:
-    """Place each task, in order of arrival, where it is cheapest at the bound's prices."""
+    Returns:
+        Whether there was room for every task.
+    """
     problem = schedule.problem
     prices = schedule.prices(ascent.multipliers.gpu_usd)
     shares = (ascent.multipliers.share_usd + fetches.alone_usd).sum(axis=1)
@@ -53,6 +34,12 @@ def _filled(schedule: Schedule, fetches: Fetches, ascent: Ascent) -> bool:
             return False
         schedule.put(task, place)
     return True
+
+
+def improve(schedule: Schedule, draws: np.random.Generator) -> None:
+    """Try every move once; what lowers J is kept."""
+    _move_blocks(schedule, draws)
+    _move_tasks(schedule, draws)
 
 
 def _move_tasks(schedule: Schedule, draws: np.random.Generator) -> None:
@@ -68,36 +55,38 @@ def _move_tasks(schedule: Schedule, draws: np.random.Generator) -> None:
 
 
 def _move_blocks(schedule: Schedule, draws: np.random.Generator) -> None:
-    """Move all tasks of an artifact that are at one site, or at all sites, to one site."""
     problem = schedule.problem
     tasks_of: list[list[int]] = [[] for _ in problem.home]
     for task, needs in enumerate(problem.needs):
         for artifact in needs:
             tasks_of[artifact].append(task)
+    every = range(len(problem.speed))
     for artifact in draws.permutation(len(problem.home)):
-        for target in range(len(problem.speed)):
-            placed = [(task, schedule.places[task]) for task in tasks_of[artifact]]
-            origins = {place.site for _, place in placed if place is not None} - {target}
-            for block in [{origin} for origin in sorted(origins)] + [origins] * (len(origins) > 1):
-                _move_block(schedule, tasks_of[artifact], block, target)
+        tasks = tasks_of[artifact]
+        for site in every:
+            if schedule.users.get((int(artifact), site)):
+                others = np.array([other for other in every if other != site])
+                _move_block(schedule, tasks, others)
+        for site in every:
+            _move_block(schedule, tasks, np.array([site]))
 
 
-def _move_block(schedule: Schedule, tasks: list[int], origins: set[int], target: int) -> None:
+def _move_block(schedule: Schedule, tasks: Sequence[int], targets: NDArray[np.int64]) -> None:
+    """Move those of the tasks that are elsewhere to some of the targets, if that lowers J."""
     moved: list[tuple[int, Place]] = []
     old_usd = new_usd = 0.0
     for task in tasks:
         place = schedule.places[task]
-        if place is not None and place.site in origins:
+        if place is not None and place.site not in targets:
             schedule.remove(task)
             moved.append((task, place))
             # Fetches that are not needed any more show when the last user goes.
             old_usd += schedule.run_usd(task, place.site, place.start_h)
             old_usd += schedule.fetch_usd(task, place.site)
-    only = np.array([target])
     nothing = schedule.no_prices()
     placed: list[int] = []
     for task, _ in moved:
-        found = schedule.best(task, only, nothing)
+        found = schedule.best(task, targets, nothing)
         if found is None or new_usd + found.usd > old_usd:
             break
         new_usd += found.usd
