@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, vstack
 
+from gcos.accounting import CostScope
 from testbed.bound.ascent import ascend
 from testbed.bound.pricing import Fetches, Multipliers, cheapest_starts, dual_value
 from testbed.bound.problem import Problem, problem_of
@@ -306,3 +307,12 @@ def reaches(parent: dict, site: int, root: int) -> bool:
             return False
         site = up
     return site == root
+
+
+def test_gpu_hours_are_bounded_where_they_count() -> None:
+    """They dwarf electricity, so that the bound is tight in relation."""
+    instance = dataclasses.replace(instance_of(Sample()), scope=CostScope.WITH_GPU_HOURS)
+    bound = lower_bound_usd(instance, step_count=200)
+    charge = simulate(instance, policy="joint").whole.charge
+    joint_usd = charge.joint_usd(instance.scope, instance.carbon_price_usd_per_kg)
+    assert 0.7 * joint_usd < bound <= joint_usd
