@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from gcos.errors import InvalidRequestError
 from policies.baselines import rules
+from policies.baselines.genetic import GeneticDispatcher
 from policies.baselines.joint import JointBidder, LookaheadBidder
+from policies.baselines.milp import MilpDispatcher
 from policies.baselines.rules import RuleBidder
-from policies.interface import Bidder, Migrator
+from policies.interface import Bidder, Dispatcher, Migrator
 from policies.migrators import NoMigrator, Popularity, Regret
 
 DEFAULT: Final = "rule"
@@ -31,6 +35,8 @@ class Policy:
         bidder: Makes the bidder of one site.
         gives_back_late: A waiting run predicted to be late is announced again (DESIGN 7 B).
         migrator: Makes what decides which copies one site pulls ahead of need.
+        dispatcher: Makes what chooses between offers for a batch of tasks, given a source of
+            chance; None: each task goes to the best offer at once. Agents know no batches.
     """
 
     name: str
@@ -38,6 +44,7 @@ class Policy:
     bidder: Callable[[], Bidder]
     gives_back_late: bool = False
     migrator: Callable[[], Migrator] = NoMigrator
+    dispatcher: Callable[[np.random.Generator], Dispatcher] | None = None
 
 
 _in_time = rules.in_time_first
@@ -87,6 +94,18 @@ POLICIES: Final = {
             JointBidder,
             gives_back_late=True,
             migrator=Regret,
+        ),
+        Policy(
+            "genetic",
+            "joint's offers, assigned in batches of 15 min by a genetic algorithm",
+            JointBidder,
+            dispatcher=GeneticDispatcher,
+        ),
+        Policy(
+            "milp",
+            "joint's offers, assigned in batches of 15 min by a mixed-integer programme",
+            JointBidder,
+            dispatcher=lambda _draws: MilpDispatcher(),
         ),
     )
 }

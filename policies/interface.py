@@ -4,11 +4,12 @@ A *bidder* ranks the options of one site: which pool, which start. It is the onl
 agent needs to answer an announcement; those for batches, evictions and migrations join it here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gcos.accounting import Charge
+from gcos.accounting import Charge, LatePenalty
+from gcos.durations import RunTime
 from gcos.ids import ArtifactId, SiteId, TaskId
 
 
@@ -89,6 +90,66 @@ class Bidder(Protocol):
 
     def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose among `options`, which are never empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a site offers for a task of a batch.
+
+    Attributes:
+        site_id: The bidder.
+        offer_usd: Exact marginal J of the task there alone, fetches included.
+        start_s: Earliest start by the site's plan, once what is missing has been fetched.
+        run_time: Predicted run time there.
+        fetch_usd: J of bringing each artifact that is missing; tasks of a batch that go to the same
+            site share it.
+    """
+
+    site_id: SiteId
+    offer_usd: float
+    start_s: float
+    run_time: RunTime
+    fetch_usd: Mapping[ArtifactId, float]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTask:
+    """A task that waits to be dispatched.
+
+    Attributes:
+        task_id: The task.
+        gpu_count: GPUs it asks for.
+        deadline_s: World instant; None: no deadline.
+        late_penalty: What being late costs.
+        offers: Offers of all sites that can run it, at least one.
+    """
+
+    task_id: TaskId
+    gpu_count: int
+    deadline_s: float | None
+    late_penalty: LatePenalty
+    offers: tuple[Offer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FreeGpus:
+    """Free GPUs at a site over time: `counts[i]` from `times_s[i]` on, the last one for ever."""
+
+    times_s: Sequence[float]
+    counts: Sequence[int]
+
+
+class Dispatcher(Protocol):
+    """Sends a batch of tasks to sites at once. One object for all sites of a simulation."""
+
+    @property
+    def name(self) -> str:
+        """As people type it."""
+
+    def assign(
+        self, batch: Sequence[BatchTask], free: Mapping[SiteId, FreeGpus], *, now_s: float
+    ) -> Sequence[int]:
+        """Return the index of the offer that each task of the batch takes."""
 
 
 @dataclass(frozen=True, slots=True)

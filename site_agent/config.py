@@ -187,7 +187,12 @@ def completed(config: AgentConfig) -> AgentConfig:
             hint="known sites: " + ", ".join(sorted(default_sites())),
         )
     _check_numbers(pue or 1.0, pools, config)
-    policy_named(config.policy)
+    if policy_named(config.policy).dispatcher is not None:
+        raise InvalidRequestError(
+            f"{config.policy} assigns batches over all sites, which evaluations alone can",
+            field="policy",
+            hint="such as joint or rule",
+        )
     return replace(config, zone=zone, pue=pue or 1.0, pools=pools)
 
 

@@ -232,7 +232,7 @@ def _failed(order: RunOrder, error: Exception) -> GcosError:
 
 
 def _made(order: RunOrder, simulate: Simulate) -> RunRecord:
-    instance = _instance(order)
+    instance = instance_of(order)
     digest = run_digest(instance, policy=order.policy, cache_mode=order.cache_mode, code=order.code)
     is_wanted = order.export is not None and not is_exported(order.export, digest)
     if order.out is not None and not is_wanted:
@@ -262,7 +262,8 @@ def _made(order: RunOrder, simulate: Simulate) -> RunRecord:
     return record
 
 
-def _instance(order: RunOrder) -> Instance:
+def instance_of(order: RunOrder) -> Instance:
+    """Return the instance that an order runs."""
     world = _world(order.data)
     week_start_s, seed = dataclasses.astuple(order.pair)
     if order.replay_log is None:

@@ -60,9 +60,13 @@ class RunRecord:
     result: RunResult
 
 
-def code_digest() -> str:
-    """Return a hex digest of the version, of all code that a run executes and of trained actors."""
-    files = _files_behind(_ENTRANCE) | set((_ROOT / "policies").rglob("*.onnx"))
+def code_digest(entrance: str = _ENTRANCE) -> str:
+    """Return a hex digest of the version, of all code that a run executes and of trained actors.
+
+    Args:
+        entrance: Module from which all that is executed is imported.
+    """
+    files = _files_behind(entrance) | set((_ROOT / "policies").rglob("*.onnx"))
     digest = hashlib.sha256(gcos.__version__.encode())
     for path in sorted(files):
         digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
@@ -145,18 +149,18 @@ def stored_run(directory: Path, digest: str) -> RunRecord | None:
 
 def store_run(directory: Path, record: RunRecord) -> None:
     """Write a finished run, whole or not at all."""
-    _write(_path(directory, record.digest), codec.encode(record))
+    write_whole(_path(directory, record.digest), codec.encode(record))
 
 
 def store_evaluation(directory: Path, name: str, document: bytes) -> None:
     """Write what an evaluation found beside its runs, where `gcos report` looks for it."""
     place = writable_directory(directory / EVALUATIONS, option="out")
-    _write(place / f"{name}.json", document)
+    write_whole(place / f"{name}.json", document)
 
 
 def mark_exported(directory: Path, record: RunRecord) -> None:
     """Write which run the export in `directory` is of."""
-    _write(directory / EXPORTED_RUN, codec.encode(record))
+    write_whole(directory / EXPORTED_RUN, codec.encode(record))
 
 
 def is_exported(directory: Path, digest: str) -> bool:
@@ -189,7 +193,8 @@ def _path(directory: Path, digest: str) -> Path:
     return directory / f"{digest[:32]}.json"
 
 
-def _write(path: Path, document: bytes) -> None:
+def write_whole(path: Path, document: bytes) -> None:
+    """Write a file, whole or not at all."""
     # Beside its place and renamed: a run that is there is whole. Two processes that make the same
     # run write the same bytes.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

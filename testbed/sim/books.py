@@ -210,8 +210,9 @@ class Books:
 
     def close(self) -> None:
         """Charge what still lies in the caches, up to the end of the last run."""
-        for copy in (*self._copies.values(), *(copy for copy, _ in self._gone)):
-            self._store(copy, until_s=max(self._last_end_s, copy.since_s))
+        ends = [*((copy, math.inf) for copy in self._copies.values()), *self._gone]
+        for copy, gone_s in ends:
+            self._store(copy, until_s=max(min(gone_s, self._last_end_s), copy.since_s))
         self._copies.clear()
         self._gone.clear()
 

@@ -25,7 +25,7 @@ alone. What the disk has no room for is streamed to scratch. The broker is asked
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TextIO
@@ -51,7 +51,8 @@ from gcos.contract_net import (
 from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import CacheFullError
 from gcos.ids import ArtifactId, RunId, SiteId, TaskId
-from gcos.known_sites import NominationQuery
+from gcos.known_sites import Nomination, NominationQuery
+from gcos.seeds import stream
 from gcos.signals import HOUR_S
 from gcos.sites import Link, Pool, Site
 from gcos.tasks import (
@@ -77,6 +78,7 @@ from site_agent.migration import Migration, Pull
 from site_agent.origin import AWARD_RETRY_S, Origin, OriginSettings
 from site_agent.participant import DEMAND_COUNT_MAX, Exit, Participant
 from site_agent.sourcing import cheapest_fetch
+from testbed.sim.batches import Asked, Batches
 from testbed.sim.books import Books, Tell
 from testbed.sim.cache_modes import CacheMode, cache_of
 from testbed.sim.engine import BEAT, DECISION, Engine
@@ -237,6 +239,7 @@ class Simulation:
         #: What others are told of a site, made once an hour.
         self._holders: dict[SiteId, Holder] = {}
         self._holders_hour = -1.0
+        self._batches = self._collector()
         #: Sites with a stored, complete copy of each artifact.
         self._stored: dict[ArtifactId, dict[SiteId, None]] = {key: {} for key in self._artifacts}
 
@@ -260,6 +263,14 @@ class Simulation:
         """Close the books, once nothing is left to happen."""
         assert self._left_count == 0, "a task was lost (I1)"
         self.books.close()
+
+    def _collector(self) -> Batches | None:
+        """Return what collects tasks for the policy's dispatcher, if it has one."""
+        if self.policy.dispatcher is None:
+            return None
+        draws = stream(self.instance.seed, "dispatcher")
+        sites = {site_id: place.participant for site_id, place in self.places.items()}
+        return Batches(self.engine, self.policy.dispatcher(draws), sites)
 
     def _place(self, site: Site) -> _Place:
         instance = self.instance
@@ -358,30 +369,10 @@ class Simulation:
     # ---------------------------------------------------------------- negotiating
 
     def _negotiate(self, place: _Place, task_id: TaskId) -> None:
-        self.auction_count += 1
-        origin = place.origin
-        task = origin.tasks[task_id]
-        truth = self._tasks[task_id]
-        self._tell_broker()
-        nomination = self._broker.nominate(
-            NominationQuery(
-                gpu=task.spec.gpu,
-                artifact_ids=tuple(need.artifact_id for need in task.needs),
-                run_s=truth.predicted_work_s,
-                carbon_price_usd_per_kg=self.instance.carbon_price_usd_per_kg,
-                scope=self.instance.scope,
-                limit_count=self._nominee_count,
-            ),
-            now_s=self.engine.now_s,
-        )
-        predictions = self._predictions(truth)
-        announcement = origin.announcement(
-            task_id,
-            task.spec,
-            fence=task.fence.next_attempt(),
-            needs=tuple(self._need(need.artifact_id) for need in task.needs),
-            predictions=predictions,
-        )
+        if self._batches is not None:
+            self._batches.join(task_id, partial(self._ask_at_once, place, task_id))
+            return
+        nomination, announcement = self._announced(place, task_id)
         answers: list[Bid | Refusal] = []
         silent = {nominee.site_id: None for nominee in nomination.nominees}
         is_closed = False
@@ -394,24 +385,7 @@ class Simulation:
             answers.extend(
                 Refusal(site_id, Reason.NO_SITE_REACHABLE, "did not bid") for site_id in silent
             )
-            auction = Auction(
-                predictions=predictions,
-                needs=announcement.needs,
-                bids=tuple(each for each in answers if isinstance(each, Bid)),
-                refusals=(
-                    *nomination.refusals,
-                    *(each for each in answers if isinstance(each, Refusal)),
-                ),
-                # Whoever is to come yet may take what nobody here can.
-                is_complete=self._joining_count == 0,
-            )
-            if self._arbiter is None or not auction.bids:
-                settle(auction)
-            else:
-                self._arbiter(OpenAuction(announcement, auction, settle))
-
-        def settle(auction: Auction) -> None:
-            self._apply(place, origin.close_auction(task_id, auction, now=self._now()))
+            self._close_auction(place, announcement, nomination, answers)
 
         def answer(bidder: _Place) -> None:
             bid = bidder.participant.bid(announcement, now=self._now())
@@ -433,6 +407,78 @@ class Simulation:
         for nominee in nomination.nominees:
             bidder = self.places[nominee.site_id]
             self._send(place.site.site_id, nominee.site_id, partial(answer, bidder))
+
+    def _announced(self, place: _Place, task_id: TaskId) -> tuple[Nomination, Announcement]:
+        """Return who is to be asked about a task, and what."""
+        self.auction_count += 1
+        origin = place.origin
+        task = origin.tasks[task_id]
+        truth = self._tasks[task_id]
+        self._tell_broker()
+        nomination = self._broker.nominate(
+            NominationQuery(
+                gpu=task.spec.gpu,
+                artifact_ids=tuple(need.artifact_id for need in task.needs),
+                run_s=truth.predicted_work_s,
+                carbon_price_usd_per_kg=self.instance.carbon_price_usd_per_kg,
+                scope=self.instance.scope,
+                limit_count=self._nominee_count,
+            ),
+            now_s=self.engine.now_s,
+        )
+        announcement = origin.announcement(
+            task_id,
+            task.spec,
+            fence=task.fence.next_attempt(),
+            needs=tuple(self._need(need.artifact_id) for need in task.needs),
+            predictions=self._predictions(truth),
+        )
+        return nomination, announcement
+
+    def _close_auction(
+        self,
+        place: _Place,
+        announcement: Announcement,
+        nomination: Nomination,
+        answers: Sequence[Bid | Refusal],
+    ) -> None:
+        auction = Auction(
+            predictions=announcement.predictions,
+            needs=announcement.needs,
+            bids=tuple(each for each in answers if isinstance(each, Bid)),
+            refusals=(
+                *nomination.refusals,
+                *(each for each in answers if isinstance(each, Refusal)),
+            ),
+            # Whoever is to come yet may take what nobody here can.
+            is_complete=self._joining_count == 0,
+        )
+
+        def settle(auction: Auction) -> None:
+            task_id = announcement.task_id
+            self._apply(place, place.origin.close_auction(task_id, auction, now=self._now()))
+
+        if self._arbiter is None or not auction.bids:
+            settle(auction)
+        else:
+            self._arbiter(OpenAuction(announcement, auction, settle))
+
+    def _ask_at_once(self, place: _Place, task_id: TaskId) -> Asked:
+        """Return what sites offer for a task of a batch; a dispatcher hears them without delay."""
+        nomination, announcement = self._announced(place, task_id)
+        answers: list[Bid | Refusal] = []
+        for nominee in nomination.nominees:
+            bidder = self.places[nominee.site_id]
+            answers.append(bidder.participant.bid(announcement, now=self._now()))
+            bidder.migration.offered(announcement, answers[-1])
+        refusals = [each for each in answers if isinstance(each, Refusal)]
+        return Asked(
+            announcement,
+            bids=tuple(each for each in answers if isinstance(each, Bid)),
+            close=lambda bids: self._close_auction(
+                place, announcement, nomination, (*bids, *refusals)
+            ),
+        )
 
     def _predictions(self, task: SimTask) -> tuple[Prediction, ...]:
         """Return what the predictor says: the median it was drawn from and its stated spread."""

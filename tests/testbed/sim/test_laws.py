@@ -24,7 +24,11 @@ FEW = settings(max_examples=5, deadline=None)
 SEEDS = st.integers(0, 1000)
 NO_PENALTY = LatePenalty(0.0, 0.0, 0.0)
 #: Policies that start at once, whatever a later start would cost.
-AT_ONCE = [name for name, policy in POLICIES.items() if not policy.bidder().may_start_later]
+AT_ONCE = [
+    name
+    for name, policy in POLICIES.items()
+    if not policy.bidder().may_start_later and policy.dispatcher is None
+]
 BLIND_TO_PRICES = ["random", "round-robin", "local", "least-loaded", "locality"]
 
 

@@ -1,0 +1,1 @@
+"""How low J could be at best: a bound below every schedule, and what a search attains."""

@@ -1,0 +1,207 @@
+"""How far policies are from the bound, week by week, and from what a clairvoyant search attains."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gcos import codec
+from gcos.accounting import CostScope
+from gcos.errors import GcosError
+from testbed.bound.ascent import STEP_COUNT, ascend
+from testbed.bound.attained import ROUND_COUNT_MAX, attained
+from testbed.bound.pricing import Fetches
+from testbed.bound.problem import problem_of
+from testbed.evaluate import Pair, RunOrder, instance_of, make_run
+from testbed.run_store import RunRecord, run_digest, writable_directory, write_whole
+from testbed.sim.cache_modes import CacheMode
+from testbed.sim.instance import Instance
+from testbed.sim.result import Simulate
+
+SCHEMA: Final = "gcos/bound/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What no schedule undercuts, and what one attains that knows everything.
+
+    Attributes:
+        digest: Hex digest of everything that decides it.
+        bound_usd: No schedule's J of the whole run is below.
+        search_usd: J of the schedule that a clairvoyant search found; None: not searched, or no
+            search for such an instance (`testbed.bound.attained`).
+    """
+
+    digest: str
+    bound_usd: float
+    search_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDistance:
+    """A policy in one run.
+
+    Attributes:
+        policy: Its name.
+        joint_usd: J of the whole run, warm-up and drain included.
+        over_bound: J over the bound, never below 1; None: the bound is not above 0.
+        over_search: J over what the search attains; None: there is no search.
+    """
+
+    policy: str
+    joint_usd: float
+    over_bound: float | None
+    over_search: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunDistance:
+    """One run: a week and a seed.
+
+    Attributes:
+        week_start_s: Begin of the measured window, seconds since the epoch.
+        seed: Seed of the workload.
+        bound: The bound and the search.
+        policies: The policies, in the order in which they were named.
+    """
+
+    week_start_s: float
+    seed: int
+    bound: Bound
+    policies: tuple[PolicyDistance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """What `gcos bound -o json` prints.
+
+    Attributes:
+        schema: Name and version of this form.
+        scenario: Name of the scenario.
+        cache_mode: Which caches there were.
+        cost_scope: What counts as cost.
+        carbon_price_usd_per_kg: Lambda.
+        data: Directory of the signals; empty: the shipped typical days.
+        notes: What a reader must know.
+        runs: Every run.
+    """
+
+    schema: str
+    scenario: str
+    cache_mode: str
+    cost_scope: CostScope
+    carbon_price_usd_per_kg: float
+    data: str
+    notes: tuple[str, ...]
+    runs: tuple[RunDistance, ...]
+
+
+def distances(
+    orders: Sequence[RunOrder],
+    simulate: Simulate,
+    *,
+    code: str,
+    has_search: bool,
+    tell: Callable[[str], None],
+) -> Distances:
+    """Make what is not kept of all runs, and return how far they are from the bound.
+
+    Args:
+        orders: Runs of the policies, pair by pair.
+        simulate: The simulator.
+        code: Digest of the code of bound and search.
+        has_search: Whether to search, which takes most of the time.
+        tell: Called with what is done now.
+    """
+    by_pair: dict[Pair, list[RunOrder]] = {}
+    for order in orders:
+        by_pair.setdefault(order.pair, []).append(order)
+    first = orders[0]
+    notes: dict[str, None] = {}
+    runs = []
+    for pair, of_pair in by_pair.items():
+        tell(f"bound, seed {pair.seed}")
+        bound = made_bound(of_pair[0], code=code, has_search=has_search)
+        found = []
+        for order in of_pair:
+            tell(f"{order.policy}, seed {pair.seed}")
+            record = make_run(order, simulate)
+            notes |= dict.fromkeys(record.notes)
+            found.append(_distance(record, bound))
+        runs.append(RunDistance(pair.week_start_s, pair.seed, bound, tuple(found)))
+    scenario = first.scenario
+    return Distances(
+        SCHEMA,
+        scenario=scenario.name,
+        cache_mode=first.cache_mode,
+        cost_scope=scenario.cost_scope,
+        carbon_price_usd_per_kg=scenario.carbon_price_usd_per_kg,
+        data="" if first.data is None else str(first.data),
+        notes=tuple(notes),
+        runs=tuple(runs),
+    )
+
+
+def made_bound(order: RunOrder, *, code: str, has_search: bool) -> Bound:
+    """Return the bound of an order's instance: the one that was kept, or a new one."""
+    instance = instance_of(order)
+    what = "bound+search" if has_search else "bound"
+    digest = run_digest(instance, policy=what, cache_mode=order.cache_mode, code=code)
+    path = None if order.out is None else order.out / f"bound-{digest[:32]}.json"
+    export = None
+    if order.export is not None and has_search:
+        name = order.export.name.replace(order.policy, "search", 1)
+        export = writable_directory(order.export.with_name(name), option="export")
+    # An export is written anew: nothing tells whether the files there are of this search.
+    if path is not None and path.exists() and export is None:
+        try:
+            return codec.decode(Bound, path.read_bytes())
+        except GcosError as exc:
+            hint = "remove the file; it is made again"
+            raise GcosError(f"{path}: {exc.message}", hint=hint) from exc
+    bound = bound_of(
+        instance, CacheMode(order.cache_mode), digest=digest, has_search=has_search, log=export
+    )
+    if path is not None:
+        write_whole(path, codec.encode(bound))
+    return bound
+
+
+def bound_of(
+    instance: Instance,
+    mode: CacheMode = CacheMode.DUAL,
+    *,
+    digest: str = "",
+    has_search: bool = True,
+    step_count: int = STEP_COUNT,
+    round_count_max: int = ROUND_COUNT_MAX,
+    log: Path | None = None,
+) -> Bound:
+    """Return the bound of an instance, and what a search attains."""
+    problem = problem_of(instance, mode)
+    ascent = ascend(problem, Fetches(problem), step_count=step_count)
+    found = None
+    if has_search:
+        found = attained(
+            instance, problem, ascent, mode=mode, round_count_max=round_count_max, log=log
+        )
+    search_usd = None
+    if found is not None:
+        price = instance.carbon_price_usd_per_kg
+        search_usd = found.charge.joint_usd(instance.scope, price)
+    return Bound(digest, bound_usd=ascent.bound_usd, search_usd=search_usd)
+
+
+def _distance(record: RunRecord, bound: Bound) -> PolicyDistance:
+    charge = record.result.whole.charge
+    joint_usd = charge.joint_usd(record.cost_scope, record.carbon_price_usd_per_kg)
+    return PolicyDistance(
+        record.policy,
+        joint_usd=joint_usd,
+        over_bound=_ratio(joint_usd, bound.bound_usd),
+        over_search=None if bound.search_usd is None else _ratio(joint_usd, bound.search_usd),
+    )
+
+
+def _ratio(usd: float, base_usd: float) -> float | None:
+    return usd / base_usd if base_usd > 0 else None
