@@ -69,18 +69,17 @@ handle_of: Final[Callable[[Ints], State]] = cast(Any, intrinsic(_handle_of))
 
 
 @infer_getattr
-class _Attributes(AttributeTemplate):  # type: ignore[misc]  # numba has no types for it
+class _Attributes(AttributeTemplate):
     """Which array stands behind which name."""
 
     key = _Handle
 
-    def generic_resolve(self, handle: Any, name: str) -> Any:
+    def generic_resolve(self, handle: Any, name: str) -> Any:  # type: ignore[override]
         """Return the array's type; None where there is no such name."""
         del handle
         return _ARRAYS.get(name)
 
 
-@lower_getattr_generic(_Handle)
 def _array(context: Any, builder: Any, handle: Any, pointer: Any, name: str) -> Any:
     """Make the array of that name from its row of the table."""
     del handle
@@ -111,3 +110,6 @@ def _array(context: Any, builder: Any, handle: Any, pointer: Any, name: str) -> 
         parent=None,
     )
     return made._getvalue()
+
+
+lower_getattr_generic(_Handle)(_array)
