@@ -17,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 import gcos.v1
 from gcos import contract_net, known_sites
 from gcos.rpc.wire import check_pair
-from site_agent import cache
+from site_agent import cache, handoff
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = sorted((ROOT / "proto" / "gcos" / "v1").glob("*.proto"))
@@ -40,6 +40,8 @@ DIMENSIONLESS = {
     "Site.pue": "a ratio that everybody calls by this name",
     "Report.exit_code": "a number that is only compared",
     "LedgerEntry.fetched": "bytes by the kind that is the key",
+    "CustodyOffer.epoch": "an ordinal",
+    "TakeCustodyResponse.epoch": "an ordinal",
     "HourlySignal.values": "their unit is the field beside them",
 }
 
@@ -59,6 +61,7 @@ RENAMED = {
     "ReportResponse": contract_net.ReportAnswer,
     "NominateRequest": known_sites.NominationQuery,
     "NominateResponse": known_sites.Nomination,
+    "TakeCustodyResponse": handoff.CustodyAnswer,
 }
 
 RECORD_MODULES = (
@@ -67,6 +70,7 @@ RECORD_MODULES = (
     "gcos.task_record",
     "gcos.tasks",
     cache.__name__,
+    handoff.__name__,
 )
 
 
