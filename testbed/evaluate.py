@@ -262,8 +262,19 @@ def _made(order: RunOrder, simulate: Simulate) -> RunRecord:
     return record
 
 
+#: What was drawn last, and for what: policies that follow each other meet the same instance.
+_latest: list[tuple[tuple[object, ...], Instance]] = []
+
+
 def instance_of(order: RunOrder) -> Instance:
     """Return the instance that an order runs."""
+    wanted = (order.data, order.replay_log, order.pair, order.scenario)
+    if not _latest or _latest[0][0] != wanted:
+        _latest[:] = [(wanted, _drawn(order))]
+    return _latest[0][1]
+
+
+def _drawn(order: RunOrder) -> Instance:
     world = _world(order.data)
     week_start_s, seed = dataclasses.astuple(order.pair)
     if order.replay_log is None:

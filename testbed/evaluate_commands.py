@@ -72,6 +72,12 @@ def evaluate(
         str | None,
         typer.Option(metavar="KEY=V1,V2,...", help="Evaluate once for each value of one key."),
     ] = None,
+    core: Annotated[
+        str,
+        typer.Option(
+            help="Simulator: fast (compiled; extra research), full, or auto: fast where it can."
+        ),
+    ] = "auto",
     jobs: Annotated[int, typer.Option(help="Processes that simulate at the same time.")] = 1,
     out_directory: Annotated[
         Path | None, typer.Option("--out", help="Keep finished runs here, and go on with them.")
@@ -102,6 +108,7 @@ def evaluate(
       gcos evaluate --policies rule --cache-mode dual,coupled,no-model,no-data,none
     """
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
+    from testbed import cores  # noqa: PLC0415
     from testbed.paper import (  # noqa: PLC0415
         OURS,
         PAPER,
@@ -109,7 +116,7 @@ def evaluate(
         refuse_with_paper,
         show_paper,
     )
-    from testbed.run_store import writable_directory  # noqa: PLC0415
+    from testbed.run_store import code_digest, writable_directory  # noqa: PLC0415
     from testbed.study import Study, sweep_changes  # noqa: PLC0415
 
     invocation = context.find_object(Invocation)
@@ -120,6 +127,8 @@ def evaluate(
         has_color=has_color(invocation.environ),
     )
     study = Study(
+        simulate=cores.simulator(core),
+        code=code_digest(cores.ENTRANCES[core]),
         data=data,
         weeks=weeks,
         first=first_day,
@@ -136,6 +145,8 @@ def evaluate(
     names = names_in(DEFAULT_POLICIES if policies is None else policies)
     modes = names_in(cache_mode)
     try:
+        if core != "full":
+            _compile_ahead(out)
         if scenario == PAPER:
             refuse_with_paper(cache_mode=cache_mode, baseline=baseline, sweep=sweep)
             ours = OURS if policies is None else names
@@ -319,3 +330,16 @@ def _day(text: str, option: str) -> "date":
         raise InvalidRequestError(
             f"{text!r} is no day", field=option, hint="write it like 2023-07-03"
         ) from None
+
+
+def _compile_ahead(out: "Output") -> None:
+    """Compile the fast core before processes start, each of which would do it for itself."""
+    from testbed import cores  # noqa: PLC0415
+
+    if not cores.has_fast():
+        return
+    from testbed.fast.run import compile_ahead, is_compiled  # noqa: PLC0415
+
+    if not is_compiled():
+        out.say("compiling the fast core, once for this version: a minute or so")
+        compile_ahead()

@@ -13,9 +13,9 @@ from testbed.evaluate import day, pairs, run_orders
 from testbed.evaluate_commands import names_in, run_evaluation, weeks_of
 from testbed.evaluation import Evaluation
 from testbed.provenance import code_version, command, origin_of
-from testbed.run_store import code_digest, store_evaluation
+from testbed.run_store import store_evaluation
 from testbed.scenarios import load_scenario
-from testbed.sim.run import simulate
+from testbed.sim.result import Simulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Study:
     """Weeks, seeds and places of one call.
 
     Attributes:
+        simulate: Makes a run.
+        code: Digest of all that it executes (`testbed.run_store.code_digest`).
         data: Directory of the world; None: the shipped tables.
         weeks: Mondays or ISO weeks, separated by commas; None: those of `first` to `last`.
         first: First day; None: the first one of validation.
@@ -35,6 +37,8 @@ class Study:
         output: Where progress is shown.
     """
 
+    simulate: Simulate
+    code: str
     data: Path | None
     weeks: str | None
     first: str | None
@@ -71,7 +75,7 @@ class Study:
             data=self.data,
             policies=policies,
             pairs=pairs(weeks_s, self.seed_count),
-            code=code_digest(),
+            code=self.code,
             replay_log=self.replay,
             out=self.out_directory,
             export=self.export,
@@ -97,7 +101,7 @@ class Study:
         )
         found = run_evaluation(
             orders,
-            simulate,
+            self.simulate,
             job_count=self.job_count,
             baseline=baseline,
             refused=refused,
@@ -110,7 +114,7 @@ class Study:
     def keep(self, name: str, commands: Sequence[str], found: object) -> None:
         """Write what was found beside its runs, if these are kept: once for the same commands."""
         if self.out_directory is not None:
-            digest = hashlib.sha256("\0".join([code_digest(), *commands]).encode()).hexdigest()
+            digest = hashlib.sha256("\0".join([self.code, *commands]).encode()).hexdigest()
             file = f"{name.replace('/', '-')}-{digest[:12]}"
             store_evaluation(self.out_directory, file, codec.encode(found))
 

@@ -11,7 +11,7 @@ from gcos.cli.invocation import Format
 from gcos.cli.main import main
 from gcos.cli.output import Output
 from gcos.errors import InvalidRequestError, NotFoundError
-from testbed import study as studies
+from testbed import cores
 from testbed.evaluation import Evaluation
 from testbed.paper import (
     BASELINES,
@@ -42,9 +42,10 @@ def simulated(instance: Instance, *, policy: str, cache_mode: str, log: Path | N
 
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Study:
-    monkeypatch.setattr(studies, "simulate", simulated)
+def study(tmp_path: Path) -> Study:
     return Study(
+        simulate=simulated,
+        code="some code",
         data=None,
         weeks="2024-01-01,2024-W02",
         first=None,
@@ -163,9 +164,9 @@ def test_what_the_paper_settles_is_not_taken() -> None:
 def test_the_command_sweeps(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(studies, "simulate", simulated)
+    monkeypatch.setattr(cores, "simulator", lambda _: simulated)
     words = "evaluate --policies rule,random --weeks 2024-01-01 --seeds 1 --set workload.load=0.02"
-    sweep = "--sweep carbon_price_usd_per_kg=0,1 -o json"
+    sweep = "--sweep carbon_price_usd_per_kg=0,1 --core full -o json"
     assert main([*words.split(), *sweep.split()]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "gcos/evaluations/v1"
@@ -176,9 +177,9 @@ def test_the_command_sweeps(
 def test_the_command_keeps_the_papers_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(studies, "simulate", simulated)
+    monkeypatch.setattr(cores, "simulator", lambda _: simulated)
     words = "evaluate --scenario paper --weeks 2024-01-01 --seeds 1 --set workload.load=0.02"
-    assert main([*words.split(), "--out", str(tmp_path)]) == 0
+    assert main([*words.split(), "--core", "full", "--out", str(tmp_path)]) == 0
     assert "the paper states 90.3 %" in capsys.readouterr().out
     assert len(read_sources([tmp_path]).papers) == 1
 
