@@ -340,7 +340,8 @@ class Client:
         pieces = self.log_pieces(task_id, follow=follow, offset_bytes=offset_bytes)
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                yield piece.data
+                if piece.data:
+                    yield piece.data
 
     async def log_pieces(
         self, task_id: TaskId, *, follow: bool = False, offset_bytes: int = 0
@@ -348,6 +349,8 @@ class Client:
         """Yield the output of the latest attempt, until its end where `follow` says so.
 
         A log that breaks off, as when the agent restarts, goes on at any agent where it stopped.
+        Where the site of the attempt does not answer, the last lines that the origin was told of
+        come instead, with `heard_s`.
 
         Args:
             task_id: The task.
@@ -370,9 +373,18 @@ class Client:
                 async with contextlib.aclosing(self._log_once(address, request)) as pieces:
                     async for piece in pieces:
                         silent_since_s, attempt_count = None, 0
-                        request.run_id = piece.run_id
-                        request.offset_bytes = piece.offset_bytes + len(piece.data)
-                        yield LogPiece(RunId(piece.run_id), piece.offset_bytes, piece.data)
+                        is_heard = piece.HasField("heard_s")
+                        if not is_heard:  # the output itself may still come from there
+                            request.run_id = piece.run_id
+                            request.offset_bytes = piece.offset_bytes + len(piece.data)
+                        yield LogPiece(
+                            RunId(piece.run_id),
+                            piece.offset_bytes,
+                            piece.data,
+                            heard_s=piece.heard_s if is_heard else None,
+                            site_id=SiteId(piece.site_id) if is_heard else None,
+                            is_silent=piece.is_silent,
+                        )
                 return
             except UnavailableError:
                 now_s = self._clock.protocol_s()

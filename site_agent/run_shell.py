@@ -8,9 +8,10 @@
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Award, Fetch
 from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, NotFoundError
 from gcos.ids import ArtifactId, RunId
+from gcos.log_tails import TAIL_BYTES_MAX, LogTail, tail_of
 from gcos.tasks import OutputKind, Reason
 from site_agent.config import AgentConfig
 from site_agent.executors.interface import Executor, ExitReason, RunCommand, RunPhase, RunStatus
@@ -35,6 +37,8 @@ OUTPUTS_NAME = "outputs"
 SECRETS_NAME = "secrets"
 LOG_TAIL_BYTES = 4_096
 LOG_CHUNK_BYTES = 65_536
+#: Protocol seconds that a renewal waits for the ends of outputs.
+TAILS_S = 0.5
 
 _ARTIFACT_KINDS = {OutputKind.MODEL: ArtifactKind.MODEL, OutputKind.DATA: ArtifactKind.DATA}
 _REASONS = {
@@ -371,18 +375,30 @@ class RunShell:
 
     async def _tail(self, run_id: RunId) -> str:
         """Return the last lines of the output."""
-        tail = b""
-        offset = 0
-        while True:
-            try:
-                data = await self._executor.logs(run_id, offset=offset, limit_bytes=LOG_CHUNK_BYTES)
-            except NotFoundError:
-                break
-            if not data:
-                break
-            offset += len(data)
-            tail = (tail + data)[-LOG_TAIL_BYTES:]
+        try:
+            tail, _ = await self._executor.log_end(run_id, limit_bytes=LOG_TAIL_BYTES)
+        except NotFoundError:
+            return ""
         return tail.decode(errors="replace").replace("\0", "")
+
+    async def tails(self, run_ids: Sequence[RunId]) -> dict[RunId, LogTail]:
+        """Return the ends of outputs, of what can be read within `TAILS_S`.
+
+        What is not read in time, or not at all, is left out: a renewal must not wait for it.
+        """
+        tails: dict[RunId, LogTail] = {}
+
+        async def read(run_id: RunId) -> None:
+            with contextlib.suppress(GcosError, OSError):
+                data, end_bytes = await self._executor.log_end(run_id, limit_bytes=TAIL_BYTES_MAX)
+                if data:
+                    tails[run_id] = tail_of(data, end_bytes=end_bytes)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TAILS_S), asyncio.TaskGroup() as group:
+                for run_id in run_ids:
+                    group.create_task(read(run_id))
+        return tails
 
     async def _keep_log(self, run_id: RunId) -> None:
         path = self._logs / f"{run_id}.log"

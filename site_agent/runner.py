@@ -585,15 +585,21 @@ class Runner:
         return LeaseTerms(min([self.config.lease_s, *leases])).renewal_s
 
     async def _renew(self, address: str) -> None:
-        renewal = self.participant.renewals().get(address)
+        is_own = address == self.participant.site.address
+        # What lies on this disk need not be told to this origin.
+        tails = {} if is_own else await self.runs.tails(self.participant.writers(address))
+        renewal = self.participant.renewals(tails).get(address)
         if renewal is None:
             return
         sent_s = self.clock.protocol_s()
-        if address == self.participant.site.address:
+        if is_own:
             answer = await self.renew(renewal)
         else:
             target = self._origin_now(renewal.runs[0].run_id, address)
             answer = await self.peers.renew(target, renewal)
+        self.participant.tails_heard(
+            answer.tail_end_bytes, of=[progress.run_id for progress in renewal.runs]
+        )
         kept = tuple(
             RunId(run_id)
             for run_id, verdict in answer.verdicts.items()

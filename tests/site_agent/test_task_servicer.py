@@ -25,12 +25,14 @@ from gcos.errors import (
     GcosError,
     InvalidRequestError,
     NoCandidateError,
+    NotFoundError,
     PeerUnreachableError,
     RequestIdTakenError,
     UnavailableError,
 )
 from gcos.ids import ArtifactId, RunId, SiteId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, SiteBook
+from gcos.log_tails import LogTail
 from gcos.rpc.wire import from_proto
 from gcos.signals import Provenance, Signal, SiteSignals, StepSeries
 from gcos.sites import Link, Pool, PoolDigest, Site, SiteDigest
@@ -166,11 +168,14 @@ class PaperRuns:
 
     names: frozenset[str] = frozenset()
     is_away: bool = False
+    is_forgotten: bool = False
 
     def secret_names(self) -> frozenset[str]:
         return self.names
 
     async def read_log(self, run_id: RunId, offset: int) -> tuple[bytes, bool]:
+        if self.is_forgotten:
+            raise NotFoundError("is not kept")
         if self.is_away:
             raise UnavailableError("the site is away")
         data = LOG[offset : offset + 4]
@@ -649,6 +654,100 @@ async def test_the_tail_that_came_with_the_report_is_there_when_the_site_is_not(
         here.runner.origin.tasks[task.task_id] = replace(done, report=report)
         for follow in (False, True):
             assert await log_of(here, follow=follow) == [(0, b"the end\n", run)]
+
+
+async def silent_pieces(here: Agent, **more: Any) -> list[tuple[int, bytes, float, str, bool]]:
+    (task_id,) = here.tasks
+    request = tasks_pb2.ReadLogRequest(task_id=task_id, **more)
+    pieces = here.servicer.ReadLog(request, cast(Any, None))
+    return [
+        (each.offset_bytes, each.data, each.heard_s, each.site_id, each.is_silent)
+        async for each in pieces
+        if each.HasField("heard_s")
+    ]
+
+
+def _hear(here: Agent, run: RunId, offset: int, text: str) -> None:
+    tail = LogTail(offset, offset + len(text), text)
+    progress = RunProgress(run, RunState.RUNNING, Reason.EXECUTING, tail=tail)
+    here.runner.origin.renew(Renewal(SiteId("de"), "i", (progress,)), now=here.runner.now())
+
+
+async def test_the_tail_that_came_with_a_renewal_is_there_when_the_site_is_not() -> None:
+    async with agent() as here:
+        task = (await here.submit({"placement": {"allow": "de"}})).task
+        run = _let_run(here, task)
+        _hear(here, run, 100, "the last\n")
+        here.runs.is_away = True
+        assert await silent_pieces(here) == [(100, b"the last\n", WORLD_S, "de", True)]
+        assert await silent_pieces(here, offset_bytes=104, run_id=run) == [
+            (104, b"last\n", WORLD_S, "de", True)
+        ]
+        here.runs.is_forgotten = True
+        assert [is_silent for *_, is_silent in await silent_pieces(here)] == [False]
+        listed = await here.servicer.ListTasks(tasks_pb2.ListTasksRequest(), cast(Any, None))
+        assert not listed.tasks[0].HasField("tail"), "lists stay short"
+        request = tasks_pb2.GetTaskRequest(task_id=task.task_id)
+        shown = await here.servicer.GetTask(request, cast(Any, None))
+        assert shown.task.tail.tail.text == "the last\n"
+
+
+async def test_who_follows_is_shown_the_tail_once_and_goes_on_with_the_next_attempt() -> None:
+    async with agent() as here, asyncio.timeout(20):
+        task = (await here.submit({"placement": {"allow": "de"}})).task
+        run = _let_run(here, task)
+        _hear(here, run, 2, "234\n")
+        here.runs.is_away = True
+        request = tasks_pb2.ReadLogRequest(task_id=task.task_id, follow=True)
+        pieces = here.servicer.ReadLog(request, cast(Any, None))
+        told = await anext(pieces)
+        assert (told.offset_bytes, told.data, told.run_id) == (2, b"234\n", run)
+        _hear(here, run, 4, "4\nnew\n")  # it cannot be reached, but it reaches its origin
+        told = await anext(pieces)
+        assert (told.offset_bytes, told.data, told.run_id) == (6, b"new\n", run)
+        # Elsewhere it is tried again, and this attempt is read from its beginning.
+        here.runner.origin.tasks[task.task_id] = replace(
+            here.runner.origin.tasks[task.task_id],
+            fence=here.runner.origin.tasks[task.task_id].fence.next_attempt(),
+            tail=None,
+        )
+        here.runs.is_away = False
+        told = await anext(pieces)
+        assert (told.offset_bytes, told.data, told.HasField("heard_s")) == (0, b"0123", False)
+        assert told.run_id != run
+        await pieces.aclose()
+
+
+async def test_what_lies_between_is_read_when_the_site_is_back() -> None:
+    """A tail that does not follow on what was read must not hide what is between."""
+    async with agent() as here, asyncio.timeout(20):
+        task = (await here.submit({"placement": {"allow": "de"}})).task
+        run = _let_run(here, task)
+        _hear(here, run, 6, "6789")
+        here.runs.is_away = True
+        request = tasks_pb2.ReadLogRequest(
+            task_id=task.task_id, follow=True, offset_bytes=3, run_id=run
+        )
+        pieces = here.servicer.ReadLog(request, cast(Any, None))
+        assert (await anext(pieces)).data == b"6789"
+        here.runs.is_away = False
+        assert (await anext(pieces)).data == b"3456"
+        await pieces.aclose()
+
+
+async def test_renewals_carry_tails_to_other_origins_only() -> None:
+    async with agent() as here:
+        asked: list[list[RunId]] = []
+
+        async def tails(run_ids: list[RunId]) -> dict[RunId, LogTail]:
+            asked.append(run_ids)
+            return {}
+
+        here.runs.tails = tails  # type: ignore[attr-defined]
+        await here.runner._renew("de:1")
+        assert asked == []
+        await here.runner._renew("on:1")
+        assert asked == [[]]
 
 
 async def test_a_log_begins_at_no_negative_byte() -> None:
