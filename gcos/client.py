@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gcos.artifacts import ArtifactKind
+from gcos.artifacts import SENT_WORKDIR_PREFIX, ArtifactKind
 from gcos.client_records import (
     AddedArtifact,
     Cancellation,
@@ -871,7 +871,7 @@ class _Workdir:
         digest = content_id(self.path, self.files).removeprefix("sha256:")
         words = self.task_name or self.path.resolve().name
         slug = _NO_NAME.sub("-", words)[:WORKDIR_WORDS_MAX].strip("-._")
-        return "-".join(part for part in ("workdir", slug, digest[:8]) if part)
+        return SENT_WORKDIR_PREFIX + "-".join(part for part in (slug, digest[:8]) if part)
 
 
 async def _local_workdir(document: bytes, directory: Path) -> _Workdir | None:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,13 @@ from gcos.accounting import Charge
 from gcos.artifacts import Artifact, ArtifactKind
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Award, Fetch
-from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, NotFoundError
+from gcos.errors import (
+    ArtifactNotFoundError,
+    GcosError,
+    InvalidRequestError,
+    NotFoundError,
+    WrongStateError,
+)
 from gcos.ids import ArtifactId, RunId
 from gcos.log_tails import TAIL_BYTES_MAX, LogTail, tail_of
 from gcos.tasks import OutputKind, Reason
@@ -31,6 +37,7 @@ from site_agent.outputs import Outputs, as_directory, copy_to, lacking
 from site_agent.participant import Exit, Participant
 from site_agent.source_pool import FetchPart
 from site_agent.sourcing import Links, charge_of_fetch, sources_together
+from site_agent.threads import in_thread
 from site_agent.transfer import ArtifactPlane
 
 OUTPUTS_NAME = "outputs"
@@ -168,6 +175,34 @@ class RunShell:
             for part, charge in zip(result.parts, charges, strict=True)
         )
         return fetches, Charge.sum(charges), result.evicted
+
+    async def drop_workdirs(self, names: Mapping[ArtifactId, str]) -> dict[ArtifactId, bool]:
+        """Remove what clients sent for tasks that are over.
+
+        What goes by another name too, or is in another site's custody, stays: somebody else has
+        use for it, or it can be evicted.
+
+        Args:
+            names: The name under which each one was sent.
+
+        Returns:
+            Of those that need no further care, whether they were removed now; what is in use is to
+            be tried again.
+        """
+        store, settled = self._plane.store, {}
+        for artifact_id, name in names.items():
+            try:
+                record = store.record_of(artifact_id)
+                is_ours = record.names == (name,) and record.custodian == store.site_id
+                if is_ours:
+                    trash = store.give_up(artifact_id)
+                    await in_thread(partial(store.discard, artifact_id, trash))
+            except ArtifactNotFoundError:
+                is_ours = False
+            except WrongStateError:
+                continue
+            settled[artifact_id] = is_ours
+        return settled
 
     # ---------------------------------------------------------------- executing
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc.aio
 
-from gcos.artifacts import parse_reference
 from gcos.contract_net import Change
 from gcos.errors import (
     GcosError,
@@ -32,6 +31,7 @@ from site_agent.heard_log import last_heard, since
 from site_agent.journal import load_events
 from site_agent.negotiation import Ground
 from site_agent.runner import Runner
+from site_agent.sent_workdirs import Outcome, sent
 from site_agent.what_if import DeadlineSearch, changes
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -54,14 +54,34 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     async def Submit(
         self, request: tasks_pb2.SubmitRequest, context: Context
     ) -> tasks_pb2.SubmitResponse:
-        """Take a task durably."""
+        """Take a task durably; a working directory that was sent for one that is not taken goes."""
         del context
+        outcome = Outcome.UNKNOWN
+        try:
+            task, is_repeat = await self._submitted(request)
+            outcome = Outcome.REFUSED if is_repeat else Outcome.TAKEN
+        except UnavailableError:  # a client may repeat it elsewhere, or here
+            raise
+        except GcosError:
+            outcome = Outcome.REFUSED
+            raise
+        finally:
+            if request.workdir:
+                await self._settle_workdir(request.workdir, outcome)
+        return tasks_pb2.SubmitResponse(task=_task(task), durability="local", is_repeat=is_repeat)
+
+    async def _submitted(self, request: tasks_pb2.SubmitRequest) -> tuple[Task, bool]:
         spec = await self._parsed(request.document, request.workdir)
         if request.request_id or spec.request_id:
             spec = await self._identified(spec, request)
         async with _located(request.document):
-            task, is_repeat = await self._runner.submit(spec)
-        return tasks_pb2.SubmitResponse(task=_task(task), durability="local", is_repeat=is_repeat)
+            return await self._runner.submit(spec)
+
+    async def _settle_workdir(self, reference: str, outcome: Outcome) -> None:
+        """Let go what was sent along with a submission, unless a task was made of it."""
+        with contextlib.suppress(GcosError, OSError):  # no reference, or no disk: the answer stands
+            self._runner.workdirs.submitted(reference, outcome)
+            await self._runner.drop_workdirs()
 
     async def Plan(
         self, request: tasks_pb2.PlanRequest, context: Context
@@ -342,8 +362,8 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
                 line=await asyncio.to_thread(line_of, document, "workdir"),
                 hint="gcos submit sends it; else upload it with PutArtifact and name the artifact",
             )
-        parse_reference(workdir, field="workdir")
-        return replace(spec, workdir=workdir)
+        is_sent = sent(workdir) is not None and not is_plan
+        return replace(spec, workdir=workdir, is_workdir_sent=is_sent)
 
     @staticmethod
     async def _identified(spec: TaskSpec, request: tasks_pb2.SubmitRequest) -> TaskSpec:

@@ -180,7 +180,9 @@ class SubmitRequest(_message.Message):
     FAILED_PRECONDITION. Beats the document's own. Empty: none.
     """
     workdir: _builtins.str
-    """Reference of the artifact that the document's local `workdir` was uploaded as. Empty: none."""
+    """Reference of the artifact that the document's local `workdir` was uploaded as, `NAME@ID`. It is
+    removed once the task has ended or was refused, unless somebody else needs it. Empty: none.
+    """
     def __init__(
         self,
         *,
@@ -1013,6 +1015,7 @@ class TaskSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     DISCONNECT_FIELD_NUMBER: _builtins.int
     DOCUMENT_DIGEST_FIELD_NUMBER: _builtins.int
+    IS_WORKDIR_SENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What the user calls it."""
     model: _builtins.str
@@ -1041,6 +1044,8 @@ class TaskSpec(_message.Message):
     """Higher goes first."""
     document_digest: _builtins.str
     """SHA-256 of what the document says, in hex; absent where no repeat is to be told from another."""
+    is_workdir_sent: _builtins.bool
+    """The working directory was sent for this task alone, and goes with its end."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Program and arguments."""
@@ -1108,10 +1113,11 @@ class TaskSpec(_message.Message):
         priority: _builtins.int = ...,
         disconnect: Global___Disconnect | None = ...,
         document_digest: _builtins.str | None = ...,
+        is_workdir_sent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_document_digest", b"_document_digest", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "document_digest", b"document_digest", "earliest_start_s", b"earliest_start_s", "gpu", b"gpu", "image", b"image", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "placement", b"placement", "request_id", b"request_id", "retry", b"retry", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_document_digest", b"_document_digest", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "command", b"command", "data", b"data", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "document_digest", b"document_digest", "earliest_start_s", b"earliest_start_s", "env", b"env", "gpu", b"gpu", "image", b"image", "is_idempotent", b"is_idempotent", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "name", b"name", "outputs", b"outputs", "placement", b"placement", "priority", b"priority", "project", b"project", "request_id", b"request_id", "retry", b"retry", "secrets", b"secrets", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_document_digest", b"_document_digest", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "command", b"command", "data", b"data", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "document_digest", b"document_digest", "earliest_start_s", b"earliest_start_s", "env", b"env", "gpu", b"gpu", "image", b"image", "is_idempotent", b"is_idempotent", "is_workdir_sent", b"is_workdir_sent", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "name", b"name", "outputs", b"outputs", "placement", b"placement", "priority", b"priority", "project", b"project", "request_id", b"request_id", "retry", b"retry", "secrets", b"secrets", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__carbon_price_usd_per_kg: _TypeAlias = _typing.Literal["carbon_price_usd_per_kg"]  # noqa: Y015
     _WhichOneofArgType__carbon_price_usd_per_kg: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg"]  # noqa: Y015

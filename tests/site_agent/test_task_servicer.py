@@ -53,6 +53,7 @@ from site_agent.origin import Origin, OriginSettings
 from site_agent.participant import Participant
 from site_agent.peers import AnnounceAnswer
 from site_agent.runner import Runner
+from site_agent.sent_workdirs import AWAITED_S
 from site_agent.task_servicer import TaskServicer
 from testbed.samples import bid_of, ended
 
@@ -169,6 +170,8 @@ class PaperRuns:
     names: frozenset[str] = frozenset()
     is_away: bool = False
     is_forgotten: bool = False
+    #: Sent working directories that are to go.
+    dropped: list[str] = field(default_factory=list)
 
     def secret_names(self) -> frozenset[str]:
         return self.names
@@ -180,6 +183,10 @@ class PaperRuns:
             raise UnavailableError("the site is away")
         data = LOG[offset : offset + 4]
         return data, not data
+
+    async def drop_workdirs(self, names: dict[ArtifactId, str]) -> dict[ArtifactId, bool]:
+        self.dropped += names.values()
+        return dict.fromkeys(names, True)
 
     async def cancel(self, run_id: RunId) -> None:
         pass
@@ -609,6 +616,110 @@ async def test_a_content_that_sites_know_by_another_name_goes_by_the_one_asked_f
         spec = {"workdir": "./code"}
         taken = await here.submit(spec, workdir=f"corpus@{DATA.artifact_id}")
         assert [need.name for need in taken.task.needs] == ["corpus"]
+
+
+# ---------------------------------------------------------------- working directories
+
+
+SENT = artifact("workdir-code-0f0f0f0f", ArtifactKind.DATA, "e")
+SENT_AS = {"workdir": f"{SENT.name}@{SENT.artifact_id}"}
+
+
+def _upload(here: Agent) -> None:
+    here.runner.workdirs.uploaded(SENT.artifact_id, now_s=here.clock.now_s)
+
+
+async def _settled(here: Agent) -> list[str]:
+    """Let the agent do what it has begun."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return here.runs.dropped
+
+
+async def test_a_working_directory_goes_with_the_end_of_the_last_task_that_names_it() -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        tasks = []
+        for _ in range(2):
+            _upload(here)
+            tasks.append((await here.submit({"workdir": "./code"}, **SENT_AS)).task)
+        assert tasks[0].spec.is_workdir_sent
+        await here.runner.cancel(tasks[0].task_id)
+        assert await _settled(here) == []
+        await here.runner.cancel(tasks[1].task_id)
+        assert await _settled(here) == [SENT.name]
+
+
+@pytest.mark.parametrize(
+    "spec", [{"workdir": "./code", "resources": {"gpu": "nope"}}, {"workdir": "./code", "modle": 1}]
+)
+async def test_a_working_directory_of_a_refused_task_goes_at_once(spec: dict[str, Any]) -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        _upload(here)
+        await refused(here.submit(spec, **SENT_AS))
+        assert here.runs.dropped == [SENT.name]
+
+
+async def test_a_working_directory_waits_for_the_submission_that_its_upload_announces() -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        _upload(here)
+        task = (await here.submit({"workdir": "./code"}, **SENT_AS)).task
+        _upload(here)  # the same files once more, to be named in a moment
+        await here.runner.cancel(task.task_id)
+        assert await _settled(here) == []
+        again = (await here.submit({"workdir": "./code"}, **SENT_AS)).task
+        await here.runner.cancel(again.task_id)
+        assert await _settled(here) == [SENT.name]
+
+
+async def test_a_repeated_submission_leaves_no_working_directory_behind() -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        spec, more = {"workdir": "./code"}, {**SENT_AS, "request_id": "r"}
+        _upload(here)
+        task = (await here.submit(spec, **more)).task
+        _upload(here)
+        assert (await here.submit(spec, **more)).is_repeat
+        assert await _settled(here) == [], "its task goes on"
+        await here.runner.cancel(task.task_id)
+        assert await _settled(here) == [SENT.name]
+        _upload(here)
+        assert (await here.submit(spec, **more)).is_repeat
+        assert await _settled(here) == [SENT.name] * 2
+
+
+async def test_what_may_be_submitted_again_is_kept_for_a_while() -> None:
+    async with agent() as here:
+        here.peers.is_settled = False
+        await here.runner.refresh_sites()
+        _upload(here)
+        problem = await refused(here.submit({"workdir": "./code"}, **SENT_AS))
+        assert problem.code == "UNAVAILABLE"
+        assert await _settled(here) == []
+        here.clock.now_s += AWAITED_S
+        await here.runner.drop_workdirs()
+        assert here.runs.dropped == [SENT.name]
+
+
+@pytest.mark.parametrize("reference", ["corpus", f"corpus@{DATA.artifact_id}"])
+async def test_an_artifact_that_was_not_sent_for_a_task_stays(reference: str) -> None:
+    async with agent(known("on", "CA-ON", holdings=[DATA])) as here:
+        task = (await here.submit({"workdir": "./code"}, workdir=reference)).task
+        named = (await here.submit({"workdir": reference})).task
+        for each in (task, named):
+            await here.runner.cancel(each.task_id)
+        await refused(here.submit({"workdir": "./code", "modle": 1}, workdir=reference))
+        assert await _settled(here) == []
+
+
+async def test_an_agent_that_died_before_it_removed_one_removes_it_later() -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        task = (await here.submit({"workdir": "./code"}, **SENT_AS)).task
+        live = here.runner.origin.tasks[task.task_id]
+        here.runner.origin.tasks[task.task_id] = ended(live)
+        here.runner.origin.active.clear()
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(here.runner.workdirs_forever())
+            assert await _settled(here) == [SENT.name]
+            looking.cancel()
 
 
 # ---------------------------------------------------------------- logs
