@@ -422,17 +422,16 @@ class RunShell:
         What is not read in time, or not at all, is left out: a renewal must not wait for it.
         """
         tails: dict[RunId, LogTail] = {}
-
-        async def read(run_id: RunId) -> None:
-            with contextlib.suppress(GcosError, OSError):
-                data, end_bytes = await self._executor.log_end(run_id, limit_bytes=TAIL_BYTES_MAX)
-                if data:
-                    tails[run_id] = tail_of(data, end_bytes=end_bytes)
-
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TAILS_S), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(TAILS_S):
+                # One after the other: hundreds of threads begun at once would hold up the loop.
                 for run_id in run_ids:
-                    group.create_task(read(run_id))
+                    with contextlib.suppress(GcosError, OSError):
+                        data, end_bytes = await self._executor.log_end(
+                            run_id, limit_bytes=TAIL_BYTES_MAX
+                        )
+                        if data:
+                            tails[run_id] = tail_of(data, end_bytes=end_bytes)
         return tails
 
     async def _keep_log(self, run_id: RunId) -> None:
