@@ -3,7 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcos.log_tails import TAIL_BYTES_MAX, LogTail, tail_of
+from gcos.contract_net import Renewal, RenewalAnswer, RunProgress, Verdict
+from gcos.ids import RunId, SiteId
+from gcos.log_tails import TAIL_BYTES_MAX, HeardTail, LogTail, tail_of
+from gcos.rpc.wire import from_proto, to_proto
+from gcos.task_events import TaskEvent
+from gcos.tasks import Reason, RunState
+from gcos.v1 import site_pb2, tasks_pb2
 
 
 @given(st.binary(max_size=3 * TAIL_BYTES_MAX), st.integers(0, TAIL_BYTES_MAX))
@@ -32,3 +38,18 @@ def test_what_no_peer_can_mean_is_not_sane() -> None:
     assert not LogTail(-1, 3, "abcd").is_sane
     assert not LogTail(4, 3, "").is_sane
     assert not LogTail(0, 9000, "\u20ac" * TAIL_BYTES_MAX).is_sane
+
+
+def test_tails_travel_as_they_are_and_may_be_absent() -> None:
+    tail = LogTail(3, 9, "gr\u00fc\u00df\n")
+    run = RunProgress(RunId("de-1.1.1"), RunState.RUNNING, Reason.EXECUTING, tail=tail)
+    mute = RunProgress(RunId("de-2.1.1"), RunState.RUNNING, Reason.EXECUTING)
+    renewal = Renewal(SiteId("de"), "i", (run, mute))
+    message = to_proto(renewal, site_pb2.RenewRequest)
+    assert [each.HasField("tail") for each in message.runs] == [True, False]
+    wire = site_pb2.RenewRequest.FromString(message.SerializeToString())
+    assert from_proto(wire, Renewal) == renewal
+    answer = RenewalAnswer({run.run_id: Verdict.CONTINUE}, {run.run_id: 9})
+    assert from_proto(to_proto(answer, site_pb2.RenewResponse), RenewalAnswer) == answer
+    event = TaskEvent(1.0, "lease_expired", "", tail=HeardTail(run.run_id, SiteId("de"), 0.5, tail))
+    assert from_proto(to_proto(event, tasks_pb2.TaskEvent), TaskEvent) == event
