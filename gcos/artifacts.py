@@ -17,6 +17,8 @@ ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z
 PATH_BYTES_MAX = 1024
 FILE_COUNT_MAX = 100_000
 CHUNK_BYTES = 1 << 20
+#: So begins the name of a working directory that a client sent for one task.
+SENT_WORKDIR_PREFIX = "workdir-"
 """Artifacts travel and are verified in chunks of 1 MiB (LIMITS: larger messages gain nothing)."""
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gcos.artifacts import ArtifactKind
+from gcos.artifacts import SENT_WORKDIR_PREFIX, ArtifactKind
 from gcos.client_records import (
     AddedArtifact,
     Cancellation,
@@ -340,7 +340,8 @@ class Client:
         pieces = self.log_pieces(task_id, follow=follow, offset_bytes=offset_bytes)
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                yield piece.data
+                if piece.data:
+                    yield piece.data
 
     async def log_pieces(
         self, task_id: TaskId, *, follow: bool = False, offset_bytes: int = 0
@@ -348,6 +349,8 @@ class Client:
         """Yield the output of the latest attempt, until its end where `follow` says so.
 
         A log that breaks off, as when the agent restarts, goes on at any agent where it stopped.
+        Where the site of the attempt does not answer, the last lines that the origin was told of
+        come instead, with `heard_s`.
 
         Args:
             task_id: The task.
@@ -370,9 +373,18 @@ class Client:
                 async with contextlib.aclosing(self._log_once(address, request)) as pieces:
                     async for piece in pieces:
                         silent_since_s, attempt_count = None, 0
-                        request.run_id = piece.run_id
-                        request.offset_bytes = piece.offset_bytes + len(piece.data)
-                        yield LogPiece(RunId(piece.run_id), piece.offset_bytes, piece.data)
+                        is_heard = piece.HasField("heard_s")
+                        if not is_heard:  # the output itself may still come from there
+                            request.run_id = piece.run_id
+                            request.offset_bytes = piece.offset_bytes + len(piece.data)
+                        yield LogPiece(
+                            RunId(piece.run_id),
+                            piece.offset_bytes,
+                            piece.data,
+                            heard_s=piece.heard_s if is_heard else None,
+                            site_id=SiteId(piece.site_id) if is_heard else None,
+                            is_silent=piece.is_silent,
+                        )
                 return
             except UnavailableError:
                 now_s = self._clock.protocol_s()
@@ -859,7 +871,7 @@ class _Workdir:
         digest = content_id(self.path, self.files).removeprefix("sha256:")
         words = self.task_name or self.path.resolve().name
         slug = _NO_NAME.sub("-", words)[:WORKDIR_WORDS_MAX].strip("-._")
-        return "-".join(part for part in ("workdir", slug, digest[:8]) if part)
+        return SENT_WORKDIR_PREFIX + "-".join(part for part in (slug, digest[:8]) if part)
 
 
 async def _local_workdir(document: bytes, directory: Path) -> _Workdir | None:

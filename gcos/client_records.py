@@ -78,11 +78,18 @@ class LogPiece:
         run_id: The attempt.
         offset_bytes: Where the piece begins in its output.
         data: The bytes.
+        heard_s: World instant at which the site was last heard of the attempt, whose last lines
+            these are: it does not give the output now. None: read from the output itself.
+        site_id: Where the attempt ran; None where the output itself was read.
+        is_silent: The site does not answer; False: it keeps the output no longer.
     """
 
     run_id: RunId
     offset_bytes: int
     data: bytes
+    heard_s: float | None = None
+    site_id: SiteId | None = None
+    is_silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,14 @@ Rules that make it safe:
 5. The run id is the idempotency key of award, renewal and report: a repeat gets the first answer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from gcos.accounting import G_PER_KG, Charge, CostScope, LatePenalty
 from gcos.artifacts import Artifact, ArtifactKind
 from gcos.durations import Prediction
 from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId
+from gcos.log_tails import LogTail
 from gcos.tasks import GpuRequest, Output, Reason, RunState, Work
 
 #: Stated bound on the difference of clock rates between two sites, seconds per second.
@@ -359,6 +360,7 @@ class RunProgress:
         started_s: World instant of the start; None before.
         fetched_bytes: Bytes moved for it so far.
         fetch_bytes: Bytes to move for it in all.
+        tail: Last lines of its output; None where the origin has them, or nothing was written.
     """
 
     run_id: RunId
@@ -367,6 +369,7 @@ class RunProgress:
     started_s: float | None = None
     fetched_bytes: int = 0
     fetch_bytes: int = 0
+    tail: LogTail | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,9 +393,15 @@ class RenewalAnswer:
     """A verdict for each run of the renewal, by run id.
 
     A run that may go on has the lease of its award, counted from the sending of the renewal.
+
+    Attributes:
+        verdicts: By run id.
+        tail_end_bytes: How far the newest tail that the origin has of a run's output reaches, by
+            run id; absent where it has none. What goes beyond comes with the next renewal.
     """
 
     verdicts: dict[str, Verdict]
+    tail_end_bytes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from gcos.contract_net import Bid, Refusal, Report
 from gcos.ids import SiteId
+from gcos.log_tails import HeardTail
 from gcos.tasks import Reason
 
 
@@ -23,6 +24,8 @@ class TaskEvent:
         bids: Offers within the limits, best first.
         refusals: Sites that did not offer, or whose offers broke a limit.
         report: The end of a run; None where the event is none.
+        tail: What a run that was lost last wrote, so far as it was heard; None where the event is
+            none.
     """
 
     at_s: float
@@ -34,3 +37,4 @@ class TaskEvent:
     bids: tuple[Bid, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     report: Report | None = None
+    tail: HeardTail | None = None

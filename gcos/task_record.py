@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from gcos.contract_net import ArtifactNeed, Bid, Fetch, Report
 from gcos.durations import Prediction
 from gcos.ids import Fence, RunId, SiteId, TaskId
+from gcos.log_tails import HeardTail
 from gcos.tasks import Reason, TaskSpec, TaskState
 
 
@@ -34,6 +35,8 @@ class Task:
         fetch_bytes: Bytes to move for it in all.
         origin_fetches: Transfers that running at the origin at once would have needed; the
             yardstick of savings.
+        tail: What the latest attempt last wrote, so far as it was heard; None in lists and while a
+            task is watched, and where the report has it.
     """
 
     task_id: TaskId
@@ -56,6 +59,7 @@ class Task:
     fetched_bytes: int = 0
     fetch_bytes: int = 0
     origin_fetches: tuple[Fetch, ...] = ()
+    tail: HeardTail | None = None
 
     @property
     def site_id(self) -> SiteId | None:

@@ -270,6 +270,7 @@ class TaskSpec:
         disconnect: What a partition means for the task.
         document_digest: SHA-256 of what the document says, in hex; kept with a request id, so that
             another document under the same id can be told from a repeat.
+        is_workdir_sent: The working directory was sent for this task alone, and goes with its end.
     """
 
     name: str
@@ -296,6 +297,7 @@ class TaskSpec:
     priority: int = 0
     disconnect: Disconnect = field(default_factory=Disconnect)
     document_digest: str | None = None
+    is_workdir_sent: bool = False
 
 
 _TERMINAL = frozenset(

@@ -7,6 +7,7 @@ is told with the reason and the next step.
 import functools
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gcos.artifacts import Artifact, CacheEntry, parse_reference
 from gcos.clock import Clock
@@ -202,15 +203,9 @@ class CacheUpkeep:
             ArtifactNotFoundError: It went meanwhile.
             WrongStateError: Somebody uses it by now.
         """
-        cache, artifact_id = self._store.cache, artifact.artifact_id
-        custodian = artifact.custodian
-        if custodian == self._store.site_id:
-            cache.set_custodian(artifact_id, None, is_custodian=False)
         try:
-            await self._drop(artifact)
+            await self._discard(artifact, self._store.give_up(artifact.artifact_id))
         except WrongStateError as exc:
-            if custodian == self._store.site_id:
-                cache.set_custodian(artifact_id, custodian, is_custodian=True)
             raise WrongStateError(f"{artifact.name} stays: {_READ.why}", hint=_READ.hint) from exc
 
     def _held(self) -> tuple[Artifact, ...]:
@@ -230,7 +225,9 @@ class CacheUpkeep:
         )
 
     async def _drop(self, artifact: Artifact) -> None:
-        trash = self._store.drop(artifact.artifact_id)
+        await self._discard(artifact, self._store.drop(artifact.artifact_id))
+
+    async def _discard(self, artifact: Artifact, trash: Path) -> None:
         self._log.info(
             "artifact_removed",
             artifact=artifact.name,

@@ -315,6 +315,10 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
                 size_bytes_max=self._runner.participant.site.data_cache_bytes,
             )
             artifact, is_new = await self._plane.add(place.resolve(), name, kind)
+            # At once, since a task with the same files may end before the submission comes.
+            self._runner.workdirs.uploaded(
+                artifact.artifact_id, now_s=self._runner.clock.protocol_s()
+            )
         finally:
             await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
         await self._runner.beat_now()

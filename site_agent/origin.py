@@ -39,6 +39,7 @@ from gcos.durations import Observation, Outcome, Prediction, WorkFeatures
 from gcos.errors import QueueFullError, UnknownTaskError
 from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId, run_id
 from gcos.ledger import LedgerEntry
+from gcos.log_tails import HeardTail
 from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import (
@@ -436,6 +437,7 @@ class Origin:
                 started_s=None,
                 fetched_bytes=0,
                 fetch_bytes=sum(fetch.size_bytes for fetch in best.fetches),
+                tail=None,
             ),
             TaskState.AWARDING,
             Reason.AWARD_SENT,
@@ -529,7 +531,13 @@ class Origin:
 
     @staticmethod
     def _attempt_note(
-        task: Task, kind: str, message: str, reason: Reason | None, *, now: Now
+        task: Task,
+        kind: str,
+        message: str,
+        reason: Reason | None,
+        *,
+        now: Now,
+        tail: HeardTail | None = None,
     ) -> Note:
         """Return the note of something that befell the present attempt."""
         event = TaskEvent(
@@ -539,6 +547,7 @@ class Origin:
             reason=reason,
             site_id=task.site_id,
             attempt=task.fence.attempt,
+            tail=tail,
         )
         return Note(task.task_id, event)
 
@@ -552,6 +561,7 @@ class Origin:
     def renew(self, renewal: Renewal, *, now: Now) -> tuple[RenewalAnswer, Ready]:
         """Renew the leases of a holder's runs and learn how far they are."""
         verdicts: dict[str, Verdict] = {}
+        tail_end_bytes: dict[str, int] = {}
         writes: list[Write] = []
         for progress in renewal.runs:
             task = self._task_of_run(progress.run_id)
@@ -570,11 +580,13 @@ class Origin:
             self.lease_until_s[task.task_id] = self._lease_of(task.spec).origin_until_s(
                 now.protocol_s
             )
-            task = self._progressed(task, progress)
+            task = self._progressed(task, progress, now=now)
+            if task.tail is not None:
+                tail_end_bytes[progress.run_id] = task.tail.tail.end_bytes
             if task.state is not before.state:
                 writes.append(SaveTask(task))
             writes += self._stage_notes(before, task, now=now)
-        answer = RenewalAnswer(verdicts)
+        answer = RenewalAnswer(verdicts, tail_end_bytes)
         return answer, Ready(tuple(writes))
 
     def _stage_notes(self, before: Task, task: Task, *, now: Now) -> list[Note]:
@@ -600,7 +612,7 @@ class Origin:
         )
         return Note(task.task_id, event)
 
-    def _progressed(self, task: Task, progress: RunProgress) -> Task:
+    def _progressed(self, task: Task, progress: RunProgress, *, now: Now) -> Task:
         state = _STATE_OF_RUN.get(progress.state, task.state)
         is_forward = _ORDER.index(state) >= _ORDER.index(task.state)
         moved = replace(
@@ -609,11 +621,21 @@ class Origin:
             started_s=progress.started_s or task.started_s,
             fetched_bytes=progress.fetched_bytes,
             fetch_bytes=max(progress.fetch_bytes, progress.fetched_bytes),
+            tail=self._heard_tail(task, progress, now=now),
         )
         if is_forward:
             check_task_transition(task.state, state)
             moved = replace(moved, state=state)
         return self._keep(moved)
+
+    @staticmethod
+    def _heard_tail(task: Task, progress: RunProgress, *, now: Now) -> HeardTail | None:
+        """Return what the present attempt last wrote. Not worth a write of its own."""
+        tail, before = progress.tail, task.tail
+        is_newer = before is None or tail is None or tail.end_bytes >= before.tail.end_bytes
+        if tail is not None and tail.is_sane and is_newer and task.site_id is not None:
+            return HeardTail(task.active_run_id, task.site_id, now.world_s, tail)
+        return None if before is None else replace(before, heard_s=now.world_s)
 
     def report(self, report: Report, *, now: Now) -> tuple[ReportAnswer, Ready]:
         """Take the end of a run: of a report and a cancellation, the first written wins."""
@@ -687,6 +709,7 @@ class Origin:
 
     def _after_failure(self, task: Task, report: Report, *, now: Now) -> Task:
         """Return the task requeued, or failed for good."""
+        task = replace(task, tail=None)  # its site speaks, and has the output
         if report.state in (RunState.LEASE_RETURNED, RunState.PREEMPTED) or (
             report.state is RunState.REVOKED and report.reason is Reason.SITE_DRAINING
         ):
@@ -771,7 +794,9 @@ class Origin:
         """The holder's lease and the margin have passed: it has stopped, if it lives at all."""
         del self.lease_until_s[task.task_id]
         message = f"{task.site_id} was not heard for a whole lease"
-        note = self._attempt_note(task, "lease_expired", message, Reason.SITE_LOST, now=now)
+        note = self._attempt_note(
+            task, "lease_expired", message, Reason.SITE_LOST, now=now, tail=task.tail
+        )
         kept = self._retry(
             task, RetryCause.SITE_LOST, Reason.SITE_LOST, message, now=now, report=None
         )
@@ -914,7 +939,16 @@ class Origin:
         report: Report | None = None,
     ) -> Task:
         ended = self._step(
-            replace(task, ended_s=now.world_s, report=report, wake_s=None), state, reason, message
+            replace(
+                task,
+                ended_s=now.world_s,
+                report=report,
+                wake_s=None,
+                tail=task.tail if report is None else None,  # the report has its own
+            ),
+            state,
+            reason,
+            message,
         )
         self.lease_until_s.pop(task.task_id, None)
         self.pause_until_s.pop(task.task_id, None)

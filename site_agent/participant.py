@@ -33,6 +33,7 @@ from gcos.contract_net import (
 )
 from gcos.durations import RunTime, prediction_for
 from gcos.ids import ArtifactId, Fence, RunId, TaskId
+from gcos.log_tails import RENEWAL_TAIL_BYTES_MAX, LogTail
 from gcos.signals import SiteSignals
 from gcos.sites import ArtifactDemand, Pool, PoolDigest, Site, SiteDigest
 from gcos.tasks import ANY_GPU, Reason, RunState, check_run_transition
@@ -152,6 +153,9 @@ class Participant:
     scratch: dict[RunId, tuple[ArtifactId, ...]] = field(default_factory=dict)
     #: Expected late penalty, $, that a waiting run was accepted with.
     accepted_penalty_usd: dict[RunId, float] = field(default_factory=dict)
+    #: How far into the output of a run its origin has a tail, bytes; who was told of least
+    #: recently comes first.
+    told_bytes: dict[RunId, int] = field(default_factory=dict)
     awarded_count: int = 0
 
     def __post_init__(self) -> None:
@@ -488,20 +492,69 @@ class Participant:
 
     # ---------------------------------------------------------------- leases
 
-    def renewals(self) -> dict[str, Renewal]:
-        """Return what to send to each origin's address: all its unfinished runs."""
-        by_origin: dict[str, list[RunProgress]] = {}
+    def renewals(self, tails: Mapping[RunId, LogTail] | None = None) -> dict[str, Renewal]:
+        """Return what to send to each origin's address: all its unfinished runs.
+
+        Args:
+            tails: The ends of their outputs, so far as they have been read; those that their
+                origins lack are sent along.
+        """
+        by_origin: dict[str, list[HeldRun]] = {}
         for run in self.runs.values():
             if run.report is None:
-                by_origin.setdefault(run.award.origin_address, []).append(self._progress(run))
-        return {
-            address: Renewal(
+                by_origin.setdefault(run.award.origin_address, []).append(run)
+        renewals = {}
+        for address, runs in sorted(by_origin.items()):
+            news = self._news({run.run_id for run in runs}, tails or {})
+            renewals[address] = Renewal(
                 site_id=self.site.site_id,
                 incarnation=self.site.incarnation,
-                runs=tuple(progress),
+                runs=tuple(replace(self._progress(run), tail=news.get(run.run_id)) for run in runs),
             )
-            for address, progress in sorted(by_origin.items())
-        }
+        return renewals
+
+    def writers(self, address: str) -> list[RunId]:
+        """Return the runs of the origin at `address` whose output may be growing."""
+        return [
+            run.run_id
+            for run in self.runs.values()
+            if run.report is None
+            and run.award.origin_address == address
+            and run.state in (RunState.RUNNING, RunState.COMMITTING)
+        ]
+
+    def _news(self, runs: set[RunId], tails: Mapping[RunId, LogTail]) -> dict[RunId, LogTail]:
+        """Return the tails that the origin of these runs lacks, as many as one renewal takes."""
+        news: dict[RunId, LogTail] = {}
+        left_bytes = RENEWAL_TAIL_BYTES_MAX
+        untold = [run_id for run_id in tails if run_id not in self.told_bytes]
+        for run_id in (*untold, *self.told_bytes):
+            tail = tails.get(run_id)
+            if tail is None or run_id not in runs:
+                continue
+            if tail.end_bytes <= self.told_bytes.get(run_id, 0):
+                continue
+            left_bytes -= len(tail.text.encode())
+            if left_bytes < 0:
+                break
+            news[run_id] = tail
+        return news
+
+    def tails_heard(self, end_bytes: Mapping[str, int], *, of: Sequence[RunId]) -> None:
+        """Take note of what the origin of the runs `of` has of their outputs.
+
+        Args:
+            end_bytes: How far its tails reach, by run id; an origin that has lost them has none.
+            of: The runs of the renewal that it answered.
+        """
+        for run_id in of:
+            before = self.told_bytes.get(run_id)
+            run, heard = self.runs.get(run_id), end_bytes.get(run_id)
+            if heard == before:
+                continue
+            self.told_bytes.pop(run_id, None)
+            if heard is not None and run is not None and run.report is None:
+                self.told_bytes[run_id] = heard  # the last in the order
 
     def renewed(self, run_ids: tuple[RunId, ...], *, sent_s: float, now: Now) -> Ready:
         """Count leases from the sending of the renewal that confirmed these runs."""
@@ -949,6 +1002,7 @@ class Participant:
         self.moved_bytes.pop(run.run_id, None)
         self.scratch.pop(run.run_id, None)
         self.accepted_penalty_usd.pop(run.run_id, None)
+        self.told_bytes.pop(run.run_id, None)
         self.stopping.pop(run.run_id, None)
         stop: tuple[Effect, ...] = () if was_running else (StopStaging(run.run_id),)
         return Ready((SaveRun(kept),), (*stop, SendReport(run.award.origin_address, report)))

@@ -8,9 +8,10 @@
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,15 @@ from gcos.accounting import Charge
 from gcos.artifacts import Artifact, ArtifactKind
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Award, Fetch
-from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, NotFoundError
+from gcos.errors import (
+    ArtifactNotFoundError,
+    GcosError,
+    InvalidRequestError,
+    NotFoundError,
+    WrongStateError,
+)
 from gcos.ids import ArtifactId, RunId
+from gcos.log_tails import TAIL_BYTES_MAX, LogTail, tail_of
 from gcos.tasks import OutputKind, Reason
 from site_agent.config import AgentConfig
 from site_agent.executors.interface import Executor, ExitReason, RunCommand, RunPhase, RunStatus
@@ -29,12 +37,15 @@ from site_agent.outputs import Outputs, as_directory, copy_to, lacking
 from site_agent.participant import Exit, Participant
 from site_agent.source_pool import FetchPart
 from site_agent.sourcing import Links, charge_of_fetch, sources_together
+from site_agent.threads import in_thread
 from site_agent.transfer import ArtifactPlane
 
 OUTPUTS_NAME = "outputs"
 SECRETS_NAME = "secrets"
 LOG_TAIL_BYTES = 4_096
 LOG_CHUNK_BYTES = 65_536
+#: Protocol seconds that a renewal waits for the ends of outputs.
+TAILS_S = 0.5
 
 _ARTIFACT_KINDS = {OutputKind.MODEL: ArtifactKind.MODEL, OutputKind.DATA: ArtifactKind.DATA}
 _REASONS = {
@@ -164,6 +175,34 @@ class RunShell:
             for part, charge in zip(result.parts, charges, strict=True)
         )
         return fetches, Charge.sum(charges), result.evicted
+
+    async def drop_workdirs(self, names: Mapping[ArtifactId, str]) -> dict[ArtifactId, bool]:
+        """Remove what clients sent for tasks that are over.
+
+        What goes by another name too, or is in another site's custody, stays: somebody else has
+        use for it, or it can be evicted.
+
+        Args:
+            names: The name under which each one was sent.
+
+        Returns:
+            Of those that need no further care, whether they were removed now; what is in use is to
+            be tried again.
+        """
+        store, settled = self._plane.store, {}
+        for artifact_id, name in names.items():
+            try:
+                record = store.record_of(artifact_id)
+                is_ours = record.names == (name,) and record.custodian == store.site_id
+                if is_ours:
+                    trash = store.give_up(artifact_id)
+                    await in_thread(partial(store.discard, artifact_id, trash))
+            except ArtifactNotFoundError:
+                is_ours = False
+            except WrongStateError:
+                continue
+            settled[artifact_id] = is_ours
+        return settled
 
     # ---------------------------------------------------------------- executing
 
@@ -371,18 +410,29 @@ class RunShell:
 
     async def _tail(self, run_id: RunId) -> str:
         """Return the last lines of the output."""
-        tail = b""
-        offset = 0
-        while True:
-            try:
-                data = await self._executor.logs(run_id, offset=offset, limit_bytes=LOG_CHUNK_BYTES)
-            except NotFoundError:
-                break
-            if not data:
-                break
-            offset += len(data)
-            tail = (tail + data)[-LOG_TAIL_BYTES:]
+        try:
+            tail, _ = await self._executor.log_end(run_id, limit_bytes=LOG_TAIL_BYTES)
+        except NotFoundError:
+            return ""
         return tail.decode(errors="replace").replace("\0", "")
+
+    async def tails(self, run_ids: Sequence[RunId]) -> dict[RunId, LogTail]:
+        """Return the ends of outputs, of what can be read within `TAILS_S`.
+
+        What is not read in time, or not at all, is left out: a renewal must not wait for it.
+        """
+        tails: dict[RunId, LogTail] = {}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TAILS_S):
+                # One after the other: hundreds of threads begun at once would hold up the loop.
+                for run_id in run_ids:
+                    with contextlib.suppress(GcosError, OSError):
+                        data, end_bytes = await self._executor.log_end(
+                            run_id, limit_bytes=TAIL_BYTES_MAX
+                        )
+                        if data:
+                            tails[run_id] = tail_of(data, end_bytes=end_bytes)
+        return tails
 
     async def _keep_log(self, run_id: RunId) -> None:
         path = self._logs / f"{run_id}.log"

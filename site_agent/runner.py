@@ -58,6 +58,7 @@ from site_agent.participant import Participant
 from site_agent.peers import Peers
 from site_agent.run_shell import RunShell
 from site_agent.run_times import RunTimes
+from site_agent.sent_workdirs import SentWorkdirs
 from site_agent.signals.source import SignalSource
 from site_agent.sourcing import Links, cheapest_fetch
 
@@ -73,6 +74,8 @@ REPORT_PATIENCE_S = 2.0
 SITES_REFRESH_S = 5.0
 PROGRESS_S = 2.0
 """Protocol seconds between two looks at whether bytes have arrived for runs that are staged."""
+WORKDIRS_S = 10.0
+"""Protocol seconds between two looks at sent working directories that could not be removed yet."""
 FORGET_S = 600.0
 """Protocol seconds after which a site that no broker lists is forgotten."""
 
@@ -125,6 +128,7 @@ class Runner:
         self._effects: set[asyncio.Task[None]] = set()
         self._last_applied: asyncio.Task[GcosError | None] | None = None
         self._negotiation = Negotiation(self)
+        self.workdirs = SentWorkdirs()
         self.copies = copies
         self.copy_ports = CopyPorts(
             holders_of=self._negotiation.holders_of,
@@ -171,6 +175,9 @@ class Runner:
             for write in ready.writes:
                 if isinstance(write, fx.AddEntry):
                     self.ledger[write.entry.run_id] = write.entry
+                elif isinstance(write, fx.SaveTask):
+                    if write.task.state.is_terminal and self.workdirs.ended(write.task):
+                        self._spawn("DropWorkdirs", self.drop_workdirs)
                 elif isinstance(write, fx.Note):
                     self.log.info(
                         write.event.kind,
@@ -388,6 +395,26 @@ class Runner:
         signal = self.participant.signals.carbon
         return None if signal is None else signal.series
 
+    async def drop_workdirs(self) -> None:
+        """Remove the sent working directories that no task needs any more."""
+        unfinished = (self.origin.tasks[task_id] for task_id in self.origin.active)
+        due = self.workdirs.due(unfinished, now_s=self.clock.protocol_s())
+        if due:
+            for artifact_id, is_removed in (await self.runs.drop_workdirs(due)).items():
+                self.workdirs.gone(artifact_id)
+                if is_removed:
+                    name = due[artifact_id]
+                    self.log.info("workdir_removed", artifact=name, artifact_id=artifact_id)
+
+    async def workdirs_forever(self) -> None:
+        """Remove what could not be removed at once: it was read, or might have been named again."""
+        for task in self.origin.tasks.values():
+            if task.state.is_terminal:
+                self.workdirs.ended(task)  # the agent may have died before it removed it
+        while True:
+            await self._guarded("DropWorkdirs", self.drop_workdirs)
+            await asyncio.sleep(WORKDIRS_S)
+
     async def cancel(self, task_id: TaskId) -> tuple[Task, bool]:
         """End a task; return it and whether this ended it."""
         task, is_cancelled, ready = self.origin.cancel(task_id, now=self.now())
@@ -585,15 +612,21 @@ class Runner:
         return LeaseTerms(min([self.config.lease_s, *leases])).renewal_s
 
     async def _renew(self, address: str) -> None:
-        renewal = self.participant.renewals().get(address)
+        is_own = address == self.participant.site.address
+        # What lies on this disk need not be told to this origin.
+        tails = {} if is_own else await self.runs.tails(self.participant.writers(address))
+        renewal = self.participant.renewals(tails).get(address)
         if renewal is None:
             return
         sent_s = self.clock.protocol_s()
-        if address == self.participant.site.address:
+        if is_own:
             answer = await self.renew(renewal)
         else:
             target = self._origin_now(renewal.runs[0].run_id, address)
             answer = await self.peers.renew(target, renewal)
+        self.participant.tails_heard(
+            answer.tail_end_bytes, of=[progress.run_id for progress in renewal.runs]
+        )
         kept = tuple(
             RunId(run_id)
             for run_id, verdict in answer.verdicts.items()

@@ -9,13 +9,13 @@ from typing import Any
 
 import grpc.aio
 
-from gcos.artifacts import parse_reference
 from gcos.contract_net import Change
 from gcos.errors import (
     GcosError,
     InvalidRequestError,
     InvalidTaskError,
     UnavailableError,
+    UnknownSiteError,
     WrongStateError,
 )
 from gcos.ids import RunId, SiteId, TaskId
@@ -27,9 +27,11 @@ from gcos.tasks import TaskSpec, TaskState
 from gcos.v1 import common_pb2, site_pb2, site_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 from site_agent.auction import Judgement, judge
 from site_agent.forwarding import Forwarder, origin_address
+from site_agent.heard_log import last_heard, since
 from site_agent.journal import load_events
 from site_agent.negotiation import Ground
 from site_agent.runner import Runner
+from site_agent.sent_workdirs import Outcome, sent
 from site_agent.what_if import DeadlineSearch, changes
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,14 +54,34 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     async def Submit(
         self, request: tasks_pb2.SubmitRequest, context: Context
     ) -> tasks_pb2.SubmitResponse:
-        """Take a task durably."""
+        """Take a task durably; a working directory that was sent for one that is not taken goes."""
         del context
+        outcome = Outcome.UNKNOWN
+        try:
+            task, is_repeat = await self._submitted(request)
+            outcome = Outcome.REFUSED if is_repeat else Outcome.TAKEN
+        except UnavailableError:  # a client may repeat it elsewhere, or here
+            raise
+        except GcosError:
+            outcome = Outcome.REFUSED
+            raise
+        finally:
+            if request.workdir:
+                await self._settle_workdir(request.workdir, outcome)
+        return tasks_pb2.SubmitResponse(task=_task(task), durability="local", is_repeat=is_repeat)
+
+    async def _submitted(self, request: tasks_pb2.SubmitRequest) -> tuple[Task, bool]:
         spec = await self._parsed(request.document, request.workdir)
         if request.request_id or spec.request_id:
             spec = await self._identified(spec, request)
         async with _located(request.document):
-            task, is_repeat = await self._runner.submit(spec)
-        return tasks_pb2.SubmitResponse(task=_task(task), durability="local", is_repeat=is_repeat)
+            return await self._runner.submit(spec)
+
+    async def _settle_workdir(self, reference: str, outcome: Outcome) -> None:
+        """Let go what was sent along with a submission, unless a task was made of it."""
+        with contextlib.suppress(GcosError, OSError):  # no reference, or no disk: the answer stands
+            self._runner.workdirs.submitted(reference, outcome)
+            await self._runner.drop_workdirs()
 
     async def Plan(
         self, request: tasks_pb2.PlanRequest, context: Context
@@ -135,7 +157,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             (origin.seen(task_id, now=now) for task_id in ids),
             key=lambda task: (-task.submitted_s, task.task_id),
         )
-        return tasks_pb2.ListTasksResponse(tasks=[_task(task) for task in tasks[:limit]])
+        return tasks_pb2.ListTasksResponse(tasks=[_task(_untailed(t)) for t in tasks[:limit]])
 
     async def WatchTask(
         self, request: tasks_pb2.WatchTaskRequest, context: Context
@@ -149,7 +171,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             return
         last: Task | None = None
         while last is None or not last.state.is_terminal:
-            task = self._runner.origin.task(TaskId(request.task_id))
+            task = _untailed(self._runner.origin.task(TaskId(request.task_id)))
             if task != last:
                 last = task
                 yield tasks_pb2.WatchTaskResponse(task=_task(task))
@@ -186,7 +208,10 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
     async def ReadLog(
         self, request: tasks_pb2.ReadLogRequest, context: Context
     ) -> AsyncIterator[tasks_pb2.ReadLogResponse]:
-        """Read the output of the latest attempt, wherever it runs."""
+        """Read the output of the latest attempt, wherever it runs.
+
+        Where its site does not give it, the last lines that this origin was told of are read.
+        """
         address = origin_address(self._runner, request.task_id, context)
         if address is not None:
             call = self._forward.stub(address).ReadLog
@@ -196,35 +221,52 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         task_id = TaskId(request.task_id)
         #: The attempt that is being read, and from where on it is to be read next.
         reading, offset = RunId(request.run_id), checked_offset(request.offset_bytes)
+        #: How far it was told from hearsay since it was last read; None: not at all.
+        told_bytes: int | None = None
         while True:
             task = self._runner.origin.task(task_id)
             run_id, site_id = latest_attempt(task)
             if run_id != reading:
                 # Without an attempt's name, an offset is one of the first that there is.
                 reading, offset = run_id, 0 if reading else offset
+                told_bytes = None
             if site_id is not None:
                 try:
                     pieces = self._run_log(site_id, run_id, offset=offset, follow=request.follow)
                     async for position, data in pieces:
-                        offset = position + len(data)
+                        offset, told_bytes = position + len(data), None
                         yield tasks_pb2.ReadLogResponse(
                             data=data, offset_bytes=position, run_id=run_id
                         )
                 except GcosError as exc:
-                    # The site is away. Who follows waits for it, or for the next attempt; what
-                    # came with the report is what there is of one that has ended.
-                    if task.report is not None and not offset:
-                        yield tasks_pb2.ReadLogResponse(
-                            data=task.report.log_tail.encode(), run_id=run_id
-                        )
-                        return
-                    if not request.follow or task.state.is_terminal:
+                    # The site is away. Who follows waits for it, or for the next attempt.
+                    heard = last_heard(task, run_id)
+                    if task.report is not None and offset:
+                        heard = None  # how much of what came with it has been read, nobody knows
+                    if heard is None and (not request.follow or task.state.is_terminal):
                         if isinstance(exc, UnavailableError):
                             exc.hint = (
                                 f"{site_id} keeps the output until it is back; where the task "
                                 f"stands: gcos status {task_id}"
                             )
                         raise
+                    begin = max(offset, told_bytes or 0)
+                    is_news = told_bytes is None or (
+                        heard is not None and heard.tail.end_bytes > begin
+                    )
+                    if heard is not None and is_news:
+                        position, data = since(heard.tail, begin)
+                        yield tasks_pb2.ReadLogResponse(
+                            data=data,
+                            offset_bytes=position,
+                            run_id=run_id,
+                            heard_s=heard.heard_s,
+                            site_id=heard.site_id,
+                            is_silent=isinstance(exc, UnavailableError | UnknownSiteError),
+                        )
+                        told_bytes = heard.tail.end_bytes
+                        if heard.tail.offset_bytes <= offset:  # else the site has what is between
+                            offset = max(offset, told_bytes)
             if not request.follow or task.state.is_terminal:
                 return
             await self._runner.changed(timeout_s=LOG_PAUSE_S)
@@ -320,8 +362,8 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
                 line=await asyncio.to_thread(line_of, document, "workdir"),
                 hint="gcos submit sends it; else upload it with PutArtifact and name the artifact",
             )
-        parse_reference(workdir, field="workdir")
-        return replace(spec, workdir=workdir)
+        is_sent = sent(workdir) is not None and not is_plan
+        return replace(spec, workdir=workdir, is_workdir_sent=is_sent)
 
     @staticmethod
     async def _identified(spec: TaskSpec, request: tasks_pb2.SubmitRequest) -> TaskSpec:
@@ -411,6 +453,11 @@ async def run_files(runner: Runner, run_id: RunId) -> AsyncIterator[tuple[str, i
         while (data := await asyncio.to_thread(next, chunks, b"")) or name:
             yield name, size, data
             name, size = "", 0
+
+
+def _untailed(task: Task) -> Task:
+    """Return the task without its tail, which would outgrow a list and make news of each line."""
+    return task if task.tail is None else replace(task, tail=None)
 
 
 def _task(task: Task) -> tasks_pb2.Task:

@@ -248,6 +248,7 @@ class _Agent:
             group.create_task(runner.renew_forever(), name="renew"),
             group.create_task(runner.progress_forever(), name="progress"),
             group.create_task(runner.sites_forever(), name="sites"),
+            group.create_task(runner.workdirs_forever(), name="workdirs"),
             group.create_task(runner.look_forever(), name="copies"),
             group.create_task(runner.signals_forever(), name="signals"),
             group.create_task(runner.run_times.pull_forever(), name="run times"),

@@ -59,6 +59,8 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
         tasks: What it owns.
         plan: What it answers to every plan.
         log: Pieces of output of every task.
+        log_heard_s: World instant at which the site that wrote the output was last heard; None: it
+            answers.
         events: What it tells of every task.
         ledger: Its ledger entries.
         entries: What its caches hold.
@@ -75,6 +77,7 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     plan: Plan | None = None
     log: tuple[bytes, ...] = ()
+    log_heard_s: float | None = None
     events: tuple[TaskEvent, ...] = ()
     ledger: tuple[LedgerEntry, ...] = ()
     entries: tuple[CacheEntry, ...] = ()
@@ -246,9 +249,12 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
         self._task(request.task_id)
         position = 0
         for piece in self.log:
-            yield tasks_pb2.ReadLogResponse(
+            told = tasks_pb2.ReadLogResponse(
                 data=piece, offset_bytes=position, run_id=f"{request.task_id}.1.1"
             )
+            if self.log_heard_s is not None:
+                told.heard_s, told.site_id, told.is_silent = self.log_heard_s, self.site_id, True
+            yield told
             position += len(piece)
 
     async def ListLedger(  # noqa: N802

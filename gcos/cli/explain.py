@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from gcos.cli import explain_tables, refusal_table
+from gcos.cli import explain_tables, refusal_table, task_tables
 from gcos.cli.completion import complete_task_ids
 from gcos.cli.invocation import ExitCode
 from gcos.cli.output import Output
@@ -72,6 +72,10 @@ def show(told: Explanation, out: Output, *, now_s: float, shown: int | None = SH
         out.prose([f"next: {step}"])
     out.line("")
     out.table(explain_tables.events(told, now_s=now_s))
+    silent = task_tables.heard_tail(told.task, now_s=now_s)
+    if heard := silent or explain_tables.lost_tail(told, now_s=now_s):
+        out.line("")
+        out.lines(heard)
     auctions = explain_tables.auctions(told)
     first = 0 if shown is None else max(0, len(auctions) - shown)
     if first:

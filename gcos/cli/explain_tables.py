@@ -1,5 +1,6 @@
 """How a task came to be where it is, as tables. Pure."""
 
+from gcos.cli import task_tables
 from gcos.cli.output import Table
 from gcos.cli.quantities import (
     NOTHING,
@@ -87,6 +88,16 @@ def moved(told: Explanation) -> Table | None:
     if not rows:
         return None
     return Table(("ATTEMPT", "MOVED", ">GB", "FROM", "TO", ">COST $", ">CO2 g"), tuple(rows))
+
+
+def lost_tail(told: Explanation, *, now_s: float) -> list[str]:
+    """Return what the last run that was lost last wrote; nothing where none was."""
+    for event in reversed(told.events):
+        if event.tail is not None:
+            heard = event.tail
+            heading = f"attempt {event.attempt} was {task_tables.heading_of(heard, now_s=now_s)}"
+            return [heading, *task_tables.last_lines(heard.tail.text)]
+    return []
 
 
 def verdict(task: Task, *, now_s: float) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from gcos.client_records import LogPiece
-from gcos.ids import RunId
+from gcos.ids import RunId, SiteId
 
 #: A longer line is told in parts.
 LINE_BYTES_MAX = 64 * 1024
@@ -18,11 +18,16 @@ class LogLine:
         run_id: The attempt that wrote it.
         offset_bytes: Where it begins in the output of that attempt.
         text: The line without its end; bytes that are no UTF-8 are replaced.
+        heard_s: World instant at which its site was last heard of that attempt, where the site does
+            not give the output and this is what it had told; None: read from the output itself.
+        site_id: Where the attempt ran; None where the output itself was read.
     """
 
     run_id: RunId
     offset_bytes: int
     text: str
+    heard_s: float | None = None
+    site_id: SiteId | None = None
 
 
 @dataclass(slots=True)
@@ -32,13 +37,17 @@ class LineReader:
     _rest: bytearray = field(default_factory=bytearray)
     _run_id: RunId = _NOBODY
     _offset_bytes: int = 0
+    _heard_s: float | None = None
+    _site_id: SiteId | None = None
 
     def take(self, piece: LogPiece) -> list[LogLine]:
         """Return the lines that are whole now; another attempt ends the line of the one before."""
         lines = []
-        if piece.run_id != self._run_id or piece.offset_bytes != self._end_bytes:
+        is_next = piece.run_id == self._run_id and piece.offset_bytes == self._end_bytes
+        if not is_next or piece.heard_s != self._heard_s:
             lines = self.end()
             self._run_id, self._offset_bytes = piece.run_id, piece.offset_bytes
+            self._heard_s, self._site_id = piece.heard_s, piece.site_id
         self._rest += piece.data
         while (end := self._rest.find(b"\n", 0, LINE_BYTES_MAX)) >= 0:
             lines.append(self._cut(end, gap=1))
@@ -56,7 +65,7 @@ class LineReader:
 
     def _cut(self, length: int, *, gap: int) -> LogLine:
         text = self._rest[:length].decode(errors="replace")
-        line = LogLine(self._run_id, self._offset_bytes, text)
+        line = LogLine(self._run_id, self._offset_bytes, text, self._heard_s, self._site_id)
         del self._rest[: length + gap]
         self._offset_bytes += length + gap
         return line

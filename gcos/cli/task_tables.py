@@ -6,7 +6,9 @@ from gcos.accounting import CostScope
 from gcos.cli.output import Table
 from gcos.cli.quantities import NOTHING, duration, instant, relative, significant, size
 from gcos.cli.task_progress import DUE_S, end_of, overdue_s, overrun, start_of
+from gcos.log_tails import HeardTail
 from gcos.task_record import Task
+from gcos.tasks import Reason, TaskState
 
 _LOG_LINES = 10
 
@@ -86,7 +88,30 @@ def details(task: Task, *, now_s: float) -> Table:
 
 def log_tail(task: Task) -> list[str]:
     """Return the last lines of the output that came with the report."""
-    return [] if task.report is None else task.report.log_tail.splitlines()[-_LOG_LINES:]
+    return [] if task.report is None else last_lines(task.report.log_tail)
+
+
+def last_lines(text: str) -> list[str]:
+    """Return as many lines of an output as are shown beside other things."""
+    return text.splitlines()[-_LOG_LINES:]
+
+
+def heard_tail(task: Task, *, now_s: float) -> list[str]:
+    """Return what a site last told of its run, and when, where it has fallen silent since."""
+    heard = task.tail
+    is_silent = task.reason is Reason.AWAITING_HOLDER or task.state in (
+        TaskState.QUEUED,
+        TaskState.WAITING,
+        TaskState.FAILED,
+    )
+    if heard is None or not is_silent:
+        return []
+    return [heading_of(heard, now_s=now_s), *last_lines(heard.tail.text)]
+
+
+def heading_of(heard: HeardTail, *, now_s: float) -> str:
+    """Return what stands above the last lines that were heard of a run."""
+    return f"last heard at {instant(heard.heard_s, now_s)} from {heard.site_id}, which is silent:"
 
 
 def _offer(task: Task) -> list[tuple[str, str]]:

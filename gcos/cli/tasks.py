@@ -16,14 +16,20 @@ from gcos.cli.explain import show
 from gcos.cli.following import followed
 from gcos.cli.invocation import ExitCode, Format
 from gcos.cli.log_lines import LineReader
-from gcos.cli.quantities import counted, duration
+from gcos.cli.quantities import clock, counted, duration
 from gcos.cli.session import Session, command
 from gcos.cli.spans import span_s
 from gcos.client import Client
-from gcos.client_records import Cancellation, ExplainedSubmission, Explanation, Unreachable
+from gcos.client_records import (
+    Cancellation,
+    ExplainedSubmission,
+    Explanation,
+    LogPiece,
+    Unreachable,
+)
 from gcos.document import DOCUMENT_BYTES_MAX, Mapping, clipped, parse_tree
 from gcos.errors import GcosError, InvalidRequestError, NotEndedError, TooLargeError
-from gcos.ids import TaskId
+from gcos.ids import RunId, TaskId
 from gcos.task_record import Task
 from gcos.tasks import TaskState
 
@@ -202,7 +208,7 @@ async def status(session: Session, task_id: TaskArgument) -> int:
         session.out.line(task.task_id)
     else:
         session.out.table(task_tables.details(task, now_s=now_s))
-        if tail := task_tables.log_tail(task):
+        if tail := task_tables.log_tail(task) or task_tables.heard_tail(task, now_s=now_s):
             session.out.line("")
             session.out.lines(tail)
     return ExitCode.OK
@@ -218,7 +224,11 @@ async def logs(
 ) -> int:
     """Print the output of a task's latest attempt, byte for byte.
 
-    With -o json each line is an object: run_id, offset_bytes, text.
+    Where its site does not answer, print the last lines that were heard from it, and say so on
+    stderr. With -f, go on when it is back, or at the site of the next attempt.
+
+    With -o json each line is an object: run_id, offset_bytes, text, and where it was heard before
+    the site fell silent: heard_s, site_id.
 
     Example:
       gcos logs de-4k2m9x7q1v5tz -f
@@ -237,7 +247,11 @@ async def logs(
         session.connect() as client,
         contextlib.aclosing(client.log_pieces(TaskId(task_id), follow=follow)) as pieces,
     ):
+        warned: RunId | None = None
         async for piece in pieces:
+            if piece.heard_s is not None and piece.run_id != warned:
+                _warn_of_hearsay(session, piece, piece.heard_s, follow=follow)
+            warned = None if piece.heard_s is None else piece.run_id
             if out.is_record:
                 out.records(reader.take(piece))
             else:
@@ -367,6 +381,22 @@ def warn_of(session: Session, unreachable: tuple[Unreachable, ...], loss: str) -
             reason="SITE_UNREACHABLE",
             hint="see who answers: gcos sites ls",
         )
+
+
+def _warn_of_hearsay(session: Session, piece: LogPiece, heard_s: float, *, follow: bool) -> None:
+    """Tell that what follows is what a site had told before."""
+    is_silent = piece.is_silent
+    why = "which is silent" if is_silent else "which does not keep the output"
+    step = f"all of it, if the site comes back: gcos logs {piece.run_id.partition('.')[0]}"
+    if not is_silent:
+        step = f"how it ended: gcos explain {piece.run_id.partition('.')[0]}"
+    elif follow:
+        step = "it goes on when the site is back, or where the next attempt runs"
+    session.out.warn(
+        f"last heard at {clock(heard_s)} from {piece.site_id}, {why}; its last lines:",
+        reason="SITE_SILENT" if is_silent else "OUTPUT_NOT_KEPT",
+        hint=step,
+    )
 
 
 @contextlib.contextmanager

@@ -1020,6 +1020,72 @@ class Refusal(_message.Message):
 Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
 
 @_typing.final
+class LogTail(_message.Message):
+    """The last lines of a run's output, as its site read them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    END_BYTES_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    offset_bytes: _builtins.int
+    """Where they begin in the output of the run, bytes."""
+    end_bytes: _builtins.int
+    """Where they end: the length of the output then, bytes."""
+    text: _builtins.str
+    """At most 2048 bytes; what is no text is replaced."""
+    def __init__(
+        self,
+        *,
+        offset_bytes: _builtins.int = ...,
+        end_bytes: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_bytes", b"end_bytes", "offset_bytes", b"offset_bytes", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogTail: _TypeAlias = LogTail  # noqa: Y015
+
+@_typing.final
+class HeardTail(_message.Message):
+    """The newest tail of a run, as its origin keeps it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    HEARD_S_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The attempt that wrote it."""
+    site_id: _builtins.str
+    """Where that ran."""
+    heard_s: _builtins.float
+    """Instant at which the site was last heard of that run."""
+    @_builtins.property
+    def tail(self) -> Global___LogTail:
+        """The lines."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        site_id: _builtins.str = ...,
+        heard_s: _builtins.float = ...,
+        tail: Global___LogTail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tail", b"tail"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heard_s", b"heard_s", "run_id", b"run_id", "site_id", b"site_id", "tail", b"tail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeardTail: _TypeAlias = HeardTail  # noqa: Y015
+
+@_typing.final
 class Report(_message.Message):
     """The end of a run, as its site saw it."""
 

@@ -623,6 +623,7 @@ class RunProgress(_message.Message):
     STARTED_S_FIELD_NUMBER: _builtins.int
     FETCHED_BYTES_FIELD_NUMBER: _builtins.int
     FETCH_BYTES_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The attempt."""
     state: _common_pb2.RunState.ValueType
@@ -635,6 +636,12 @@ class RunProgress(_message.Message):
     """Bytes moved for it so far."""
     fetch_bytes: _builtins.int
     """Bytes to move for it in all."""
+    @_builtins.property
+    def tail(self) -> _common_pb2.LogTail:
+        """Last lines of its output, at most 2048 bytes a run and 65536 bytes a renewal; absent where the
+        origin has them already, or nothing was written.
+        """
+
     def __init__(
         self,
         *,
@@ -644,14 +651,20 @@ class RunProgress(_message.Message):
         started_s: _builtins.float | None = ...,
         fetched_bytes: _builtins.int = ...,
         fetch_bytes: _builtins.int = ...,
+        tail: _common_pb2.LogTail | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_started_s", b"_started_s", "started_s", b"started_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_started_s", b"_started_s", "_tail", b"_tail", "started_s", b"started_s", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_started_s", b"_started_s", "fetch_bytes", b"fetch_bytes", "fetched_bytes", b"fetched_bytes", "reason", b"reason", "run_id", b"run_id", "started_s", b"started_s", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_started_s", b"_started_s", "_tail", b"_tail", "fetch_bytes", b"fetch_bytes", "fetched_bytes", b"fetched_bytes", "reason", b"reason", "run_id", b"run_id", "started_s", b"started_s", "state", b"state", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__started_s: _TypeAlias = _typing.Literal["started_s"]  # noqa: Y015
     _WhichOneofArgType__started_s: _TypeAlias = _typing.Literal["_started_s", b"_started_s"]  # noqa: Y015
+    _WhichOneofReturnType__tail: _TypeAlias = _typing.Literal["tail"]  # noqa: Y015
+    _WhichOneofArgType__tail: _TypeAlias = _typing.Literal["_tail", b"_tail"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started_s) -> _WhichOneofReturnType__started_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail) -> _WhichOneofReturnType__tail | None: ...
 
 Global___RunProgress: _TypeAlias = RunProgress  # noqa: Y015
 
@@ -713,19 +726,47 @@ class RenewResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TailEndBytesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VERDICTS_FIELD_NUMBER: _builtins.int
+    TAIL_END_BYTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def verdicts(self) -> _containers.ScalarMap[_builtins.str, Global___Verdict.ValueType]:
         """By run id. The lease of a run that may go on is its award's, from the sending of the renewal."""
+
+    @_builtins.property
+    def tail_end_bytes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By run id: how far the newest tail that the origin has of a run's output reaches, bytes from
+        the beginning of the output. Absent where it has none.
+        """
 
     def __init__(
         self,
         *,
         verdicts: _abc.Mapping[_builtins.str, Global___Verdict.ValueType] | None = ...,
+        tail_end_bytes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tail_end_bytes", b"tail_end_bytes", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

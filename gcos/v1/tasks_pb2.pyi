@@ -180,7 +180,9 @@ class SubmitRequest(_message.Message):
     FAILED_PRECONDITION. Beats the document's own. Empty: none.
     """
     workdir: _builtins.str
-    """Reference of the artifact that the document's local `workdir` was uploaded as. Empty: none."""
+    """Reference of the artifact that the document's local `workdir` was uploaded as, `NAME@ID`. It is
+    removed once the task has ended or was refused, unless somebody else needs it. Empty: none.
+    """
     def __init__(
         self,
         *,
@@ -663,6 +665,7 @@ class TaskEvent(_message.Message):
     BIDS_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
     at_s: _builtins.float
     """Instant."""
     kind: _builtins.str
@@ -687,6 +690,10 @@ class TaskEvent(_message.Message):
     def report(self) -> _common_pb2.Report:
         """The end of a run; absent where the event is none."""
 
+    @_builtins.property
+    def tail(self) -> _common_pb2.HeardTail:
+        """What a run that was lost last wrote, so far as it was heard; absent where the event is none."""
+
     def __init__(
         self,
         *,
@@ -699,10 +706,11 @@ class TaskEvent(_message.Message):
         bids: _abc.Iterable[_common_pb2.Bid] | None = ...,
         refusals: _abc.Iterable[_common_pb2.Refusal] | None = ...,
         report: _common_pb2.Report | None = ...,
+        tail: _common_pb2.HeardTail | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_report", b"_report", "_site_id", b"_site_id", "reason", b"reason", "report", b"report", "site_id", b"site_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_report", b"_report", "_site_id", b"_site_id", "_tail", b"_tail", "reason", b"reason", "report", b"report", "site_id", b"site_id", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_report", b"_report", "_site_id", b"_site_id", "at_s", b"at_s", "attempt", b"attempt", "bids", b"bids", "kind", b"kind", "message", b"message", "reason", b"reason", "refusals", b"refusals", "report", b"report", "site_id", b"site_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_report", b"_report", "_site_id", b"_site_id", "_tail", b"_tail", "at_s", b"at_s", "attempt", b"attempt", "bids", b"bids", "kind", b"kind", "message", b"message", "reason", b"reason", "refusals", b"refusals", "report", b"report", "site_id", b"site_id", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
@@ -710,12 +718,16 @@ class TaskEvent(_message.Message):
     _WhichOneofArgType__report: _TypeAlias = _typing.Literal["_report", b"_report"]  # noqa: Y015
     _WhichOneofReturnType__site_id: _TypeAlias = _typing.Literal["site_id"]  # noqa: Y015
     _WhichOneofArgType__site_id: _TypeAlias = _typing.Literal["_site_id", b"_site_id"]  # noqa: Y015
+    _WhichOneofReturnType__tail: _TypeAlias = _typing.Literal["tail"]  # noqa: Y015
+    _WhichOneofArgType__tail: _TypeAlias = _typing.Literal["_tail", b"_tail"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__report) -> _WhichOneofReturnType__report | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__site_id) -> _WhichOneofReturnType__site_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail) -> _WhichOneofReturnType__tail | None: ...
 
 Global___TaskEvent: _TypeAlias = TaskEvent  # noqa: Y015
 
@@ -800,24 +812,40 @@ class ReadLogResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    HEARD_S_FIELD_NUMBER: _builtins.int
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    IS_SILENT_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """Bytes as the command wrote them."""
     offset_bytes: _builtins.int
     """Where in the attempt's output they begin; to go on, ask for this and the length of `data`."""
     run_id: _builtins.str
     """The attempt that wrote them."""
+    heard_s: _builtins.float
+    """Instant at which the site was last heard of that attempt, whose last lines these are: it does
+    not give the output now. Absent: read from the output itself.
+    """
+    site_id: _builtins.str
+    """Where the attempt ran; empty where the output itself was read."""
+    is_silent: _builtins.bool
+    """The site does not answer; false: it keeps the output no longer, or was not asked."""
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
         offset_bytes: _builtins.int = ...,
         run_id: _builtins.str = ...,
+        heard_s: _builtins.float | None = ...,
+        site_id: _builtins.str = ...,
+        is_silent: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_heard_s", b"_heard_s", "heard_s", b"heard_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset_bytes", b"offset_bytes", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_heard_s", b"_heard_s", "data", b"data", "heard_s", b"heard_s", "is_silent", b"is_silent", "offset_bytes", b"offset_bytes", "run_id", b"run_id", "site_id", b"site_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__heard_s: _TypeAlias = _typing.Literal["heard_s"]  # noqa: Y015
+    _WhichOneofArgType__heard_s: _TypeAlias = _typing.Literal["_heard_s", b"_heard_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__heard_s) -> _WhichOneofReturnType__heard_s | None: ...
 
 Global___ReadLogResponse: _TypeAlias = ReadLogResponse  # noqa: Y015
 
@@ -987,6 +1015,7 @@ class TaskSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     DISCONNECT_FIELD_NUMBER: _builtins.int
     DOCUMENT_DIGEST_FIELD_NUMBER: _builtins.int
+    IS_WORKDIR_SENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What the user calls it."""
     model: _builtins.str
@@ -1015,6 +1044,8 @@ class TaskSpec(_message.Message):
     """Higher goes first."""
     document_digest: _builtins.str
     """SHA-256 of what the document says, in hex; absent where no repeat is to be told from another."""
+    is_workdir_sent: _builtins.bool
+    """The working directory was sent for this task alone, and goes with its end."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Program and arguments."""
@@ -1082,10 +1113,11 @@ class TaskSpec(_message.Message):
         priority: _builtins.int = ...,
         disconnect: Global___Disconnect | None = ...,
         document_digest: _builtins.str | None = ...,
+        is_workdir_sent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_document_digest", b"_document_digest", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "document_digest", b"document_digest", "earliest_start_s", b"earliest_start_s", "gpu", b"gpu", "image", b"image", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "placement", b"placement", "request_id", b"request_id", "retry", b"retry", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_document_digest", b"_document_digest", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "command", b"command", "data", b"data", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "document_digest", b"document_digest", "earliest_start_s", b"earliest_start_s", "env", b"env", "gpu", b"gpu", "image", b"image", "is_idempotent", b"is_idempotent", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "name", b"name", "outputs", b"outputs", "placement", b"placement", "priority", b"priority", "project", b"project", "request_id", b"request_id", "retry", b"retry", "secrets", b"secrets", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg", "_deadline_s", b"_deadline_s", "_document_digest", b"_document_digest", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "_max_carbon_gco2", b"_max_carbon_gco2", "_max_cost_usd", b"_max_cost_usd", "_model", b"_model", "_request_id", b"_request_id", "_workdir", b"_workdir", "carbon_price_usd_per_kg", b"carbon_price_usd_per_kg", "command", b"command", "data", b"data", "deadline_s", b"deadline_s", "disconnect", b"disconnect", "document_digest", b"document_digest", "earliest_start_s", b"earliest_start_s", "env", b"env", "gpu", b"gpu", "image", b"image", "is_idempotent", b"is_idempotent", "is_workdir_sent", b"is_workdir_sent", "max_carbon_gco2", b"max_carbon_gco2", "max_cost_usd", b"max_cost_usd", "model", b"model", "name", b"name", "outputs", b"outputs", "placement", b"placement", "priority", b"priority", "project", b"project", "request_id", b"request_id", "retry", b"retry", "secrets", b"secrets", "work", b"work", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__carbon_price_usd_per_kg: _TypeAlias = _typing.Literal["carbon_price_usd_per_kg"]  # noqa: Y015
     _WhichOneofArgType__carbon_price_usd_per_kg: _TypeAlias = _typing.Literal["_carbon_price_usd_per_kg", b"_carbon_price_usd_per_kg"]  # noqa: Y015
@@ -1188,6 +1220,7 @@ class Task(_message.Message):
     FETCHED_BYTES_FIELD_NUMBER: _builtins.int
     FETCH_BYTES_FIELD_NUMBER: _builtins.int
     ORIGIN_FETCHES_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     origin: _builtins.str
@@ -1242,6 +1275,12 @@ class Task(_message.Message):
     def origin_fetches(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Fetch]:
         """Transfers that running at the origin at once would have needed."""
 
+    @_builtins.property
+    def tail(self) -> _common_pb2.HeardTail:
+        """What the latest attempt last wrote, so far as it was heard; absent in lists and while a task is
+        watched, and where a report has it.
+        """
+
     def __init__(
         self,
         *,
@@ -1265,10 +1304,11 @@ class Task(_message.Message):
         fetched_bytes: _builtins.int = ...,
         fetch_bytes: _builtins.int = ...,
         origin_fetches: _abc.Iterable[_common_pb2.Fetch] | None = ...,
+        tail: _common_pb2.HeardTail | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bid", b"_bid", "_ended_s", b"_ended_s", "_report", b"_report", "_started_s", b"_started_s", "_wake_s", b"_wake_s", "bid", b"bid", "ended_s", b"ended_s", "fence", b"fence", "report", b"report", "spec", b"spec", "started_s", b"started_s", "wake_s", b"wake_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bid", b"_bid", "_ended_s", b"_ended_s", "_report", b"_report", "_started_s", b"_started_s", "_tail", b"_tail", "_wake_s", b"_wake_s", "bid", b"bid", "ended_s", b"ended_s", "fence", b"fence", "report", b"report", "spec", b"spec", "started_s", b"started_s", "tail", b"tail", "wake_s", b"wake_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bid", b"_bid", "_ended_s", b"_ended_s", "_report", b"_report", "_started_s", b"_started_s", "_wake_s", b"_wake_s", "auction_count", b"auction_count", "bid", b"bid", "ended_s", b"ended_s", "failure_count", b"failure_count", "fence", b"fence", "fetch_bytes", b"fetch_bytes", "fetched_bytes", b"fetched_bytes", "message", b"message", "needs", b"needs", "origin", b"origin", "origin_fetches", b"origin_fetches", "predictions", b"predictions", "reason", b"reason", "report", b"report", "spec", b"spec", "started_s", b"started_s", "state", b"state", "submitted_s", b"submitted_s", "task_id", b"task_id", "wake_s", b"wake_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bid", b"_bid", "_ended_s", b"_ended_s", "_report", b"_report", "_started_s", b"_started_s", "_tail", b"_tail", "_wake_s", b"_wake_s", "auction_count", b"auction_count", "bid", b"bid", "ended_s", b"ended_s", "failure_count", b"failure_count", "fence", b"fence", "fetch_bytes", b"fetch_bytes", "fetched_bytes", b"fetched_bytes", "message", b"message", "needs", b"needs", "origin", b"origin", "origin_fetches", b"origin_fetches", "predictions", b"predictions", "reason", b"reason", "report", b"report", "spec", b"spec", "started_s", b"started_s", "state", b"state", "submitted_s", b"submitted_s", "tail", b"tail", "task_id", b"task_id", "wake_s", b"wake_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bid: _TypeAlias = _typing.Literal["bid"]  # noqa: Y015
     _WhichOneofArgType__bid: _TypeAlias = _typing.Literal["_bid", b"_bid"]  # noqa: Y015
@@ -1278,6 +1318,8 @@ class Task(_message.Message):
     _WhichOneofArgType__report: _TypeAlias = _typing.Literal["_report", b"_report"]  # noqa: Y015
     _WhichOneofReturnType__started_s: _TypeAlias = _typing.Literal["started_s"]  # noqa: Y015
     _WhichOneofArgType__started_s: _TypeAlias = _typing.Literal["_started_s", b"_started_s"]  # noqa: Y015
+    _WhichOneofReturnType__tail: _TypeAlias = _typing.Literal["tail"]  # noqa: Y015
+    _WhichOneofArgType__tail: _TypeAlias = _typing.Literal["_tail", b"_tail"]  # noqa: Y015
     _WhichOneofReturnType__wake_s: _TypeAlias = _typing.Literal["wake_s"]  # noqa: Y015
     _WhichOneofArgType__wake_s: _TypeAlias = _typing.Literal["_wake_s", b"_wake_s"]  # noqa: Y015
     @_typing.overload
@@ -1288,6 +1330,8 @@ class Task(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__report) -> _WhichOneofReturnType__report | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started_s) -> _WhichOneofReturnType__started_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail) -> _WhichOneofReturnType__tail | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__wake_s) -> _WhichOneofReturnType__wake_s | None: ...
 

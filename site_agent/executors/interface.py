@@ -127,6 +127,14 @@ class Executor(Protocol):
             NotFoundError: No such run.
         """
 
+    async def log_end(self, run_id: RunId, *, limit_bytes: int) -> tuple[bytes, int]:
+        """Return the last bytes of the output, at most `limit_bytes`, and its length, bytes.
+
+        Raises:
+            InvalidRequestError: `limit_bytes` is negative.
+            NotFoundError: No such run.
+        """
+
     async def cancel(self, run_id: RunId) -> None:
         """Begin to end the run; it is over when `poll` says EXITED. Never starts again."""
 

@@ -149,6 +149,17 @@ class ProcessExecutor:
             raise InvalidRequestError("offset and limit_bytes are at least 0", field="offset")
         return await asyncio.to_thread(_read_log, self._run_dir(run_id), offset, limit_bytes)
 
+    async def log_end(self, run_id: RunId, *, limit_bytes: int) -> tuple[bytes, int]:
+        """Return the last bytes of the output, at most `limit_bytes`, and its length, bytes.
+
+        Raises:
+            InvalidRequestError: `limit_bytes` is negative.
+            NotFoundError: No such run.
+        """
+        if limit_bytes < 0:
+            raise InvalidRequestError("limit_bytes is at least 0", field="limit_bytes")
+        return await asyncio.to_thread(_read_log_end, self._run_dir(run_id), limit_bytes)
+
     async def cancel(self, run_id: RunId) -> None:
         """Begin to end the run; one that has not been started never will be."""
         await asyncio.to_thread(self._cancel, self._run_dir(run_id))
@@ -516,6 +527,19 @@ def _read_log(run_dir: Path, offset: int, limit_bytes: int) -> bytes:
             return file.read(limit_bytes)
     except FileNotFoundError:  # it has not begun to write
         return b""
+
+
+def _read_log_end(run_dir: Path, limit_bytes: int) -> tuple[bytes, int]:
+    if not run_dir.exists():
+        raise NotFoundError(f"no run {run_dir.name} here")
+    try:
+        with (run_dir / supervisor.LOG_FILE).open("rb") as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - limit_bytes)
+            file.seek(begin)
+            data = file.read(limit_bytes)
+            return data, begin + len(data)
+    except FileNotFoundError:  # it has not begun to write
+        return b"", 0
 
 
 def _supervisor_errors(run_dir: Path) -> str:

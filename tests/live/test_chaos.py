@@ -13,6 +13,7 @@ import pytest
 from gcos.client import Client
 from gcos.errors import UnavailableError
 from gcos.ids import TaskId
+from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import Reason, TaskState
 
@@ -145,6 +146,47 @@ async def test_a_followed_log_goes_on_with_the_next_attempt(
     assert lines[0] == f"at {running.site_id}"
     assert lines[-2] == "end"
     assert sum(line.startswith("at ") for line in lines) == 2
+
+
+async def test_a_dead_site_s_last_words_are_told_until_it_is_tried_again(
+    live: Any, client: Client, tmp_path: Path
+) -> None:
+    trace = tmp_path / "tried"
+    command = f"echo words of $GCOS_RUN_ID; test -e {trace} || {{ touch {trace}; sleep 600; }}"
+    spec = {"apiVersion": "gcos/v1", "kind": "Task", "run": command, "placement": {"allow": ["de"]}}
+    task_id = (await client.submit(json.dumps(spec))).task.task_id
+    await until(client, task_id, lambda task: task.state is TaskState.RUNNING)
+    async with asyncio.timeout(PATIENCE_S):
+        while (heard := (await client.task(task_id)).tail) is None:
+            await asyncio.sleep(0.1)
+    run_id = heard.run_id
+    words = f"words of {run_id}\n"
+    assert heard.tail.text == words
+    (found,) = live.directory.glob(f"sites/de/**/runs/{run_id}/supervisor.json")
+    live.kill("de")
+    os.kill(json.loads(found.read_text())["pid"], signal.SIGKILL)
+    try:
+        pieces = [piece async for piece in client.log_pieces(task_id)]
+        assert [(piece.data, piece.site_id, piece.is_silent) for piece in pieces] == [
+            (words.encode(), "de", True)
+        ]
+        async with asyncio.timeout(PATIENCE_S):
+            while not (lost := [e for e in await _events(client, task_id) if e.tail is not None]):
+                await asyncio.sleep(0.1)
+        assert [(event.kind, event.tail.tail.text) for event in lost] == [("lease_expired", words)]
+        followed = client.log_pieces(task_id, follow=True)
+        told = await anext(followed)
+        assert (told.data, told.is_silent) == (words.encode(), True)
+    finally:
+        live.restart("de")
+    async with asyncio.timeout(PATIENCE_S):
+        rest = [piece async for piece in followed if piece.run_id != run_id]
+    assert b"".join(piece.data for piece in rest) == f"words of {rest[0].run_id}\n".encode()
+    assert all(piece.heard_s is None for piece in rest)
+
+
+async def _events(client: Client, task_id: TaskId) -> tuple[TaskEvent, ...]:
+    return (await client.explain(task_id)).events
 
 
 async def test_broker_and_predictor_may_die(live: Any, client: Client, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gcos.artifacts import SENT_WORKDIR_PREFIX
 from gcos.client import Client
 from gcos.errors import InvalidRequestError, NoCandidateError, WrongStateError
 from gcos.ids import SiteId
@@ -61,6 +62,13 @@ async def test_a_declared_output_that_is_missing_fails_the_task(client: Client) 
         await client.results(ended.task_id, Path("unused"))
 
 
+async def sent_names(client: Client) -> list[str]:
+    """Return what the origin holds of directories that were sent for one task."""
+    (cache,) = (await client.cache(SiteId("cal"))).items
+    names = [entry.artifact.name for entry in cache.entries]
+    return [name for name in names if name.startswith(SENT_WORKDIR_PREFIX)]
+
+
 async def test_a_working_directory_travels_with_the_task(client: Client, tmp_path: Path) -> None:
     (tmp_path / "code" / "inner").mkdir(parents=True)
     (tmp_path / "code" / "inner" / "main.sh").write_text("echo from the workdir\n")
@@ -74,6 +82,16 @@ async def test_a_working_directory_travels_with_the_task(client: Client, tmp_pat
     ended = await client.wait(submission.task.task_id, timeout_s=60)
     assert ended.state is TaskState.SUCCEEDED, ended.message
     assert "from the workdir" in ended.report.log_tail
+    async with asyncio.timeout(30):
+        while await sent_names(client):
+            await asyncio.sleep(0.1)
+    await settled(client)
+    with pytest.raises(NoCandidateError, match="none-such"):
+        await client.submit(
+            document("true", workdir="./code", resources={"gpu": {"type": "none-such"}}),
+            directory=tmp_path,
+        )
+    assert await sent_names(client) == [], "of a refused task it goes at once"
     (tmp_path / "code" / "link").symlink_to("/etc/passwd")
     with pytest.raises(InvalidRequestError, match="link or special file"):
         await client.submit(spec, directory=tmp_path)

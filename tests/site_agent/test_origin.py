@@ -22,6 +22,7 @@ from gcos.durations import Outcome, Prediction, PredictionSource, RunTime
 from gcos.errors import QueueFullError, UnknownTaskError
 from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId, run_id
 from gcos.ledger import LedgerEntry
+from gcos.log_tails import HeardTail, LogTail
 from gcos.task_record import Task
 from gcos.tasks import (
     Disconnect,
@@ -153,10 +154,14 @@ class Bench:
         s: float = 3,
         run: RunId | None = None,
         site: SiteId = PARIS,
+        tail: LogTail | None = None,
     ) -> Verdict:
-        progress = RunProgress(run or self.run_id, state, Reason.EXECUTING, started_s=WORLD_S)
+        progress = RunProgress(
+            run or self.run_id, state, Reason.EXECUTING, started_s=WORLD_S, tail=tail
+        )
         answer, ready = self.origin.renew(Renewal(site, "i", (progress,)), now=at(s))
         self.take(ready)
+        self.tail_end_bytes, self.last = answer.tail_end_bytes, ready
         return answer.verdicts[progress.run_id]
 
     def report(self, report: Report, *, s: float = 100) -> ReportAnswer:
@@ -660,6 +665,72 @@ def test_a_holder_that_has_fallen_silent_is_told_of_while_its_lease_runs() -> No
     assert bench.task.reason is not Reason.AWAITING_HOLDER
     bench.renew(s=53)
     assert bench.origin.seen(TASK, now=at(54)) == bench.task
+
+
+TAIL = LogTail(10, 14, "two\n")
+
+
+def test_the_newest_tail_is_kept_without_a_write_and_acknowledged() -> None:
+    bench = running()
+    assert bench.tail_end_bytes == {}
+    bench.renew(s=10, tail=TAIL)
+    assert bench.last.writes == ()
+    assert bench.tail_end_bytes == {bench.run_id: 14}
+    assert bench.task.tail == HeardTail(bench.run_id, PARIS, WORLD_S + 10, TAIL)
+    bench.renew(s=20)
+    assert bench.tail_end_bytes == {bench.run_id: 14}
+    assert bench.task.tail == HeardTail(bench.run_id, PARIS, WORLD_S + 20, TAIL)
+    bench.renew(s=21, tail=LogTail(0, 4, "one\n"))  # was overtaken on the way
+    assert bench.task.tail == HeardTail(bench.run_id, PARIS, WORLD_S + 21, TAIL)
+
+
+@pytest.mark.parametrize(
+    "tail", [LogTail(-1, 3, "x"), LogTail(9, 3, ""), LogTail(0, 9, "x" * 3000)]
+)
+def test_a_tail_that_cannot_be_is_not_kept(tail: LogTail) -> None:
+    bench = running()
+    assert bench.renew(s=10, tail=tail) is Verdict.CONTINUE
+    assert (bench.task.tail, bench.tail_end_bytes) == (None, {})
+
+
+def test_a_stranger_s_tail_is_not_kept() -> None:
+    bench = running()
+    bench.renew(s=10, site=WARSAW, tail=TAIL)
+    assert (bench.task.tail, bench.tail_end_bytes) == (None, {})
+
+
+def test_a_lost_run_s_tail_is_written_with_its_end_and_kept_until_the_next_award() -> None:
+    bench = running()
+    bench.renew(s=10, tail=TAIL)
+    heard = bench.task.tail
+    ready = bench.tick(100)
+    (note,) = [write for write in ready.writes if isinstance(write, Note)]
+    assert (note.event.kind, note.event.tail) == ("lease_expired", heard)
+    assert bench.tasks[TASK].tail == heard
+    bench.restart(101)
+    assert bench.task.tail == heard
+    bench.close(bid_of(WARSAW), s=102)
+    assert bench.task.state is TaskState.AWARDING
+    assert bench.task.tail is None
+
+
+def test_a_restarted_origin_says_what_it_has_of_a_tail() -> None:
+    bench = running()
+    bench.renew(s=10, tail=TAIL)
+    bench.restart(11)
+    bench.renew(s=12)
+    assert bench.tail_end_bytes == {}, "it was not written: the holder tells it again"
+
+
+def test_a_run_that_reports_needs_no_tail() -> None:
+    bench = running()
+    bench.renew(s=10, tail=TAIL)
+    bench.report(report_of(bench))
+    assert bench.task.tail is None
+    bench = running()
+    bench.renew(s=10, tail=TAIL)
+    bench.report(report_of(bench, RunState.FAILED, Reason.EXECUTOR_FAILED))
+    assert (bench.task.state, bench.task.tail) == (TaskState.QUEUED, None)
 
 
 def test_a_delayed_renewal_never_moves_a_task_back() -> None:

@@ -22,6 +22,7 @@ from gcos.contract_net import (
 )
 from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId, run_id
+from gcos.log_tails import LogTail
 from gcos.signals import HOUR_S, Provenance, Signal, SiteSignals, StepSeries
 from gcos.sites import Link, Pool, Site
 from gcos.tasks import GpuRequest, Reason, RunState, Work
@@ -601,6 +602,62 @@ def test_a_renewal_lists_all_unfinished_runs_by_origin() -> None:
     assert progress.started_s == WORLD_S + 2
     (waiting,) = renewals["rome:1"].runs
     assert (waiting.fetched_bytes, waiting.fetch_bytes, waiting.started_s) == (0, 4, None)
+
+
+def tails_sent(bench: Bench, tails: dict[RunId, LogTail]) -> dict[RunId, LogTail | None]:
+    runs = bench.participant.renewals(tails)[ORIGIN].runs
+    return {progress.run_id: progress.tail for progress in runs}
+
+
+def test_a_tail_goes_with_each_renewal_until_it_is_answered() -> None:
+    bench, run = running()
+    tail, longer = LogTail(0, 4, "one\n"), LogTail(0, 8, "one\ntwo\n")
+    assert tails_sent(bench, {}) == {run: None}
+    assert bench.participant.writers(ORIGIN) == [run]
+    for _ in range(2):
+        assert tails_sent(bench, {run: tail}) == {run: tail}
+    bench.participant.tails_heard({run: 4}, of=[run])
+    assert tails_sent(bench, {run: tail}) == {run: None}, "nothing is new"
+    assert tails_sent(bench, {run: longer}) == {run: longer}
+    bench.participant.tails_heard({}, of=[run])
+    assert tails_sent(bench, {run: tail}) == {run: tail}, "its origin has lost it"
+
+
+def test_a_run_that_has_ended_has_no_tail_any_more() -> None:
+    bench, run = running()
+    bench.participant.tails_heard({run: 4}, of=[run])
+    bench.exited(run)
+    assert bench.participant.writers(ORIGIN) == [run], "it publishes"
+    bench.take(bench.participant.published(run, EXIT_ZERO, now=at(3701)))
+    bench.participant.tails_heard({run: 8}, of=[run])
+    assert (bench.participant.writers(ORIGIN), bench.participant.told_bytes) == ([], {})
+
+
+def test_the_tails_of_one_renewal_are_bounded_and_all_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(participant_module, "RENEWAL_TAIL_BYTES_MAX", 10)
+    bench = Bench()
+    awards = [award_of(task=f"oslo-{number}") for number in range(4)]
+    for award in awards:
+        bench.award(award)
+    end_bytes, turns = 0, []
+    for _ in range(4):
+        end_bytes += 4  # all of them go on writing
+        tails = {award.run_id: LogTail(end_bytes - 4, end_bytes, "abc\n") for award in awards}
+        sent = {run for run, tail in tails_sent(bench, tails).items() if tail is not None}
+        turns += sorted(sent)
+        bench.participant.tails_heard(
+            dict.fromkeys(sent, end_bytes)
+            | {
+                run: bench.participant.told_bytes[run]
+                for run in bench.participant.told_bytes
+                if run not in sent
+            },
+            of=[award.run_id for award in awards],
+        )
+        assert len(sent) == 2
+    assert sorted(turns) == sorted([award.run_id for award in awards] * 2)
 
 
 def test_a_running_run_s_lease_is_extended_and_never_shortened() -> None:

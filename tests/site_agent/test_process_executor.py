@@ -131,6 +131,17 @@ async def test_a_run_goes_from_absent_to_exited_with_its_exit_code(site: Site) -
     assert await site.executor.logs(command.run_id) == b"hello\n"
 
 
+async def test_the_end_of_an_output_is_read_without_the_rest(site: Site) -> None:
+    command = site.command("/bin/echo", "hello")
+    await site.execute(command)
+    for limit, expected in ((0, b""), (3, b"lo\n"), (6, b"hello\n"), (99, b"hello\n")):
+        assert await site.executor.log_end(command.run_id, limit_bytes=limit) == (expected, 6)
+    with pytest.raises(InvalidRequestError):
+        await site.executor.log_end(command.run_id, limit_bytes=-1)
+    with pytest.raises(NotFoundError):
+        await site.executor.log_end(RunId("oslo-9.1.1"), limit_bytes=3)
+
+
 async def test_a_job_ended_by_a_signal_has_its_number_as_negative_exit_code(site: Site) -> None:
     status = await site.execute(site.command("/bin/sh", "-c", "kill -ABRT $$"))
     assert (status.reason, status.exit_code) == (ExitReason.EXITED, -signal.SIGABRT)

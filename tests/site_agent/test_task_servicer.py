@@ -25,12 +25,14 @@ from gcos.errors import (
     GcosError,
     InvalidRequestError,
     NoCandidateError,
+    NotFoundError,
     PeerUnreachableError,
     RequestIdTakenError,
     UnavailableError,
 )
 from gcos.ids import ArtifactId, RunId, SiteId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, SiteBook
+from gcos.log_tails import LogTail
 from gcos.rpc.wire import from_proto
 from gcos.signals import Provenance, Signal, SiteSignals, StepSeries
 from gcos.sites import Link, Pool, PoolDigest, Site, SiteDigest
@@ -51,6 +53,7 @@ from site_agent.origin import Origin, OriginSettings
 from site_agent.participant import Participant
 from site_agent.peers import AnnounceAnswer
 from site_agent.runner import Runner
+from site_agent.sent_workdirs import AWAITED_S
 from site_agent.task_servicer import TaskServicer
 from testbed.samples import bid_of, ended
 
@@ -166,15 +169,24 @@ class PaperRuns:
 
     names: frozenset[str] = frozenset()
     is_away: bool = False
+    is_forgotten: bool = False
+    #: Sent working directories that are to go.
+    dropped: list[str] = field(default_factory=list)
 
     def secret_names(self) -> frozenset[str]:
         return self.names
 
     async def read_log(self, run_id: RunId, offset: int) -> tuple[bytes, bool]:
+        if self.is_forgotten:
+            raise NotFoundError("is not kept")
         if self.is_away:
             raise UnavailableError("the site is away")
         data = LOG[offset : offset + 4]
         return data, not data
+
+    async def drop_workdirs(self, names: dict[ArtifactId, str]) -> dict[ArtifactId, bool]:
+        self.dropped += names.values()
+        return dict.fromkeys(names, True)
 
     async def cancel(self, run_id: RunId) -> None:
         pass
@@ -606,6 +618,110 @@ async def test_a_content_that_sites_know_by_another_name_goes_by_the_one_asked_f
         assert [need.name for need in taken.task.needs] == ["corpus"]
 
 
+# ---------------------------------------------------------------- working directories
+
+
+SENT = artifact("workdir-code-0f0f0f0f", ArtifactKind.DATA, "e")
+SENT_AS = {"workdir": f"{SENT.name}@{SENT.artifact_id}"}
+
+
+def _upload(here: Agent) -> None:
+    here.runner.workdirs.uploaded(SENT.artifact_id, now_s=here.clock.now_s)
+
+
+async def _settled(here: Agent) -> list[str]:
+    """Let the agent do what it has begun."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return here.runs.dropped
+
+
+async def test_a_working_directory_goes_with_the_end_of_the_last_task_that_names_it() -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        tasks = []
+        for _ in range(2):
+            _upload(here)
+            tasks.append((await here.submit({"workdir": "./code"}, **SENT_AS)).task)
+        assert tasks[0].spec.is_workdir_sent
+        await here.runner.cancel(tasks[0].task_id)
+        assert await _settled(here) == []
+        await here.runner.cancel(tasks[1].task_id)
+        assert await _settled(here) == [SENT.name]
+
+
+@pytest.mark.parametrize(
+    "spec", [{"workdir": "./code", "resources": {"gpu": "nope"}}, {"workdir": "./code", "modle": 1}]
+)
+async def test_a_working_directory_of_a_refused_task_goes_at_once(spec: dict[str, Any]) -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        _upload(here)
+        await refused(here.submit(spec, **SENT_AS))
+        assert here.runs.dropped == [SENT.name]
+
+
+async def test_a_working_directory_waits_for_the_submission_that_its_upload_announces() -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        _upload(here)
+        task = (await here.submit({"workdir": "./code"}, **SENT_AS)).task
+        _upload(here)  # the same files once more, to be named in a moment
+        await here.runner.cancel(task.task_id)
+        assert await _settled(here) == []
+        again = (await here.submit({"workdir": "./code"}, **SENT_AS)).task
+        await here.runner.cancel(again.task_id)
+        assert await _settled(here) == [SENT.name]
+
+
+async def test_a_repeated_submission_leaves_no_working_directory_behind() -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        spec, more = {"workdir": "./code"}, {**SENT_AS, "request_id": "r"}
+        _upload(here)
+        task = (await here.submit(spec, **more)).task
+        _upload(here)
+        assert (await here.submit(spec, **more)).is_repeat
+        assert await _settled(here) == [], "its task goes on"
+        await here.runner.cancel(task.task_id)
+        assert await _settled(here) == [SENT.name]
+        _upload(here)
+        assert (await here.submit(spec, **more)).is_repeat
+        assert await _settled(here) == [SENT.name] * 2
+
+
+async def test_what_may_be_submitted_again_is_kept_for_a_while() -> None:
+    async with agent() as here:
+        here.peers.is_settled = False
+        await here.runner.refresh_sites()
+        _upload(here)
+        problem = await refused(here.submit({"workdir": "./code"}, **SENT_AS))
+        assert problem.code == "UNAVAILABLE"
+        assert await _settled(here) == []
+        here.clock.now_s += AWAITED_S
+        await here.runner.drop_workdirs()
+        assert here.runs.dropped == [SENT.name]
+
+
+@pytest.mark.parametrize("reference", ["corpus", f"corpus@{DATA.artifact_id}"])
+async def test_an_artifact_that_was_not_sent_for_a_task_stays(reference: str) -> None:
+    async with agent(known("on", "CA-ON", holdings=[DATA])) as here:
+        task = (await here.submit({"workdir": "./code"}, workdir=reference)).task
+        named = (await here.submit({"workdir": reference})).task
+        for each in (task, named):
+            await here.runner.cancel(each.task_id)
+        await refused(here.submit({"workdir": "./code", "modle": 1}, workdir=reference))
+        assert await _settled(here) == []
+
+
+async def test_an_agent_that_died_before_it_removed_one_removes_it_later() -> None:
+    async with agent(known("on", "CA-ON", holdings=[SENT])) as here:
+        task = (await here.submit({"workdir": "./code"}, **SENT_AS)).task
+        live = here.runner.origin.tasks[task.task_id]
+        here.runner.origin.tasks[task.task_id] = ended(live)
+        here.runner.origin.active.clear()
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(here.runner.workdirs_forever())
+            assert await _settled(here) == [SENT.name]
+            looking.cancel()
+
+
 # ---------------------------------------------------------------- logs
 
 
@@ -649,6 +765,100 @@ async def test_the_tail_that_came_with_the_report_is_there_when_the_site_is_not(
         here.runner.origin.tasks[task.task_id] = replace(done, report=report)
         for follow in (False, True):
             assert await log_of(here, follow=follow) == [(0, b"the end\n", run)]
+
+
+async def silent_pieces(here: Agent, **more: Any) -> list[tuple[int, bytes, float, str, bool]]:
+    (task_id,) = here.tasks
+    request = tasks_pb2.ReadLogRequest(task_id=task_id, **more)
+    pieces = here.servicer.ReadLog(request, cast(Any, None))
+    return [
+        (each.offset_bytes, each.data, each.heard_s, each.site_id, each.is_silent)
+        async for each in pieces
+        if each.HasField("heard_s")
+    ]
+
+
+def _hear(here: Agent, run: RunId, offset: int, text: str) -> None:
+    tail = LogTail(offset, offset + len(text), text)
+    progress = RunProgress(run, RunState.RUNNING, Reason.EXECUTING, tail=tail)
+    here.runner.origin.renew(Renewal(SiteId("de"), "i", (progress,)), now=here.runner.now())
+
+
+async def test_the_tail_that_came_with_a_renewal_is_there_when_the_site_is_not() -> None:
+    async with agent() as here:
+        task = (await here.submit({"placement": {"allow": "de"}})).task
+        run = _let_run(here, task)
+        _hear(here, run, 100, "the last\n")
+        here.runs.is_away = True
+        assert await silent_pieces(here) == [(100, b"the last\n", WORLD_S, "de", True)]
+        assert await silent_pieces(here, offset_bytes=104, run_id=run) == [
+            (104, b"last\n", WORLD_S, "de", True)
+        ]
+        here.runs.is_forgotten = True
+        assert [is_silent for *_, is_silent in await silent_pieces(here)] == [False]
+        listed = await here.servicer.ListTasks(tasks_pb2.ListTasksRequest(), cast(Any, None))
+        assert not listed.tasks[0].HasField("tail"), "lists stay short"
+        request = tasks_pb2.GetTaskRequest(task_id=task.task_id)
+        shown = await here.servicer.GetTask(request, cast(Any, None))
+        assert shown.task.tail.tail.text == "the last\n"
+
+
+async def test_who_follows_is_shown_the_tail_once_and_goes_on_with_the_next_attempt() -> None:
+    async with agent() as here, asyncio.timeout(20):
+        task = (await here.submit({"placement": {"allow": "de"}})).task
+        run = _let_run(here, task)
+        _hear(here, run, 2, "234\n")
+        here.runs.is_away = True
+        request = tasks_pb2.ReadLogRequest(task_id=task.task_id, follow=True)
+        pieces = here.servicer.ReadLog(request, cast(Any, None))
+        told = await anext(pieces)
+        assert (told.offset_bytes, told.data, told.run_id) == (2, b"234\n", run)
+        _hear(here, run, 4, "4\nnew\n")  # it cannot be reached, but it reaches its origin
+        told = await anext(pieces)
+        assert (told.offset_bytes, told.data, told.run_id) == (6, b"new\n", run)
+        # Elsewhere it is tried again, and this attempt is read from its beginning.
+        here.runner.origin.tasks[task.task_id] = replace(
+            here.runner.origin.tasks[task.task_id],
+            fence=here.runner.origin.tasks[task.task_id].fence.next_attempt(),
+            tail=None,
+        )
+        here.runs.is_away = False
+        told = await anext(pieces)
+        assert (told.offset_bytes, told.data, told.HasField("heard_s")) == (0, b"0123", False)
+        assert told.run_id != run
+        await pieces.aclose()
+
+
+async def test_what_lies_between_is_read_when_the_site_is_back() -> None:
+    """A tail that does not follow on what was read must not hide what is between."""
+    async with agent() as here, asyncio.timeout(20):
+        task = (await here.submit({"placement": {"allow": "de"}})).task
+        run = _let_run(here, task)
+        _hear(here, run, 6, "6789")
+        here.runs.is_away = True
+        request = tasks_pb2.ReadLogRequest(
+            task_id=task.task_id, follow=True, offset_bytes=3, run_id=run
+        )
+        pieces = here.servicer.ReadLog(request, cast(Any, None))
+        assert (await anext(pieces)).data == b"6789"
+        here.runs.is_away = False
+        assert (await anext(pieces)).data == b"3456"
+        await pieces.aclose()
+
+
+async def test_renewals_carry_tails_to_other_origins_only() -> None:
+    async with agent() as here:
+        asked: list[list[RunId]] = []
+
+        async def tails(run_ids: list[RunId]) -> dict[RunId, LogTail]:
+            asked.append(run_ids)
+            return {}
+
+        here.runs.tails = tails  # type: ignore[attr-defined]
+        await here.runner._renew("de:1")
+        assert asked == []
+        await here.runner._renew("on:1")
+        assert asked == [[]]
 
 
 async def test_a_log_begins_at_no_negative_byte() -> None:

@@ -34,13 +34,15 @@ from gcos.errors import (
     SiteDrainingError,
     UnauthenticatedError,
 )
+from gcos.ids import RunId, SiteId
 from gcos.ledger_totals import LedgerSummary
+from gcos.log_tails import HeardTail, LogTail
 from gcos.next_steps import next_step
 from gcos.rpc.wire import to_proto
 from gcos.schema import task_schema
 from gcos.task_events import TaskEvent
 from gcos.task_record import Task
-from gcos.tasks import Reason
+from gcos.tasks import Reason, TaskState
 from gcos.v1 import operator_pb2, tasks_pb2
 from testbed import samples
 from testbed.fakes import FAKE_TOKEN, FakeAgent
@@ -389,10 +391,63 @@ async def test_logs_as_json_are_lines_with_their_places(gcos: Gcos, agent: FakeA
     ran = await gcos("logs", task.task_id, "-o", "json")
     run_id = f"{task.task_id}.1.1"
     assert [json.loads(line) for line in ran.out.splitlines()] == [
-        {"run_id": run_id, "offset_bytes": 0, "text": "one"},
-        {"run_id": run_id, "offset_bytes": 4, "text": "two"},
-        {"run_id": run_id, "offset_bytes": 8, "text": "\ufffdend"},
+        {"run_id": run_id, "offset_bytes": at, "text": text, "heard_s": None, "site_id": None}
+        for at, text in [(0, "one"), (4, "two"), (8, "\ufffdend")]
     ]
+
+
+async def test_logs_of_a_silent_site_are_what_was_last_heard_and_say_so(
+    gcos: Gcos, agent: FakeAgent
+) -> None:
+    await agent.put(task := samples.task_named("1"))
+    agent.log = (b"one\ntwo\n",)
+    agent.log_heard_s = 1_700_000_000.0
+    words = "last heard at 11-14 22:13Z from de, which is silent"
+    for more in ([], ["-f"]):
+        ran = await gcos("logs", task.task_id, *more)
+        assert (ran.code, ran.out) == (0, "one\ntwo\n")
+        assert words in ran.err
+    ran = await gcos("logs", task.task_id, "-o", "json")
+    assert [json.loads(line) for line in ran.out.splitlines()] == [
+        {
+            "run_id": f"{task.task_id}.1.1",
+            "offset_bytes": at,
+            "text": text,
+            "heard_s": 1_700_000_000.0,
+            "site_id": "de",
+        }
+        for at, text in [(0, "one"), (4, "two")]
+    ]
+    (problem,) = [json.loads(line) for line in ran.err.splitlines()]
+    assert problem["reason"] == "SITE_SILENT"
+    assert words in problem["message"]
+
+
+@pytest.mark.parametrize("command", ["status", "explain"])
+async def test_a_silent_site_s_last_words_stand_with_the_task(
+    gcos: Gcos, agent: FakeAgent, command: str
+) -> None:
+    task = samples.task_named("1")
+    heard = HeardTail(RunId(f"{task.task_id}.1.1"), SiteId("de"), 0.0, LogTail(0, 8, "one\ntwo\n"))
+    state = {"state": TaskState.RUNNING, "tail": heard}
+    await agent.put(replace(task, reason=Reason.EXECUTING, **state))
+    assert "last heard" not in (await gcos(command, task.task_id)).out, "it is not silent"
+    await agent.put(replace(task, reason=Reason.AWAITING_HOLDER, **state))
+    shown = (await gcos(command, task.task_id)).out
+    assert "last heard at 01-01 00:00Z" in shown
+    assert "from de, which is silent:\none\ntwo\n" in shown
+    told = json.loads((await gcos("status", task.task_id, "-o", "json")).out)
+    assert told["tail"]["tail"]["text"] == "one\ntwo\n"
+
+
+async def test_what_a_lost_attempt_last_wrote_is_explained(gcos: Gcos, agent: FakeAgent) -> None:
+    await agent.put(task := samples.task_named("1"))
+    heard = HeardTail(RunId(f"{task.task_id}.1.1"), SiteId("de"), 0.0, LogTail(0, 4, "one\n"))
+    event = TaskEvent(5.0, "lease_expired", "was not heard", attempt=1, tail=heard)
+    agent.events = (event,)
+    shown = (await gcos("explain", task.task_id)).out
+    assert "attempt 1 was last heard at 01-01 00:00Z" in shown
+    assert "which is silent:\none\n" in shown
 
 
 @pytest.mark.parametrize("words", [("-o", "yaml"), ("-o", "name"), ("-q",)])
