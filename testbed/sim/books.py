@@ -255,10 +255,14 @@ class Books:
 
     def reported(self) -> dict[str, object]:
         """Return `reported.json` of DESIGN section 10."""
-        whole: dict[str, object] = dict(_figures(self.whole))
-        return {**whole, "measured": _figures(self.measured)}
+        whole: dict[str, object] = dict(self._figures(self.whole))
+        return {**whole, "measured": self._figures(self.measured)}
 
     # ---------------------------------------------------------------- inside
+
+    @staticmethod
+    def _figures(account: Account) -> dict[str, float]:
+        return figures(account.charges.close(), account.miss_count)
 
     def _run_charge(
         self, task: SimTask, site: Site, pool: Pool, start_s: float, end_s: float
@@ -338,8 +342,8 @@ def _lookups(account: Account, kind: ArtifactKind) -> Lookups:
     return Lookups(hit_count=account.hit_count[kind], miss_count=account.fetch_count[kind])
 
 
-def _figures(account: Account) -> dict[str, float]:
-    total = account.charges.close()
+def figures(total: Charge, miss_count: int) -> dict[str, float]:
+    """Return one account of `reported.json`, in the units of DESIGN section 10."""
     return {
         "energy_usd": total.energy_usd,
         "gpu_usd": total.gpu_usd,
@@ -348,6 +352,6 @@ def _figures(account: Account) -> dict[str, float]:
         "penalty_usd": total.penalty_usd,
         "kg_run": total.compute_gco2 / 1000,
         "kg_transfer": total.network_gco2 / 1000,
-        "misses": account.miss_count,
+        "misses": miss_count,
         "gb_moved": total.transfer_bytes / BYTES_PER_GB,
     }

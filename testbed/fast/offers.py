@@ -1,0 +1,298 @@
+"""What a site bids: the arithmetic of `policies.offer`, of sourcing and of the bidders."""
+
+import math
+
+import numpy as np
+
+from gcos.accounting import BYTES_PER_GB, G_PER_KG, LATE_TOLERANCE_H, S_PER_H
+from gcos.signals import HOUR_S
+from policies.baselines.rules import LAST, START_TIE, TIE
+from policies.offer import HORIZON_H
+from site_agent.participant import RUN_COUNT_MAX
+from testbed.fast.caches import bit, has
+from testbed.fast.compiled import compiled
+from testbed.fast.hashing import uniform
+from testbed.fast.layout import (
+    CARBON,
+    CARBON_GREEDY,
+    COST_GREEDY,
+    JOINT,
+    JOINT_LOOKAHEAD,
+    LEAST_LOADED,
+    LOCAL,
+    LOCALITY,
+    PRICE,
+    RANDOM,
+    RESERVED,
+    ROUND_ROBIN,
+    SLICE_COUNT,
+    WAIT_BEST,
+    WAIT_LOCAL,
+    State,
+)
+from testbed.fast.plan import (
+    committed_gpu_s,
+    earliest_fit,
+    full_profile,
+    interpolated,
+    least_free,
+)
+from testbed.fast.signals import flat_mean, integral, mean, value_at
+
+TINY = float(np.finfo(np.float64).tiny)
+
+
+@compiled
+def cheapest(s: State, artifact: int, site: int, at_s: float) -> tuple[int, float, float, float]:
+    """Return the best source of an artifact, seconds, $ and g of bringing it from there."""
+    what, top = s.artifacts[artifact], s.g[0]
+    size_bytes = what.size_bytes
+    size_gb = size_bytes / BYTES_PER_GB
+    source, least_usd, shortest_s, egress_usd, network_g = -1, 0.0, 0.0, 0.0, 0.0
+    for holder in range(top.site_count):
+        if holder == site:
+            continue
+        is_stored = (what.holders & bit(holder)) != 0 and s.sites[holder].is_here == 1
+        if holder != what.home and not is_stored:
+            continue
+        link = s.links[holder, site]
+        duration_s = link.zone_rtt_s + size_bytes / link.zone_bytes_per_s
+        end_s = at_s + duration_s
+        there = value_at(s.series, s.truth, CARBON, holder, top.now_s)
+        sent = flat_mean(there, at_s, end_s)
+        received = mean(s.issues, s.issued, s.issued_sum, CARBON, site, at_s, end_s)
+        gco2 = size_gb * top.kappa * ((sent + received) / 2)
+        usd = size_gb * link.zone_egress
+        joint_usd = usd + top.carbon_price * gco2 / G_PER_KG
+        if (
+            source < 0
+            or joint_usd < least_usd
+            or (joint_usd == least_usd and duration_s < shortest_s)
+        ):
+            source, least_usd, shortest_s = holder, joint_usd, duration_s
+            egress_usd, network_g = usd, gco2
+    return source, shortest_s, egress_usd, network_g
+
+
+@compiled
+def staged_by_s(s: State, site: int, task: int) -> float:
+    """Return the instant by which everything that a task needs should be at a site."""
+    ready_s = s.g[0].now_s
+    for part in range(2):
+        artifact = s.tasks[task].model if part == 0 else s.tasks[task].data
+        if not has(s, site, artifact):
+            _, duration_s, _, _ = cheapest(s, artifact, site, ready_s)
+            ready_s += duration_s
+    return ready_s
+
+
+@compiled
+def expected(s: State, site: int, kind: int, sigma: int, median_s: float, start_s: float) -> float:
+    """Return the mean over the run time of a signal's integral, unit of the value times seconds."""
+    total = 0.0
+    for k in range(SLICE_COUNT):
+        end_s = start_s + median_s * s.slice_ratio[sigma, k]
+        total += integral(s.issues, s.issued, s.issued_sum, kind, site, start_s, end_s)
+    return total / SLICE_COUNT
+
+
+@compiled
+def late_probability(s: State, sigma: int, median_s: float, left_s: float) -> float:
+    """Return P(run time > `left_s`)."""
+    ln = math.log(max(left_s, TINY)) - math.log(median_s)
+    return 1.0 - interpolated(ln, s.slice_ln[sigma], s.levels)
+
+
+@compiled
+def penalty_usd(s: State, task: int, sigma: int, median_s: float, start_s: float) -> float:
+    """Return the mean penalty over the run time."""
+    what = s.tasks[task]
+    total = 0.0
+    for k in range(SLICE_COUNT):
+        late_h = (start_s + median_s * s.slice_ratio[sigma, k] - what.deadline_s) / S_PER_H
+        if late_h > LATE_TOLERANCE_H:
+            total += what.penalty_usd + what.penalty_usd_per_h * min(late_h, what.penalty_cap_h)
+    return total / SLICE_COUNT
+
+
+@compiled
+def offer_usd(
+    s: State,
+    site: int,
+    task: int,
+    median_s: float,
+    start_s: float,
+    egress_usd: float,
+    network_g: float,
+) -> float:
+    """Return the exact marginal J of a start."""
+    what, here, top = s.tasks[task], s.sites[site], s.g[0]
+    sigma = what.sigma
+    power_kw = what.gpu_count * here.active_kw * here.pue / S_PER_H
+    cost_usd = expected(s, site, PRICE, sigma, median_s, start_s) * power_kw
+    cost_usd = cost_usd + egress_usd + penalty_usd(s, task, sigma, median_s, start_s)
+    if top.counts_gpu_hours:
+        mean_s = 0.0
+        for k in range(SLICE_COUNT):
+            mean_s += median_s * s.slice_ratio[sigma, k]
+        cost_usd += what.gpu_count * (mean_s / SLICE_COUNT / S_PER_H) * here.usd_per_gpu_h
+    gco2 = expected(s, site, CARBON, sigma, median_s, start_s) * power_kw + network_g
+    return cost_usd + top.carbon_price * gco2 / G_PER_KG
+
+
+@compiled
+def score(
+    s: State, site: int, task: int, rule: int, median_s: float, start_s: float, fetch_bytes: int
+) -> float:
+    """Return by what a rule compares sites: the lowest wins."""
+    what, here, now_s = s.tasks[task], s.sites[site], s.g[0].now_s
+    if rule == RANDOM:
+        return uniform(s.task_text[task], s.site_text[site])
+    if rule == ROUND_ROBIN:
+        return float(here.awarded_count)
+    if rule in (LOCAL, WAIT_LOCAL):
+        return 0.0 if what.origin == site else 1.0
+    if rule == LEAST_LOADED:
+        return committed_gpu_s(s, site, now_s) / here.gpu_count
+    power_kw = what.gpu_count * here.active_kw * here.pue / S_PER_H
+    if rule == COST_GREEDY:
+        value = expected(s, site, PRICE, what.sigma, median_s, start_s) * power_kw
+    elif rule == LOCALITY:
+        wait_h = max(0.0, start_s - now_s) / 3600
+        value = fetch_bytes / BYTES_PER_GB + START_TIE * wait_h
+    else:
+        value = expected(s, site, CARBON, what.sigma, median_s, start_s) * power_kw
+    late = late_probability(s, what.sigma, median_s, what.deadline_s - start_s)
+    return value + (LAST * late if late > s.g[0].late_max else 0.0)
+
+
+@compiled
+def bid(s: State, site: int, task: int) -> None:
+    """Write a site's answer to an announcement into `bids`."""
+    what, here, top = s.tasks[task], s.sites[site], s.g[0]
+    now_s = top.now_s
+    answer = s.bids[site]
+    answer.is_bid = 0
+    if here.is_draining or here.run_count >= RUN_COUNT_MAX:
+        return
+    waiting_s, fetch_s, egress_usd, network_g = 0.0, 0.0, 0.0, 0.0
+    fetch_bytes = 0
+    for part in range(2):
+        artifact = what.model if part == 0 else what.data
+        if has(s, site, artifact):
+            continue
+        _, duration_s, usd, gco2 = cheapest(s, artifact, site, now_s)
+        if s.entries[site, artifact].state == RESERVED:
+            waiting_s += duration_s
+            continue
+        fetch_s += duration_s
+        egress_usd += usd
+        network_g += gco2
+        fetch_bytes += s.artifacts[artifact].size_bytes
+    ready_s = now_s + waiting_s + fetch_s
+    answer.is_bid = 1
+    answer.fetch_s = fetch_s
+    answer.transfer_usd = egress_usd
+    answer.network_gco2 = network_g
+    answer.fetch_bytes = fetch_bytes
+    choose_start(s, site, task, ready_s)
+
+
+@compiled
+def choose_start(s: State, site: int, task: int, ready_s: float) -> None:
+    """Complete a bid with the start that the policy chooses."""
+    what, top = s.tasks[task], s.g[0]
+    answer = s.bids[site]
+    rule, now_s = top.rule, top.now_s
+    # `RunTime.lognormal` is asked for predicted work over the speed of the pool's type.
+    median_s = what.predicted_s / s.type_speed[s.sites[site].type]
+    p50_s = median_s * s.quantile_ratio[what.sigma, 9]
+    p90_s = median_s * s.quantile_ratio[what.sigma, 17]
+    not_before_s = max(ready_s, now_s)
+    count = 0
+    if least_free(s, site, task) >= what.gpu_count:
+        first_s = not_before_s
+    else:
+        count = full_profile(s, site, now_s, task)
+        first_s = earliest_fit(s.times, s.free, count, what.gpu_count, p50_s, not_before_s)
+    start_s, is_deferred = first_s, 0
+    waits = rule in (JOINT_LOOKAHEAD, WAIT_LOCAL, WAIT_BEST)
+    latest_s = what.deadline_s - p90_s
+    if waits:
+        start_s = later_start(s, site, task, first_s, latest_s, median_s, p50_s, count)
+        is_deferred = 1 if start_s != first_s else 0
+    answer.start_s = start_s
+    answer.is_deferred = is_deferred
+    answer.p50_finish_s = start_s + p50_s
+    is_joint = rule in (JOINT, JOINT_LOOKAHEAD)
+    answer.score = 0.0
+    if not is_joint:
+        value = score(s, site, task, rule, median_s, start_s, answer.fetch_bytes)
+        answer.score = value + TIE * uniform(s.task_text[task], s.site_text[site])
+    answer.offer_usd = math.nan
+    if is_joint:
+        answer.offer_usd = offer_of(s, site, task)
+
+
+@compiled
+def offer_of(s: State, site: int, task: int) -> float:
+    """Return the J of the bid that a site has made."""
+    answer = s.bids[site]
+    median_s = s.tasks[task].predicted_s / s.type_speed[s.sites[site].type]
+    return offer_usd(
+        s, site, task, median_s, answer.start_s, answer.transfer_usd, answer.network_gco2
+    )
+
+
+@compiled
+def rank_of_start(
+    s: State, site: int, task: int, rule: int, median_s: float, start_s: float
+) -> float:
+    """Return by what a policy that waits compares the starts of one site."""
+    if rule == JOINT_LOOKAHEAD:
+        answer = s.bids[site]
+        return offer_usd(s, site, task, median_s, start_s, answer.transfer_usd, answer.network_gco2)
+    return score(s, site, task, CARBON_GREEDY, median_s, start_s, 0)
+
+
+@compiled
+def later_start(
+    s: State,
+    site: int,
+    task: int,
+    first_s: float,
+    latest_s: float,
+    median_s: float,
+    p50_s: float,
+    count: int,
+) -> float:
+    """Return the start that a policy that waits chooses, of the earliest and those on the hour.
+
+    `count` steps of the plan are laid out; none: whenever the task begins, there is room.
+    """
+    what, rule = s.tasks[task], s.g[0].rule
+    best_s = first_s
+    first_rank = rank_of_start(s, site, task, rule, median_s, first_s)
+    best_rank = first_rank
+    worth = first_rank - s.g[0].defer_saving * abs(first_rank)
+    hour_s = (math.floor(first_s / HOUR_S) + 1) * HOUR_S
+    last_s = first_s
+    for k in range(HORIZON_H):
+        at_s = hour_s + HOUR_S * k
+        if at_s > latest_s:
+            break
+        start_s = at_s
+        if count > 0:
+            start_s = earliest_fit(s.times, s.free, count, what.gpu_count, p50_s, at_s)
+        if start_s > latest_s or start_s == last_s:
+            continue  # too late, or the same start again
+        last_s = start_s
+        rank = rank_of_start(s, site, task, rule, median_s, start_s)
+        if rank >= best_rank:
+            continue  # of equals the earlier one
+        if rule == JOINT_LOOKAHEAD:
+            late = late_probability(s, what.sigma, median_s, what.deadline_s - start_s)
+            if rank > worth or late > s.g[0].defer_late:
+                continue
+        best_s, best_rank = start_s, rank
+    return best_s

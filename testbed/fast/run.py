@@ -1,0 +1,278 @@
+"""Runs an instance under a policy over the compiled core.
+
+`run_fast` is for whoever makes many runs: it takes a policy as numbers, and a world whose forecasts
+are drawn once for all runs that meet it. `simulate` is the same behind the face of
+`testbed.sim.run`.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TextIO
+
+import msgspec
+import numpy as np
+
+from gcos.accounting import Charge, idle_charge
+from gcos.errors import InvalidRequestError
+from gcos.system import SystemClock
+from policies.baselines import joint, rules
+from policies.catalogue import POLICIES, policy_named
+from policies.evictors import DEFAULT as DEFAULT_EVICTION
+from policies.evictors import ELSEWHERE_WEIGHT
+from policies.migrators import NoMigrator
+from site_agent.participant import REAUCTION_COUNT_MAX
+from site_agent.schedule import BACKFILL_FACTOR
+from testbed.fast import books, layout
+from testbed.fast.core import advance, begin
+from testbed.fast.forecasts import Forecasts
+from testbed.fast.handle import table_of
+from testbed.fast.journal import Journal
+from testbed.fast.layout import State
+from testbed.fast.world import lay_out, unsupported
+from testbed.sim.books import figures
+from testbed.sim.cache_modes import CacheMode
+from testbed.sim.export import write_scenario
+from testbed.sim.instance import Instance
+from testbed.sim.result import Lookups, RunResult, Totals
+
+
+@dataclass(frozen=True, slots=True)
+class FastPolicy:
+    """A policy as numbers. The defaults are those of the cores.
+
+    Attributes:
+        rule: How sites bid: one of `testbed.fast.layout.RULES`.
+        gives_back_late: A waiting run predicted to be late is announced again.
+        eviction: Name in `policies.evictors`.
+        defer_saving: Least share of J that a later start must save (joint-lookahead).
+        defer_late: Highest P(late) of a later start (joint-lookahead).
+        late_max: P(late) above which a rule takes an option last.
+        backfill_factor: How much longer than predicted a back-filled run is assumed to take.
+        reauction_count_max: Attempts of a task that may be given back.
+        elsewhere_weight: Weight of uses elsewhere beside own ones (eviction `value`).
+    """
+
+    rule: str
+    gives_back_late: bool = False
+    eviction: str = DEFAULT_EVICTION
+    defer_saving: float = joint.DEFER_SAVING
+    defer_late: float = joint.DEFER_LATE
+    late_max: float = rules.LATE_MAX
+    backfill_factor: float = BACKFILL_FACTOR
+    reauction_count_max: int = REAUCTION_COUNT_MAX
+    elsewhere_weight: float = ELSEWHERE_WEIGHT
+
+
+#: Policies of the catalogue that the compiled core runs, and how their sites bid.
+_RULE_OF: Final = {
+    **{name: name for name in layout.RULES},
+    "joint+reauction": "joint",
+}
+
+
+class FastWorld:
+    """An instance with its forecasts, drawn as they are asked for and kept for the next run."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.forecasts = Forecasts(instance)
+
+
+def why_not(instance: Instance, policy: str) -> str | None:
+    """Return why the compiled core cannot run an instance under a policy; None: it can."""
+    if policy in POLICIES and policy not in _RULE_OF:
+        return f"the policy {policy} is not compiled"
+    return unsupported(instance)
+
+
+def fast_policy(name: str) -> FastPolicy:
+    """Return the policy of that name in the catalogue.
+
+    Raises:
+        InvalidRequestError: There is none, or it is not compiled.
+    """
+    chosen = policy_named(name)
+    if name not in _RULE_OF:
+        raise InvalidRequestError(f"the policy {name} is not compiled", field="policy")
+    assert chosen.migrator is NoMigrator, "a policy that pulls copies is not compiled"
+    return FastPolicy(_RULE_OF[name], gives_back_late=chosen.gives_back_late)
+
+
+def run_fast(
+    world: FastWorld,
+    policy: FastPolicy,
+    *,
+    name: str = "",
+    mode: CacheMode = CacheMode.DUAL,
+    log: TextIO | None = None,
+    is_hashed: bool = False,
+) -> RunResult:
+    """Return what came of a world under a policy, run until every task has ended.
+
+    Args:
+        world: The drawn problem.
+        policy: Who bids how.
+        name: What the result calls the policy; empty: its rule.
+        mode: Which caches there are.
+        log: Where the lines of `log.jsonl` go; None: nowhere.
+        is_hashed: Fill in `trace_hash`, which takes as long as the run itself.
+
+    Raises:
+        InvalidRequestError: The compiled core cannot run this.
+    """
+    instance = world.instance
+    problem = unsupported(instance)
+    if problem is not None:
+        raise InvalidRequestError(problem, field="instance", hint="use the full simulator")
+    clock = SystemClock()
+    begun_s = clock.protocol_s()
+    state = lay_out(instance, mode)
+    _configure(state, policy)
+    journal = Journal(instance, log, is_hashed=is_hashed)
+    state = _run(world, state, journal)
+    top = state.g[0]
+    return RunResult(
+        policy=name or policy.rule,
+        cache_mode=mode.value,
+        whole=_totals(instance, state, journal, books.WHOLE),
+        measured=_totals(instance, state, journal, books.MEASURED),
+        event_count=int(top["event_count"]),
+        wall_s=clock.protocol_s() - begun_s,
+        trace_hash=journal.trace_hash,
+    )
+
+
+def simulate(
+    instance: Instance, *, policy: str, cache_mode: str = "dual", log: Path | None = None
+) -> RunResult:
+    """Return what came of an instance under a policy: `testbed.sim.run.simulate`, compiled.
+
+    Args:
+        instance: The drawn problem.
+        policy: Name in `policies.catalogue`.
+        cache_mode: Name in `testbed.sim.cache_modes`.
+        log: Directory for the three files of DESIGN section 10; None: none.
+
+    Raises:
+        InvalidRequestError: As `testbed.sim.run.simulate`, or the compiled core cannot run this.
+    """
+    chosen = fast_policy(policy)
+    mode = CacheMode(cache_mode)
+    with contextlib.ExitStack() as stack:
+        lines: TextIO | None = None
+        if log is not None:
+            write_scenario(instance, mode, log / "scenario.json")
+            lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
+        world = FastWorld(instance)
+        result = run_fast(world, chosen, name=policy, mode=mode, log=lines, is_hashed=True)
+    if log is not None:
+        reported = {
+            **figures(result.whole.charge, result.whole.miss_count),
+            "measured": figures(result.measured.charge, result.measured.miss_count),
+        }
+        (log / "reported.json").write_bytes(msgspec.json.encode(reported))
+    return result
+
+
+def _configure(state: State, policy: FastPolicy) -> None:
+    top = state.g[0]
+    top["rule"] = layout.RULES.index(policy.rule)
+    top["evictor"] = layout.EVICTORS.index(policy.eviction)
+    top["gives_back_late"] = policy.gives_back_late
+    for field in (
+        "defer_saving",
+        "defer_late",
+        "late_max",
+        "backfill_factor",
+        "reauction_count_max",
+        "elsewhere_weight",
+    ):
+        top[field] = getattr(policy, field)
+
+
+def _run(world: FastWorld, state: State, journal: Journal) -> State:
+    """Run to the end, with what the compiled loop asks for; return the arrays as they are then."""
+    world.forecasts.issue(state, world.instance.start_s)
+    table = table_of(state)
+    begin(table)
+    while (stop := advance(table)) != layout.DONE:
+        if stop == layout.HOUR:
+            world.forecasts.issue(state, float(state.g[0]["now_s"]))
+        elif stop == layout.LOG_FULL:
+            journal.take(state)
+        elif stop == layout.HEAP_FULL:
+            state = state._replace(heap=np.concatenate((state.heap, np.zeros_like(state.heap))))
+            table = table_of(state)
+        else:
+            _fail(world.instance, state, stop)
+    journal.take(state)
+    assert state.g[0]["left_count"] == 0, "a task was lost (I1)"
+    return state
+
+
+def _fail(instance: Instance, state: State, stop: int) -> None:
+    """Fail as the simulator does."""
+    if stop == layout.FAILED_REJECTED:
+        task = instance.tasks[int(state.g[0]["failed_task"])]
+        raise AssertionError(f"{task.task_id} ends REJECTED: no site can run it")
+    if stop == layout.FAILED_IN_USE:
+        raise AssertionError("a site lost a copy that is in use")
+    raise AssertionError("there are more runs or transfers under way than slots")
+
+
+def _totals(instance: Instance, state: State, journal: Journal, account: int) -> Totals:
+    sums: list[float] = state.sums[account].sum(axis=1).tolist()
+    waits = journal.waits_s(is_measured=account == books.MEASURED)
+    has_waits = len(waits) > 0
+    hits = state.lookups[account]
+    return Totals(
+        charge=_charge(sums),
+        idle=_idle(instance, state, account, sums),
+        task_count=round(sums[books.TASK_COUNT]),
+        miss_count=round(sums[books.MISS_COUNT]),
+        wait_mean_s=float(waits.mean()) if has_waits else 0.0,
+        wait_p95_s=float(np.quantile(waits, 0.95)) if has_waits else 0.0,
+        models=Lookups(hit_count=int(hits[0, 1]), miss_count=int(hits[0, 0])),
+        data_sets=Lookups(hit_count=int(hits[1, 1]), miss_count=int(hits[1, 0])),
+    )
+
+
+def _charge(sums: list[float]) -> Charge:
+    return Charge(
+        energy_kwh=sums[books.ENERGY_KWH],
+        energy_usd=sums[books.ENERGY_USD],
+        gpu_usd=sums[books.GPU_USD],
+        transfer_usd=sums[books.TRANSFER_USD],
+        storage_usd=sums[books.STORAGE_USD],
+        penalty_usd=sums[books.PENALTY_USD],
+        compute_gco2=sums[books.COMPUTE_GCO2],
+        network_gco2=sums[books.NETWORK_GCO2],
+        transfer_bytes=round(sums[books.TRANSFER_BYTES]),
+    )
+
+
+def _idle(instance: Instance, state: State, account: int, sums: list[float]) -> Charge:
+    """Return what GPUs draw while they run nothing: all of them idle, less the busy ones."""
+    last_s = float(state.g[0]["last_end_s"])
+    begin_s, end_s = instance.start_s, last_s
+    if account == books.MEASURED:
+        begin_s, end_s = instance.measured_s[0], min(instance.measured_s[1], last_s)
+    every = Charge.sum(
+        idle_charge(
+            gpu_count=pool.gpu_count,
+            idle_kw=pool.idle_kw,
+            pue=site.pue,
+            price=instance.price[site.site_id],
+            carbon=instance.carbon[site.site_id],
+            start_s=begin_s,
+            end_s=max(begin_s, end_s),
+        )
+        for site in instance.sites
+        for pool in site.pools
+    )
+    return Charge(
+        energy_kwh=every.energy_kwh - sums[books.BUSY_KWH],
+        energy_usd=every.energy_usd - sums[books.BUSY_USD],
+        compute_gco2=every.compute_gco2 - sums[books.BUSY_GCO2],
+    )

@@ -1,0 +1,115 @@
+"""The compiled core against the simulator: the same events, instants and totals."""
+
+import io
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from policies.catalogue import POLICIES
+from policies.evictors import EVICTORS
+from testbed.fast.run import FastWorld, fast_policy, run_fast, why_not
+from testbed.instances import draw
+from testbed.scenarios import load_scenario, scenario_names
+from testbed.sim.cache_modes import CacheMode
+from testbed.sim.instance import Churn, ChurnKind, ForecastNoise, Instance
+from testbed.sim.result import Totals
+from testbed.sim.samples import START_S, Sample, instance_of, site_id
+from testbed.sim.simulation import Simulation
+from testbed.world import load_world
+
+ROOT = Path(__file__).resolve().parents[3]
+WEEK_S = datetime(2023, 7, 3, tzinfo=UTC).timestamp()
+COMPILED = [name for name in POLICIES if why_not(instance_of(Sample(task_count=1)), name) is None]
+BUSY = Sample(task_count=120, tasks_per_h=30.0)
+TINY = replace(BUSY, seed=1, model_cache_gb=15.0, data_cache_gb=21.0)
+
+
+def check_same(
+    instance: Instance,
+    policy: str,
+    mode: CacheMode = CacheMode.DUAL,
+    eviction: str = "value",
+) -> None:
+    """Run both, and compare line by line, then sum by sum."""
+    full_log, fast_log = io.StringIO(), io.StringIO()
+    full = Simulation(instance, POLICIES[policy], mode=mode, eviction=eviction, log=full_log)
+    full.run()
+    fast = run_fast(
+        FastWorld(instance),
+        replace(fast_policy(policy), eviction=eviction),
+        mode=mode,
+        log=fast_log,
+    )
+    pairs = zip(full_log.getvalue().splitlines(), fast_log.getvalue().splitlines(), strict=False)
+    for number, (theirs, ours) in enumerate(pairs):
+        assert ours == theirs, f"line {number}"
+    assert full_log.getvalue() == fast_log.getvalue()
+    assert fast.trace_hash == full.books.trace_hash
+    assert fast.event_count == full.engine.event_count
+    check_totals(fast.whole, full.books.totals(full.books.whole))
+    check_totals(fast.measured, full.books.totals(full.books.measured))
+
+
+def check_totals(ours: Totals, theirs: Totals) -> None:
+    for group in ("charge", "idle"):
+        our, their = getattr(ours, group), getattr(theirs, group)
+        for name in our.__slots__:
+            assert getattr(our, name) == pytest.approx(getattr(their, name), rel=1e-9, abs=1e-9), (
+                f"{group}.{name}"
+            )
+    assert replace(ours, charge=theirs.charge, idle=theirs.idle) == theirs
+
+
+def short(name: str, *, warmup_h: int, measure_h: int, seed: int = 1) -> Instance:
+    """Return a scenario in a window that is short enough to run twice; churn moves into it."""
+    scenario = load_scenario(name)
+    hours = warmup_h + measure_h
+    ratio = hours / (scenario.warmup_h + scenario.measure_h)
+    early = tuple(replace(event, at_h=event.at_h * ratio) for event in scenario.events)
+    cut = replace(scenario, warmup_h=warmup_h, measure_h=measure_h, events=early)
+    place = Path(os.environ.get("GCOS_TEST_DATA", ROOT.parent / "shared" / "data"))
+    world = load_world(place if place.is_dir() else None)
+    return draw(cut, world, week_start_s=WEEK_S, seed=seed)
+
+
+@pytest.mark.parametrize("mode", list(CacheMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("policy", COMPILED)
+def test_every_policy_and_cache_mode(policy: str, mode: CacheMode) -> None:
+    check_same(instance_of(TINY), policy, mode)
+
+
+@pytest.mark.parametrize("policy", COMPILED)
+@pytest.mark.parametrize(
+    "sample",
+    [BUSY, replace(BUSY, shares_bandwidth=False), replace(BUSY, forecast=ForecastNoise(0.2))],
+    ids=["busy", "unshared", "noisy forecast"],
+)
+def test_other_worlds(sample: Sample, policy: str) -> None:
+    check_same(instance_of(sample), policy)
+
+
+@pytest.mark.parametrize("eviction", EVICTORS)
+@pytest.mark.parametrize("policy", ["joint", "random"])
+def test_every_evictor(policy: str, eviction: str) -> None:
+    check_same(instance_of(replace(TINY, model_cache_gb=45.0)), policy, eviction=eviction)
+
+
+@pytest.mark.parametrize("keeps_caches", [True, False], ids=["kept", "lost"])
+@pytest.mark.parametrize("policy", COMPILED)
+def test_sites_that_go_and_come(policy: str, *, keeps_caches: bool) -> None:
+    changes = (
+        Churn(START_S + 1.2 * 3600, ChurnKind.JOIN, site_id(1)),
+        Churn(START_S + 1.3 * 3600, ChurnKind.LEAVE, site_id(0)),
+        Churn(START_S + 1.3 * 3600 + 10, ChurnKind.JOIN, site_id(0), keeps_caches=True),
+        Churn(START_S + 2.2 * 3600, ChurnKind.LEAVE, site_id(0)),
+        Churn(START_S + 4.0 * 3600, ChurnKind.JOIN, site_id(0), keeps_caches=keeps_caches),
+    )
+    check_same(instance_of(replace(BUSY, churn=changes)), policy)
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_every_scenario(name: str) -> None:
+    check_same(short(name, warmup_h=2, measure_h=6), "joint")
