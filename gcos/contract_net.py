@@ -25,7 +25,7 @@ Rules that make it safe:
 from dataclasses import dataclass
 from enum import Enum
 
-from gcos.accounting import Charge, CostScope, LatePenalty
+from gcos.accounting import G_PER_KG, Charge, CostScope, LatePenalty
 from gcos.artifacts import Artifact, ArtifactKind
 from gcos.durations import Prediction
 from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId
@@ -190,6 +190,13 @@ class Bid:
     guarantees_single_execution: bool = True
 
 
+def with_copies_usd(bid: Bid, carbon_price_usd_per_kg: float) -> float:
+    """Return the J of a bid had nothing been missing at its site: the bid for having the copies."""
+    charge = bid.charge
+    carbon_usd = carbon_price_usd_per_kg * charge.network_gco2 / G_PER_KG
+    return bid.offer_usd - charge.transfer_usd - carbon_usd
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a site does not bid, or why a bid does not count.
@@ -329,12 +336,16 @@ class Rejection:
         winner: Who got it.
         winning_offer_usd: J of the winning bid.
         offer_usd: J of the receiver's own bid.
+        best_with_copies_usd: Lowest J that any loser would have offered with what it lacked in
+            place (`with_copies_usd`); inf where none lacked anything. One task would have gone to
+            one site: only the loser whose own this is has lost it for want of copies.
     """
 
     task_id: TaskId
     winner: SiteId
     winning_offer_usd: float
     offer_usd: float
+    best_with_copies_usd: float
 
 
 @dataclass(frozen=True, slots=True)

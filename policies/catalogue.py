@@ -17,8 +17,8 @@ from policies.baselines.rules import RuleBidder
 from policies.interface import Bidder, Migrator
 from policies.migrators import NoMigrator, Popularity, Regret
 
-DEFAULT: Final = "joint-lookahead"
-"""What live agents run unless told otherwise."""
+DEFAULT: Final = "rule"
+"""What live agents run unless told otherwise, and what evaluations compare with `joint`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
     lru     last use                                                          the default of disks
     lfu     uses since it arrived
     gdsf    L + uses x refetch cost / size,  L = worth of the last victim     Cherkasova, HPL-98-69
-    value   (own demand + 0.1 x demand elsewhere) x refetch cost / size       DESIGN section 7 D
+    value   (own rate + 0.1 x rate elsewhere) x refetch cost / size           DESIGN section 7 D
 
-`value` is what a byte of the copy is expected to save: decayed uses here, and a tenth of those
-elsewhere, which may come here, times the price of bringing it again.
+`value` is what a byte of the copy is expected to save an hour: uses here, and a tenth of those
+elsewhere, which may come here, times the price of bringing it again. Its own rate is the mean of
+estimates over an hour to three weeks (`site_agent.demand`): one time constant alone either forgets
+what is used once a day or keeps what was used much last week (testbed/bench/evictions.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +17,8 @@ from typing import Final
 from gcos.errors import InvalidRequestError
 from policies.interface import CachedItem, Evictor
 
+#: Time constant with which uses are forgotten in `CachedItem.demand` and `.elsewhere`, h.
+DEMAND_H: Final = 72.0
 #: Weight of uses elsewhere beside own ones.
 ELSEWHERE_WEIGHT: Final = 0.1
 
@@ -52,8 +56,9 @@ class Value(Lru):
     name = "value"
 
     def worth(self, item: CachedItem) -> float:
-        """Return what keeping `item` is worth, $ a byte; the least goes first."""
-        return expected_saving_usd(item) / item.size_bytes
+        """Return what keeping `item` is worth, $ a byte and hour; the least goes first."""
+        rate_per_h = item.rate_per_h + ELSEWHERE_WEIGHT * item.elsewhere / DEMAND_H
+        return rate_per_h * item.refetch_usd / item.size_bytes
 
 
 class Gdsf(Lru):

@@ -101,6 +101,7 @@ class CachedItem:
         last_used_s: World instant of the last use.
         use_count: Uses since it arrived.
         demand: Uses at this site, each decayed with its age (`site_agent.demand`).
+        rate_per_h: Uses an hour at this site, of late and over weeks.
         elsewhere: The same at all other sites together, as last heard.
         refetch_usd: J of bringing it again: egress + lambda x carbon.
         mark: What `Evictor.mark` returned when it was last used.
@@ -111,6 +112,7 @@ class CachedItem:
     last_used_s: float
     use_count: int
     demand: float
+    rate_per_h: float
     elsewhere: float
     refetch_usd: float
     mark: float

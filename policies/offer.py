@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gcos.accounting import Charge, RunTerms, expected_run_charges
+from gcos.accounting import Charge, LatePenalty, RunTerms, expected_run_charges
 from gcos.contract_net import Announcement
 from gcos.durations import MIDPOINT_LEVELS, RunTime
 from gcos.signals import HOUR_S, SiteSignals
@@ -137,6 +137,16 @@ def options_of(
             )
         )
     return options
+
+
+def expected_penalty_usd(
+    run_time: RunTime, penalty: LatePenalty, *, start_s: float, deadline_s: float
+) -> float:
+    """Return the expected late penalty of a start, $, as offers count it."""
+    late_s = start_s + _durations_s(run_time)[:-1] - deadline_s
+    if late_s[-1] <= 0:  # ascending: not even the longest slice is late
+        return 0.0
+    return float(penalty.expected_usd(late_s, _SLICES))
 
 
 @lru_cache(maxsize=1024)

@@ -373,6 +373,7 @@ class Cache:
             last_used_s=entry.last_used_s,
             use_count=entry.use_count,
             demand=self._demand.here(known),
+            rate_per_h=self._demand.rate_per_h(known),
             elsewhere=self._demand.elsewhere(known),
             refetch_usd=entry.refetch_usd,
             mark=entry.mark,

@@ -17,7 +17,15 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from gcos.accounting import BYTES_PER_GB, G_PER_KG
-from gcos.contract_net import Announcement, ArtifactNeed, Bid, Fetch, Refusal, Rejection
+from gcos.contract_net import (
+    Announcement,
+    ArtifactNeed,
+    Bid,
+    Fetch,
+    Refusal,
+    Rejection,
+    with_copies_usd,
+)
 from gcos.ids import ArtifactId, TaskId
 from policies.evictors import expected_saving_usd
 from policies.interface import CachedItem, Loss, Migrator, Wish
@@ -82,9 +90,9 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """A bid that was made, with the price of each transfer that it counted on."""
+    """A bid that was made: its J with all copies in place, and the price of each transfer."""
 
-    offer_usd: float
+    with_copies_usd: float
     transfers: tuple[tuple[ArtifactId, float], ...]
 
 
@@ -127,7 +135,7 @@ class Migration:
                 (needs[fetch.artifact_id], fetch, joint_usd),
                 NEED_COUNT_MAX,
             )
-        offer = _Offer(answer.offer_usd, tuple(transfers))
+        offer = _Offer(with_copies_usd(answer, lam), tuple(transfers))
         _remember(self._offers, announcement.task_id, offer, OFFER_COUNT_MAX)
 
     def won(self, task_id: TaskId) -> None:
@@ -135,12 +143,18 @@ class Migration:
         self._offers.pop(task_id, None)
 
     def rejected(self, rejection: Rejection, *, now_s: float) -> tuple[Pull, ...]:
-        """Learn what a task went for that this site did not get; return what to pull."""
+        """Learn what a task went for that this site did not get; return what to pull.
+
+        Every bid says what the task would cost there with its copies in place, so an auction for
+        the task is one for the copies, too: the saving is credited to the loser of the lowest such
+        bid alone. Credited to all who would have been cheaper, one task would be counted up to k
+        times, and k sites would each pull a copy that only one of them can use.
+        """
         offer = self._offers.pop(rejection.task_id, None)
-        if offer is None:
+        if offer is None or offer.with_copies_usd > rejection.best_with_copies_usd:
             return ()
         transfer_usd = sum(price for _, price in offer.transfers)
-        saving_usd = rejection.winning_offer_usd - (offer.offer_usd - transfer_usd)
+        saving_usd = rejection.winning_offer_usd - offer.with_copies_usd
         if saving_usd <= 0:
             return ()
         losses = [
@@ -168,6 +182,7 @@ class Migration:
                         last_used_s=now_s,
                         use_count=0,
                         demand=demand.here(artifact_id),
+                        rate_per_h=demand.rate_per_h(artifact_id),
                         elsewhere=demand.elsewhere(artifact_id),
                         refetch_usd=price_usd,
                         mark=0.0,

@@ -12,6 +12,7 @@ fence rises before each award; a leased task is given away only after its lease 
 passed by this site's clock; after a restart every lease is taken to have been renewed just now.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,7 @@ from gcos.contract_net import (
     RunProgress,
     Terms,
     Verdict,
+    with_copies_usd,
 )
 from gcos.durations import Observation, Outcome, Prediction, WorkFeatures
 from gcos.errors import QueueFullError, UnknownTaskError
@@ -436,6 +438,9 @@ class Origin:
         lease = self._lease_of(task.spec)
         self.award_due_s[task.task_id] = now.protocol_s + AWARD_RETRY_S
         self.award_until_s[task.task_id] = lease.origin_until_s(now.protocol_s)
+        lam = self.terms_of(task.spec, task.predictions).carbon_price_usd_per_kg
+        claims = [with_copies_usd(bid, lam) for bid in ranked[1:] if bid.fetches]
+        best_with_copies_usd = min(claims, default=math.inf)
         rejections = tuple(
             (
                 bid.site_id,
@@ -444,6 +449,7 @@ class Origin:
                     winner=best.site_id,
                     winning_offer_usd=best.offer_usd,
                     offer_usd=bid.offer_usd,
+                    best_with_copies_usd=best_with_copies_usd,
                 ),
             )
             for bid in ranked[1:]

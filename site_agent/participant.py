@@ -37,7 +37,7 @@ from gcos.signals import SiteSignals
 from gcos.sites import ArtifactDemand, Pool, PoolDigest, Site, SiteDigest
 from gcos.tasks import ANY_GPU, Reason, RunState, check_run_transition
 from policies.interface import Bidder, Option, SiteView
-from policies.offer import PoolOffer, options_of
+from policies.offer import PoolOffer, expected_penalty_usd, options_of
 from site_agent.dual_cache import DualCache
 from site_agent.effects import (
     NOTHING,
@@ -73,6 +73,8 @@ DEMAND_COUNT_MAX = 64
 BID_VALID_S = 300.0
 #: Attempts of a task that may be given back because it would be late where it waits.
 REAUCTION_COUNT_MAX = 3
+#: Growth of a waiting run's expected late penalty, $, from which it is given back.
+REAUCTION_USD = 0.5
 
 _STOP_REASONS = {
     RunState.REVOKED: Reason.STALE_FENCE,
@@ -146,8 +148,8 @@ class Participant:
     moved_bytes: dict[RunId, int] = field(default_factory=dict)
     #: What was brought to scratch for a run; gone with it.
     scratch: dict[RunId, tuple[ArtifactId, ...]] = field(default_factory=dict)
-    #: World instant of the start that a waiting run could count on when it was accepted.
-    promised_s: dict[RunId, float] = field(default_factory=dict)
+    #: Expected late penalty, $, that a waiting run was accepted with.
+    accepted_penalty_usd: dict[RunId, float] = field(default_factory=dict)
     awarded_count: int = 0
 
     def __post_init__(self) -> None:
@@ -362,12 +364,30 @@ class Participant:
         )
         self.awarded_count += 1
         self.let_go(award.task_id)
-        self._take(run, now=now)
         if self.gives_back_late:
-            starts = self.schedules[award.pool_type].expected_starts(now.world_s)
-            self.promised_s[run.run_id] = starts[run.run_id]
+            self.accepted_penalty_usd[run.run_id] = self._offered_penalty_usd(award, now.world_s)
+        self._take(run, now=now)
         return AwardAnswer(True), Ready(
             (SaveRun(run),), (Stage(run.run_id), RenewSoon(award.origin_address))
+        )
+
+    def _offered_penalty_usd(self, award: Award, now_s: float) -> float:
+        """Return the expected late penalty that an offer for the task would count now, $."""
+        prediction = prediction_for(award.predictions, award.pool_type)
+        assert prediction is not None, "awards without a prediction are declined"
+        if award.deadline_s is None:
+            return 0.0
+        start_s = earliest_fit(
+            self.schedules[award.pool_type].profile(now_s),
+            gpu_count=award.gpu.gpu_count,
+            duration_s=prediction.run_time.p50_s,
+            not_before_s=max(self._staged_by_s(award, now_s), award.earliest_start_s or now_s),
+        )
+        return expected_penalty_usd(
+            prediction.run_time,
+            award.terms.late_penalty,
+            start_s=start_s,
+            deadline_s=award.deadline_s,
         )
 
     def _award_problem(self, award: Award) -> AwardAnswer | None:
@@ -538,11 +558,14 @@ class Participant:
         return ready
 
     def give_back_late(self, *, now: Now) -> Ready:
-        """Return waiting runs that were accepted in time and would now, at the median, be late.
+        """Return waiting runs whose expected late penalty has grown since they were accepted.
 
-        What waits behind others or its artifacts may do better elsewhere (DESIGN section 7 B). A
-        run that was late from the beginning stays: nobody had a better offer. The last of the queue
-        goes first, which may save those before it.
+        What waits behind others may do better elsewhere (DESIGN section 7 B): the auction that
+        follows weighs the penalty here against a transfer there. It is the growth that counts, by
+        more than `REAUCTION_USD`, not lateness itself: a run that was likely late from the
+        beginning stays, as nobody had a better offer, and a long one is given back while it can
+        still be saved, long before its median end passes the deadline. The last of the queue goes
+        first, which may save those before it.
         """
         ready = NOTHING
         while self.gives_back_late and (run := self._late_run(now.world_s)) is not None:
@@ -565,10 +588,17 @@ class Participant:
                 deadline_s = run.award.deadline_s
                 if deadline_s is None or run.staged_s is None:
                     continue
-                p50_s = schedule.planned[run_id].run_time.p50_s
-                was_in_time = self.promised_s.get(run_id, math.inf) + p50_s <= deadline_s
-                has_turns = run.award.fence.attempt <= REAUCTION_COUNT_MAX
-                if start_s + p50_s > deadline_s and was_in_time and has_turns:
+                if run.award.fence.attempt > REAUCTION_COUNT_MAX:
+                    continue
+                penalty_usd = expected_penalty_usd(
+                    schedule.planned[run_id].run_time,
+                    run.award.terms.late_penalty,
+                    start_s=start_s,
+                    deadline_s=deadline_s,
+                )
+                # After a restart nobody knows what it was accepted with: it stays.
+                accepted_usd = self.accepted_penalty_usd.get(run_id, math.inf)
+                if penalty_usd > accepted_usd + REAUCTION_USD:
                     return run
         return None
 
@@ -904,7 +934,7 @@ class Participant:
             self.cache.unpin(need.artifact_id, run.run_id)
         self.moved_bytes.pop(run.run_id, None)
         self.scratch.pop(run.run_id, None)
-        self.promised_s.pop(run.run_id, None)
+        self.accepted_penalty_usd.pop(run.run_id, None)
         self.stopping.pop(run.run_id, None)
         stop: tuple[Effect, ...] = () if was_running else (StopStaging(run.run_id),)
         return Ready((SaveRun(kept),), (*stop, SendReport(run.award.origin_address, report)))

@@ -1,5 +1,6 @@
 """`gcos evaluate`: compares policies on a scenario. Imports of weight wait for the command."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +24,7 @@ def evaluate(
     context: typer.Context,
     policies: Annotated[
         str, typer.Option(help="Policies, separated by commas; the first one is the baseline.")
-    ],
+    ] = "joint,rule",
     scenario: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Shipped scenario, or a file of that form.")
     ] = "default",
@@ -44,10 +45,17 @@ def evaluate(
         str | None, typer.Option("--until", metavar="YYYY-MM-DD", help="Last Monday (2023-12-31).")
     ] = None,
     cache_mode: Annotated[
-        str, typer.Option(help="dual, coupled, no-model, no-data or none.")
+        str,
+        typer.Option(
+            help="dual, coupled, no-model, no-data, none; several, with commas, are compared."
+        ),
     ] = "dual",
     baseline: Annotated[
-        str | None, typer.Option(metavar="POLICY", help="Compare with this one of the policies.")
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="Compare with this one of the policies; POLICY/CACHES where these differ.",
+        ),
     ] = None,
     replay: Annotated[
         str | None, typer.Option(metavar="LOG", help="Take the tasks from this job log of --data.")
@@ -77,6 +85,7 @@ def evaluate(
       gcos evaluate --policies joint,locality,random --seeds 4
       gcos evaluate --scenario cache-tenth --policies joint,joint+reauction
       --data world --jobs 8 --out runs -o json
+      gcos evaluate --policies rule --cache-mode dual,coupled,no-model,no-data,none
     """
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
     from testbed.evaluate import pairs, run_orders  # noqa: PLC0415
@@ -91,20 +100,22 @@ def evaluate(
         has_color=has_color(invocation.environ),
     )
     names = _names(policies)
-    chosen = _baseline(baseline, names)
+    modes = _names(cache_mode)
+    chosen = _baseline(baseline, names, modes)
     plan = load_scenario(scenario)
     weeks_s, refused = _weeks_s(plan, data, weeks=weeks, first=first_day, last=last_day)
-    orders = run_orders(
+    order = functools.partial(
+        run_orders,
         plan,
         data=data,
         policies=names,
         pairs=pairs(weeks_s, seeds),
-        cache_mode=cache_mode,
         code=code_digest(),
         replay_log=replay,
         out=None if out_directory is None else writable_directory(out_directory, option="out"),
         export=None if export is None else writable_directory(export, option="export"),
     )
+    orders = tuple(each for mode in modes for each in order(cache_mode=mode))
     try:
         found = run_evaluation(
             orders, _simulator(), job_count=jobs, baseline=chosen, refused=refused, out=out
@@ -185,21 +196,28 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part for each in text.split(",") if (part := each.strip()))
 
 
-def _baseline(name: str | None, policies: Sequence[str]) -> str:
-    """Return the policy to compare with: the first one unless another is named.
+def _baseline(name: str | None, policies: Sequence[str], modes: Sequence[str]) -> str:
+    """Return the summary to compare with: the first one unless another is named.
 
     Raises:
-        InvalidRequestError: It is none of the policies.
+        InvalidRequestError: It is none of the policies, or a cache mode is there twice.
     """
     from gcos.errors import InvalidRequestError  # noqa: PLC0415
+    from testbed.evaluation import summary_name  # noqa: PLC0415
 
     if not policies:
         raise InvalidRequestError("no policy is named", field="policies", hint="such as joint")
-    if name is not None and name not in policies:
+    if not modes or len(set(modes)) < len(modes):
+        raise InvalidRequestError("name each cache mode once", field="cache_mode")
+    known = [summary_name(policy, mode, modes) for mode in modes for policy in policies]
+    if name is None:
+        return known[0]
+    wanted = summary_name(name, modes[0], modes) if name in policies else name
+    if wanted not in known:
         raise InvalidRequestError(
             f"{name} is not among the policies", field="baseline", hint="add it to --policies"
         )
-    return name or policies[0]
+    return wanted
 
 
 def _weeks_s(

@@ -21,7 +21,7 @@ class PolicySummary:
     """A policy over all runs; sums are those of the measured window.
 
     Attributes:
-        policy: Its name.
+        policy: Its name; `POLICY/CACHES` where several cache modes are compared.
         joint_usd: J.
         joint_without_penalty_usd: J without late penalties.
         cost_usd: Cost in the scope of the evaluation.
@@ -86,7 +86,7 @@ class Evaluation:
     Attributes:
         schema: Name and version of this form.
         scenario: Name of the scenario.
-        cache_mode: Which caches there were.
+        cache_mode: Which caches there were; several are separated by commas.
         cost_scope: What counts as cost.
         carbon_price_usd_per_kg: Lambda.
         network_kwh_per_gb: Kappa.
@@ -119,22 +119,29 @@ def evaluation(
 ) -> Evaluation:
     """Return what the runs say; each policy has a run for each pair of week and seed.
 
+    With several cache modes each policy is summed up once for each mode, as `POLICY/CACHES`.
+
     Args:
-        records: Runs of one scenario and cache mode, of at least one policy.
-        baseline: Policy with which the others are compared.
+        records: Runs of one scenario, of at least one policy and cache mode.
+        baseline: Name of the summary with which the others are compared.
         data: Directory of the signals; empty: the shipped typical days.
         notes: What a reader must know beside the notes of the runs.
     """
+    modes = tuple(dict.fromkeys(record.cache_mode for record in records))
+
+    def name_of(record: RunRecord) -> str:
+        return summary_name(record.policy, record.cache_mode, modes)
+
     by_policy: dict[str, list[RunRecord]] = {}
     for record in sorted(records, key=lambda each: each.seed):
-        by_policy.setdefault(record.policy, []).append(record)
-    order = list(dict.fromkeys(record.policy for record in records))
+        by_policy.setdefault(name_of(record), []).append(record)
+    order = list(dict.fromkeys(name_of(record) for record in records))
     first = records[0]
     against = by_policy[baseline]
     return Evaluation(
         SCHEMA,
         scenario=first.scenario,
-        cache_mode=first.cache_mode,
+        cache_mode=",".join(modes),
         cost_scope=first.cost_scope,
         carbon_price_usd_per_kg=first.carbon_price_usd_per_kg,
         network_kwh_per_gb=first.network_kwh_per_gb,
@@ -143,9 +150,14 @@ def evaluation(
         weeks_start_s=tuple(sorted({record.week_start_s for record in records})),
         seeds=tuple(record.seed for record in against),
         notes=(*notes, *_gathered(records)),
-        policies=tuple(_summary(by_policy[name], against) for name in order),
+        policies=tuple(_summary(name, by_policy[name], against) for name in order),
         runs=tuple(records),
     )
+
+
+def summary_name(policy: str, cache_mode: str, modes: Sequence[str]) -> str:
+    """Return the name under which a policy is summed up, where `modes` are compared."""
+    return policy if len(modes) == 1 else f"{policy}/{cache_mode}"
 
 
 def _gathered(records: Sequence[RunRecord]) -> list[str]:
@@ -181,7 +193,7 @@ def _penalty_usd(record: RunRecord) -> float:
     return record.result.measured.charge.penalty_usd
 
 
-def _summary(runs: Sequence[RunRecord], against: Sequence[RunRecord]) -> PolicySummary:
+def _summary(name: str, runs: Sequence[RunRecord], against: Sequence[RunRecord]) -> PolicySummary:
     weeks = [run.week_start_s for run in runs]
     measured = [run.result.measured for run in runs]
     task_count = sum(each.task_count for each in measured)
@@ -190,7 +202,7 @@ def _summary(runs: Sequence[RunRecord], against: Sequence[RunRecord]) -> PolicyS
         return estimate([value(run) for run in runs], weeks)
 
     def compared(value: Callable[[RunRecord], float]) -> Comparison | None:
-        if runs[0].policy == against[0].policy:
+        if runs is against:
             return None
         return compare([value(run) for run in runs], [value(run) for run in against], weeks)
 
@@ -198,7 +210,7 @@ def _summary(runs: Sequence[RunRecord], against: Sequence[RunRecord]) -> PolicyS
         return sum(value(each) for each in measured) / len(measured)
 
     return PolicySummary(
-        policy=runs[0].policy,
+        policy=name,
         joint_usd=known(joint_usd),
         joint_without_penalty_usd=known(lambda run: joint_usd(run) - _penalty_usd(run)),
         cost_usd=known(cost_usd),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from gcos.v1 import common_pb2 as gcos_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12gcos/v1/site.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\"\xc1\x03\n\x0c\x41nnouncement\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x1d\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x0e.gcos.v1.Fence\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12 \n\x03gpu\x18\x04 \x01(\x0b\x32\x13.gcos.v1.GpuRequest\x12\x1b\n\x04work\x18\x05 \x01(\x0b\x32\r.gcos.v1.Work\x12$\n\x05needs\x18\x06 \x03(\x0b\x32\x15.gcos.v1.ArtifactNeed\x12(\n\x0bpredictions\x18\x07 \x03(\x0b\x32\x13.gcos.v1.Prediction\x12\x1d\n\x05terms\x18\x08 \x01(\x0b\x32\x0e.gcos.v1.Terms\x12\x1d\n\x10\x65\x61rliest_start_s\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ndeadline_s\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tmay_defer\x18\x0b \x01(\x08\x12\x12\n\x05image\x18\x0c \x01(\tH\x02\x88\x01\x01\x12\x0f\n\x07secrets\x18\r \x03(\t\x12\x10\n\x08priority\x18\x0e \x01(\x03\x12\x13\n\x0boutput_uris\x18\x0f \x03(\tB\x13\n\x11_earliest_start_sB\r\n\x0b_deadline_sB\x08\n\x06_image\"?\n\x0f\x41nnounceRequest\x12,\n\rannouncements\x18\x01 \x03(\x0b\x32\x15.gcos.v1.Announcement\"l\n\x0e\x41nnounceAnswer\x12\x1e\n\x03\x62id\x18\x01 \x01(\x0b\x32\x0c.gcos.v1.BidH\x00\x88\x01\x01\x12&\n\x07refusal\x18\x02 \x01(\x0b\x32\x10.gcos.v1.RefusalH\x01\x88\x01\x01\x42\x06\n\x04_bidB\n\n\x08_refusal\"<\n\x10\x41nnounceResponse\x12(\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x17.gcos.v1.AnnounceAnswer\"\xff\x04\n\x05\x41ward\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x1d\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x0e.gcos.v1.Fence\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x16\n\x0eorigin_address\x18\x05 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x06 \x03(\t\x12$\n\x03\x65nv\x18\x07 \x03(\x0b\x32\x17.gcos.v1.Award.EnvEntry\x12 \n\x03gpu\x18\x08 \x01(\x0b\x32\x13.gcos.v1.GpuRequest\x12\x11\n\tpool_type\x18\t \x01(\t\x12$\n\x05needs\x18\n \x03(\x0b\x32\x15.gcos.v1.ArtifactNeed\x12(\n\x0bpredictions\x18\x0b \x03(\x0b\x32\x13.gcos.v1.Prediction\x12\x1d\n\x05terms\x18\x0c \x01(\x0b\x32\x0e.gcos.v1.Terms\x12\x0f\n\x07lease_s\x18\r \x01(\x01\x12\x0f\n\x07project\x18\x0e \x01(\t\x12\x17\n\ndeadline_s\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10\x65\x61rliest_start_s\x18\x10 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nworkdir_id\x18\x11 \x01(\tH\x02\x88\x01\x01\x12\x12\n\x05image\x18\x12 \x01(\tH\x03\x88\x01\x01\x12 \n\x07outputs\x18\x13 \x03(\x0b\x32\x0f.gcos.v1.Output\x12\x0f\n\x07secrets\x18\x14 \x03(\t\x12\x10\n\x08priority\x18\x15 \x01(\x03\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_deadline_sB\x13\n\x11_earliest_start_sB\r\n\x0b_workdir_idB\x08\n\x06_image\"-\n\x0c\x41wardRequest\x12\x1d\n\x05\x61ward\x18\x01 \x01(\x0b\x32\x0e.gcos.v1.Award\"f\n\rAwardResponse\x12\x13\n\x0bis_accepted\x18\x01 \x01(\x08\x12$\n\x06reason\x18\x02 \x01(\x0e\x32\x0f.gcos.v1.ReasonH\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x03 \x01(\tB\t\n\x07_reason\"n\n\x04Hold\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpool_type\x18\x02 \x01(\t\x12\x11\n\tgpu_count\x18\x03 \x01(\x03\x12\x0f\n\x07start_s\x18\x04 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x05 \x01(\x01\x12\x0f\n\x07until_s\x18\x06 \x01(\x01\"*\n\x0bHoldRequest\x12\x1b\n\x04hold\x18\x01 \x01(\x0b\x32\r.gcos.v1.Hold\"\x0e\n\x0cHoldResponse\"Z\n\tRejection\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06winner\x18\x02 \x01(\t\x12\x19\n\x11winning_offer_usd\x18\x03 \x01(\x01\x12\x11\n\toffer_usd\x18\x04 \x01(\x01\"7\n\rRejectRequest\x12&\n\nrejections\x18\x01 \x03(\x0b\x32\x12.gcos.v1.Rejection\"\x10\n\x0eRejectResponse\"\xb2\x01\n\x0bRunProgress\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.gcos.v1.RunState\x12\x1f\n\x06reason\x18\x03 \x01(\x0e\x32\x0f.gcos.v1.Reason\x12\x16\n\tstarted_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rfetched_bytes\x18\x05 \x01(\x03\x12\x13\n\x0b\x66\x65tch_bytes\x18\x06 \x01(\x03\x42\x0c\n\n_started_s\"X\n\x0cRenewRequest\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\"\n\x04runs\x18\x03 \x03(\x0b\x32\x14.gcos.v1.RunProgress\"\x8a\x01\n\rRenewResponse\x12\x36\n\x08verdicts\x18\x01 \x03(\x0b\x32$.gcos.v1.RenewResponse.VerdictsEntry\x1a\x41\n\rVerdictsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0e\x32\x10.gcos.v1.Verdict:\x02\x38\x01\"0\n\rReportRequest\x12\x1f\n\x06report\x18\x01 \x01(\x0b\x32\x0f.gcos.v1.Report\"6\n\x0eReportResponse\x12\x13\n\x0bis_accepted\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\"0\n\rRevokeRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0f\n\x07run_ids\x18\x02 \x03(\t\"\x10\n\x0eRevokeResponse\"I\n\x11ReadRunLogRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\"8\n\x12ReadRunLogResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\"%\n\x13ReadRunFilesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"F\n\x14ReadRunFilesResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_CONTINUE\x10\x01\x12\x13\n\x0fVERDICT_REVOKED\x10\x02\x32\xbc\x04\n\x0bSiteService\x12?\n\x08\x41nnounce\x12\x18.gcos.v1.AnnounceRequest\x1a\x19.gcos.v1.AnnounceResponse\x12\x36\n\x05\x41ward\x12\x15.gcos.v1.AwardRequest\x1a\x16.gcos.v1.AwardResponse\x12\x39\n\x06Reject\x12\x16.gcos.v1.RejectRequest\x1a\x17.gcos.v1.RejectResponse\x12\x33\n\x04Hold\x12\x14.gcos.v1.HoldRequest\x1a\x15.gcos.v1.HoldResponse\x12\x36\n\x05Renew\x12\x15.gcos.v1.RenewRequest\x1a\x16.gcos.v1.RenewResponse\x12\x39\n\x06Report\x12\x16.gcos.v1.ReportRequest\x1a\x17.gcos.v1.ReportResponse\x12\x39\n\x06Revoke\x12\x16.gcos.v1.RevokeRequest\x1a\x17.gcos.v1.RevokeResponse\x12G\n\nReadRunLog\x12\x1a.gcos.v1.ReadRunLogRequest\x1a\x1b.gcos.v1.ReadRunLogResponse0\x01\x12M\n\x0cReadRunFiles\x12\x1c.gcos.v1.ReadRunFilesRequest\x1a\x1d.gcos.v1.ReadRunFilesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12gcos/v1/site.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\"\xc1\x03\n\x0c\x41nnouncement\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x1d\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x0e.gcos.v1.Fence\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12 \n\x03gpu\x18\x04 \x01(\x0b\x32\x13.gcos.v1.GpuRequest\x12\x1b\n\x04work\x18\x05 \x01(\x0b\x32\r.gcos.v1.Work\x12$\n\x05needs\x18\x06 \x03(\x0b\x32\x15.gcos.v1.ArtifactNeed\x12(\n\x0bpredictions\x18\x07 \x03(\x0b\x32\x13.gcos.v1.Prediction\x12\x1d\n\x05terms\x18\x08 \x01(\x0b\x32\x0e.gcos.v1.Terms\x12\x1d\n\x10\x65\x61rliest_start_s\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ndeadline_s\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tmay_defer\x18\x0b \x01(\x08\x12\x12\n\x05image\x18\x0c \x01(\tH\x02\x88\x01\x01\x12\x0f\n\x07secrets\x18\r \x03(\t\x12\x10\n\x08priority\x18\x0e \x01(\x03\x12\x13\n\x0boutput_uris\x18\x0f \x03(\tB\x13\n\x11_earliest_start_sB\r\n\x0b_deadline_sB\x08\n\x06_image\"?\n\x0f\x41nnounceRequest\x12,\n\rannouncements\x18\x01 \x03(\x0b\x32\x15.gcos.v1.Announcement\"l\n\x0e\x41nnounceAnswer\x12\x1e\n\x03\x62id\x18\x01 \x01(\x0b\x32\x0c.gcos.v1.BidH\x00\x88\x01\x01\x12&\n\x07refusal\x18\x02 \x01(\x0b\x32\x10.gcos.v1.RefusalH\x01\x88\x01\x01\x42\x06\n\x04_bidB\n\n\x08_refusal\"<\n\x10\x41nnounceResponse\x12(\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x17.gcos.v1.AnnounceAnswer\"\xff\x04\n\x05\x41ward\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x1d\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x0e.gcos.v1.Fence\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x16\n\x0eorigin_address\x18\x05 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x06 \x03(\t\x12$\n\x03\x65nv\x18\x07 \x03(\x0b\x32\x17.gcos.v1.Award.EnvEntry\x12 \n\x03gpu\x18\x08 \x01(\x0b\x32\x13.gcos.v1.GpuRequest\x12\x11\n\tpool_type\x18\t \x01(\t\x12$\n\x05needs\x18\n \x03(\x0b\x32\x15.gcos.v1.ArtifactNeed\x12(\n\x0bpredictions\x18\x0b \x03(\x0b\x32\x13.gcos.v1.Prediction\x12\x1d\n\x05terms\x18\x0c \x01(\x0b\x32\x0e.gcos.v1.Terms\x12\x0f\n\x07lease_s\x18\r \x01(\x01\x12\x0f\n\x07project\x18\x0e \x01(\t\x12\x17\n\ndeadline_s\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10\x65\x61rliest_start_s\x18\x10 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nworkdir_id\x18\x11 \x01(\tH\x02\x88\x01\x01\x12\x12\n\x05image\x18\x12 \x01(\tH\x03\x88\x01\x01\x12 \n\x07outputs\x18\x13 \x03(\x0b\x32\x0f.gcos.v1.Output\x12\x0f\n\x07secrets\x18\x14 \x03(\t\x12\x10\n\x08priority\x18\x15 \x01(\x03\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_deadline_sB\x13\n\x11_earliest_start_sB\r\n\x0b_workdir_idB\x08\n\x06_image\"-\n\x0c\x41wardRequest\x12\x1d\n\x05\x61ward\x18\x01 \x01(\x0b\x32\x0e.gcos.v1.Award\"f\n\rAwardResponse\x12\x13\n\x0bis_accepted\x18\x01 \x01(\x08\x12$\n\x06reason\x18\x02 \x01(\x0e\x32\x0f.gcos.v1.ReasonH\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x03 \x01(\tB\t\n\x07_reason\"n\n\x04Hold\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpool_type\x18\x02 \x01(\t\x12\x11\n\tgpu_count\x18\x03 \x01(\x03\x12\x0f\n\x07start_s\x18\x04 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x05 \x01(\x01\x12\x0f\n\x07until_s\x18\x06 \x01(\x01\"*\n\x0bHoldRequest\x12\x1b\n\x04hold\x18\x01 \x01(\x0b\x32\r.gcos.v1.Hold\"\x0e\n\x0cHoldResponse\"x\n\tRejection\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06winner\x18\x02 \x01(\t\x12\x19\n\x11winning_offer_usd\x18\x03 \x01(\x01\x12\x11\n\toffer_usd\x18\x04 \x01(\x01\x12\x1c\n\x14\x62\x65st_with_copies_usd\x18\x05 \x01(\x01\"7\n\rRejectRequest\x12&\n\nrejections\x18\x01 \x03(\x0b\x32\x12.gcos.v1.Rejection\"\x10\n\x0eRejectResponse\"\xb2\x01\n\x0bRunProgress\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.gcos.v1.RunState\x12\x1f\n\x06reason\x18\x03 \x01(\x0e\x32\x0f.gcos.v1.Reason\x12\x16\n\tstarted_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rfetched_bytes\x18\x05 \x01(\x03\x12\x13\n\x0b\x66\x65tch_bytes\x18\x06 \x01(\x03\x42\x0c\n\n_started_s\"X\n\x0cRenewRequest\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\"\n\x04runs\x18\x03 \x03(\x0b\x32\x14.gcos.v1.RunProgress\"\x8a\x01\n\rRenewResponse\x12\x36\n\x08verdicts\x18\x01 \x03(\x0b\x32$.gcos.v1.RenewResponse.VerdictsEntry\x1a\x41\n\rVerdictsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0e\x32\x10.gcos.v1.Verdict:\x02\x38\x01\"0\n\rReportRequest\x12\x1f\n\x06report\x18\x01 \x01(\x0b\x32\x0f.gcos.v1.Report\"6\n\x0eReportResponse\x12\x13\n\x0bis_accepted\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\"0\n\rRevokeRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0f\n\x07run_ids\x18\x02 \x03(\t\"\x10\n\x0eRevokeResponse\"I\n\x11ReadRunLogRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\"8\n\x12ReadRunLogResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\"%\n\x13ReadRunFilesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"F\n\x14ReadRunFilesResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_CONTINUE\x10\x01\x12\x13\n\x0fVERDICT_REVOKED\x10\x02\x32\xbc\x04\n\x0bSiteService\x12?\n\x08\x41nnounce\x12\x18.gcos.v1.AnnounceRequest\x1a\x19.gcos.v1.AnnounceResponse\x12\x36\n\x05\x41ward\x12\x15.gcos.v1.AwardRequest\x1a\x16.gcos.v1.AwardResponse\x12\x39\n\x06Reject\x12\x16.gcos.v1.RejectRequest\x1a\x17.gcos.v1.RejectResponse\x12\x33\n\x04Hold\x12\x14.gcos.v1.HoldRequest\x1a\x15.gcos.v1.HoldResponse\x12\x36\n\x05Renew\x12\x15.gcos.v1.RenewRequest\x1a\x16.gcos.v1.RenewResponse\x12\x39\n\x06Report\x12\x16.gcos.v1.ReportRequest\x1a\x17.gcos.v1.ReportResponse\x12\x39\n\x06Revoke\x12\x16.gcos.v1.RevokeRequest\x1a\x17.gcos.v1.RevokeResponse\x12G\n\nReadRunLog\x12\x1a.gcos.v1.ReadRunLogRequest\x1a\x1b.gcos.v1.ReadRunLogResponse0\x01\x12M\n\x0cReadRunFiles\x12\x1c.gcos.v1.ReadRunFilesRequest\x1a\x1d.gcos.v1.ReadRunFilesResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AWARD_ENVENTRY']._serialized_options = b'8\001'
   _globals['_RENEWRESPONSE_VERDICTSENTRY']._loaded_options = None
   _globals['_RENEWRESPONSE_VERDICTSENTRY']._serialized_options = b'8\001'
-  _globals['_VERDICT']._serialized_start=2704
-  _globals['_VERDICT']._serialized_end=2781
+  _globals['_VERDICT']._serialized_start=2734
+  _globals['_VERDICT']._serialized_end=2811
   _globals['_ANNOUNCEMENT']._serialized_start=54
   _globals['_ANNOUNCEMENT']._serialized_end=503
   _globals['_ANNOUNCEREQUEST']._serialized_start=505
@@ -61,35 +61,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOLDRESPONSE']._serialized_start=1691
   _globals['_HOLDRESPONSE']._serialized_end=1705
   _globals['_REJECTION']._serialized_start=1707
-  _globals['_REJECTION']._serialized_end=1797
-  _globals['_REJECTREQUEST']._serialized_start=1799
-  _globals['_REJECTREQUEST']._serialized_end=1854
-  _globals['_REJECTRESPONSE']._serialized_start=1856
-  _globals['_REJECTRESPONSE']._serialized_end=1872
-  _globals['_RUNPROGRESS']._serialized_start=1875
-  _globals['_RUNPROGRESS']._serialized_end=2053
-  _globals['_RENEWREQUEST']._serialized_start=2055
-  _globals['_RENEWREQUEST']._serialized_end=2143
-  _globals['_RENEWRESPONSE']._serialized_start=2146
-  _globals['_RENEWRESPONSE']._serialized_end=2284
-  _globals['_RENEWRESPONSE_VERDICTSENTRY']._serialized_start=2219
-  _globals['_RENEWRESPONSE_VERDICTSENTRY']._serialized_end=2284
-  _globals['_REPORTREQUEST']._serialized_start=2286
-  _globals['_REPORTREQUEST']._serialized_end=2334
-  _globals['_REPORTRESPONSE']._serialized_start=2336
-  _globals['_REPORTRESPONSE']._serialized_end=2390
-  _globals['_REVOKEREQUEST']._serialized_start=2392
-  _globals['_REVOKEREQUEST']._serialized_end=2440
-  _globals['_REVOKERESPONSE']._serialized_start=2442
-  _globals['_REVOKERESPONSE']._serialized_end=2458
-  _globals['_READRUNLOGREQUEST']._serialized_start=2460
-  _globals['_READRUNLOGREQUEST']._serialized_end=2533
-  _globals['_READRUNLOGRESPONSE']._serialized_start=2535
-  _globals['_READRUNLOGRESPONSE']._serialized_end=2591
-  _globals['_READRUNFILESREQUEST']._serialized_start=2593
-  _globals['_READRUNFILESREQUEST']._serialized_end=2630
-  _globals['_READRUNFILESRESPONSE']._serialized_start=2632
-  _globals['_READRUNFILESRESPONSE']._serialized_end=2702
-  _globals['_SITESERVICE']._serialized_start=2784
-  _globals['_SITESERVICE']._serialized_end=3356
+  _globals['_REJECTION']._serialized_end=1827
+  _globals['_REJECTREQUEST']._serialized_start=1829
+  _globals['_REJECTREQUEST']._serialized_end=1884
+  _globals['_REJECTRESPONSE']._serialized_start=1886
+  _globals['_REJECTRESPONSE']._serialized_end=1902
+  _globals['_RUNPROGRESS']._serialized_start=1905
+  _globals['_RUNPROGRESS']._serialized_end=2083
+  _globals['_RENEWREQUEST']._serialized_start=2085
+  _globals['_RENEWREQUEST']._serialized_end=2173
+  _globals['_RENEWRESPONSE']._serialized_start=2176
+  _globals['_RENEWRESPONSE']._serialized_end=2314
+  _globals['_RENEWRESPONSE_VERDICTSENTRY']._serialized_start=2249
+  _globals['_RENEWRESPONSE_VERDICTSENTRY']._serialized_end=2314
+  _globals['_REPORTREQUEST']._serialized_start=2316
+  _globals['_REPORTREQUEST']._serialized_end=2364
+  _globals['_REPORTRESPONSE']._serialized_start=2366
+  _globals['_REPORTRESPONSE']._serialized_end=2420
+  _globals['_REVOKEREQUEST']._serialized_start=2422
+  _globals['_REVOKEREQUEST']._serialized_end=2470
+  _globals['_REVOKERESPONSE']._serialized_start=2472
+  _globals['_REVOKERESPONSE']._serialized_end=2488
+  _globals['_READRUNLOGREQUEST']._serialized_start=2490
+  _globals['_READRUNLOGREQUEST']._serialized_end=2563
+  _globals['_READRUNLOGRESPONSE']._serialized_start=2565
+  _globals['_READRUNLOGRESPONSE']._serialized_end=2621
+  _globals['_READRUNFILESREQUEST']._serialized_start=2623
+  _globals['_READRUNFILESREQUEST']._serialized_end=2660
+  _globals['_READRUNFILESRESPONSE']._serialized_start=2662
+  _globals['_READRUNFILESRESPONSE']._serialized_end=2732
+  _globals['_SITESERVICE']._serialized_start=2814
+  _globals['_SITESERVICE']._serialized_end=3386
 # @@protoc_insertion_point(module_scope)

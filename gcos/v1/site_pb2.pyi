@@ -538,6 +538,7 @@ class Rejection(_message.Message):
     WINNER_FIELD_NUMBER: _builtins.int
     WINNING_OFFER_USD_FIELD_NUMBER: _builtins.int
     OFFER_USD_FIELD_NUMBER: _builtins.int
+    BEST_WITH_COPIES_USD_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     winner: _builtins.str
@@ -546,6 +547,10 @@ class Rejection(_message.Message):
     """J of the winning bid, $."""
     offer_usd: _builtins.float
     """J of the receiver's own bid, $."""
+    best_with_copies_usd: _builtins.float
+    """Lowest J that any loser would have offered with what it lacked in place, $; infinite where
+    none lacked anything. Whose own is this has the claim to copies.
+    """
     def __init__(
         self,
         *,
@@ -553,10 +558,11 @@ class Rejection(_message.Message):
         winner: _builtins.str = ...,
         winning_offer_usd: _builtins.float = ...,
         offer_usd: _builtins.float = ...,
+        best_with_copies_usd: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offer_usd", b"offer_usd", "task_id", b"task_id", "winner", b"winner", "winning_offer_usd", b"winning_offer_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_with_copies_usd", b"best_with_copies_usd", "offer_usd", b"offer_usd", "task_id", b"task_id", "winner", b"winner", "winning_offer_usd", b"winning_offer_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

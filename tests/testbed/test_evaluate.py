@@ -361,3 +361,20 @@ def test_off_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> N
         orders(seeds=1), Simulator(), job_count=1, baseline="joint", refused=(), out=Output()
     )
     assert capsys.readouterr().err == ""
+
+
+def test_cache_modes_are_compared_as_variants_of_a_policy() -> None:
+    """Against the first of them, pair by pair."""
+    records = [
+        record
+        for mode in ("dual", "none")
+        for record in runs(Simulator(), orders(("locality",), cache_mode=mode))
+    ]
+    found = evaluation(records, baseline="locality/dual", data="")
+    assert [each.policy for each in found.policies] == ["locality/dual", "locality/none"]
+    assert (found.cache_mode, found.baseline) == ("dual,none", "locality/dual")
+    dual, none = found.policies
+    assert dual.joint_vs_baseline is None
+    assert none.joint_vs_baseline is not None
+    assert none.joint_vs_baseline.difference.count == 3
+    assert found.seeds == (1, 2, 3)
