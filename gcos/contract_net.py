@@ -337,7 +337,7 @@ class Rejection:
         winning_offer_usd: J of the winning bid.
         offer_usd: J of the receiver's own bid.
         best_with_copies_usd: Lowest J that any loser would have offered with what it lacked in
-            place (`with_copies_usd`); inf where none lacked anything. One task would have gone to
+            place (`with_copies_usd`); None where none lacked anything. One task would have gone to
             one site: only the loser whose own this is has lost it for want of copies.
     """
 
@@ -345,7 +345,7 @@ class Rejection:
     winner: SiteId
     winning_offer_usd: float
     offer_usd: float
-    best_with_copies_usd: float
+    best_with_copies_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from gcos.sites import Pool
 from gcos.tables import default_sites, hardware
 from policies.catalogue import DEFAULT, policy_named
 from site_agent.lease import LEASE_S
+from site_agent.migration import Budget
 
 GIB = 1 << 30
 
@@ -105,6 +106,7 @@ class AgentConfig:
         run_path: `PATH` of jobs.
         log_level: debug, info, warning or error.
         transfer: How artifacts come from other agents.
+        copies: What copies ahead of need may cost in any 24 h of world time.
         world: How world time and bytes are scaled.
         sources: What artifacts may be pulled from.
     """
@@ -139,6 +141,7 @@ class AgentConfig:
     run_path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    copies: Budget = field(default_factory=Budget)
     world: WorldConfig = field(default_factory=WorldConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
 
@@ -196,5 +199,10 @@ def _check_numbers(pue: float, pools: tuple[Pool, ...], config: AgentConfig) -> 
     for name in ("lease_s", "bid_window_s", "beat_s"):
         if not getattr(config, name) > 0:
             raise InvalidRequestError("must be above 0 seconds", field=name)
+    budget = config.copies
+    if not min(budget.bytes_a_day, budget.usd_a_day, budget.gco2_a_day) >= 0:
+        raise InvalidRequestError(
+            "a budget is not negative", field="copies", hint="0 pulls no copies ahead of need"
+        )
     if not (config.world.speed > 0 and config.world.byte_ratio > 0):
         raise InvalidRequestError("speed and byte_ratio must be above 0", field="world")

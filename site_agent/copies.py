@@ -5,16 +5,16 @@ entered in this site's ledger under the project `COPIES_PROJECT`, since no task 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from gcos.accounting import Charge, LatePenalty
 from gcos.artifacts import ArtifactKind
 from gcos.clock import Clock
-from gcos.contract_net import Announcement, ArtifactNeed, Bid, Refusal, Rejection, Terms
-from gcos.errors import ArtifactNotFoundError, GcosError
+from gcos.contract_net import Announcement, ArtifactNeed, Bid, Fetch, Refusal, Rejection, Terms
+from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError
 from gcos.ids import ArtifactId, RunId, TaskId
 from gcos.known_sites import KnownSite
 from gcos.ledger import LedgerEntry
@@ -23,6 +23,8 @@ from gcos.signals import HOUR_S, StepSeries
 from gcos.system import unique_text
 from gcos.tasks import RunState, WorkKind
 from site_agent.config import AgentConfig
+from site_agent.custody import CustodyShell
+from site_agent.handoff import CustodyAnswer, CustodyOffer
 from site_agent.links import Priority
 from site_agent.migration import Migration, Pull
 from site_agent.participant import Participant
@@ -60,9 +62,11 @@ class Copies:
         migration: Migration,
         participant: Participant,
         plane: ArtifactPlane,
+        custody: CustodyShell,
         links: Links,
         log: Log,
     ) -> None:
+        self.custody = custody
         self._config = config
         self._clock = clock
         self._participant = participant
@@ -94,7 +98,7 @@ class Copies:
             self._participant.let_go(rejection.task_id)
             self._begin(self.migration.rejected(rejection, now_s=now_s), ports)
 
-    def hear(self, sites: Iterable[KnownSite]) -> None:
+    def hear(self, sites: Collection[KnownSite]) -> None:
         """Learn how often artifacts are used at other sites."""
         total: dict[ArtifactId, float] = {}
         for known in sites:
@@ -102,21 +106,54 @@ class Copies:
                 for told in known.digest.demand:
                     total[told.artifact_id] = total.get(told.artifact_id, 0.0) + told.use_count
         self._participant.cache.demand.hear(total)
+        self.custody.hear(sites)
+
+    async def custody_offered(
+        self, offer: CustodyOffer, need: ArtifactNeed, ports: CopyPorts
+    ) -> CustodyAnswer:
+        """Take custody of a copy that is here; pull one where the gate admits it, and say so.
+
+        Raises:
+            InvalidRequestError: The offer is no offer.
+        """
+        here = self._participant.site.site_id
+        if offer.epoch < 1 or offer.giver == here or offer.artifact_id != need.artifact_id:
+            raise InvalidRequestError(
+                "takes an epoch from 1 on, another giver, and its artifact", field="offer"
+            )
+        answer = await self.custody.offered(offer, name=need.name)
+        if answer.is_taken or self.custody.has_copy(need.artifact_id):
+            return answer
+        found = self._cheapest(need, self._clock.world_s())
+        pulls: tuple[Pull, ...] = ()
+        if found is not None:
+            why = f"site {offer.giver} offers its custody"
+            now_s = self._clock.world_s()
+            pulls = self.migration.asked(
+                need, found[0], self._joint_usd(found[1]), why, now_s=now_s
+            )
+            self._begin(pulls, ports)
+        is_coming = bool(pulls) or need.artifact_id in self.migration.pulling
+        return replace(answer, message="a copy is on its way" if is_coming else answer.message)
 
     async def look_forever(self, ports: CopyPorts) -> None:
         """Let the migrator look around once an hour of world time."""
         while True:
             await asyncio.sleep(HOUR_S / self._clock.scale.speed)
             self._begin(self.migration.beat(now_s=self._clock.world_s()), ports)
+            try:
+                await self.custody.look()
+            except GcosError as exc:
+                self._log.error("custody_failed", error=str(exc))  # the next look tries again
 
     # ---------------------------------------------------------------- what it does
 
     def _begin(self, pulls: Sequence[Pull], ports: CopyPorts) -> None:
+        while self.migration.untold:
+            told = self.migration.untold.popleft()
+            event = "copy_decided" if told.is_granted else "copy_refused"
+            self._log.info(event, artifact=told.name, artifact_id=told.artifact_id, why=told.why)
         for pull in pulls:
-            need = pull.need
-            self._log.info(
-                "copy_decided", artifact=need.name, artifact_id=need.artifact_id, why=pull.why
-            )
             ports.spawn("Copy", partial(self._pull, pull, ports))
 
     async def _pull(self, pull: Pull, ports: CopyPorts) -> None:
@@ -135,26 +172,16 @@ class Copies:
             self.migration.ended(known)
         if charge is None:
             return  # a run brought it meanwhile, and pays
-        price_usd = charge.joint_usd(self._terms.scope, self._terms.carbon_price_usd_per_kg)
+        price_usd = self._joint_usd(charge)
         self._participant.cache.price(known, price_usd)
         self._log.info("copy_arrived", artifact=need.name, artifact_id=known, price_usd=price_usd)
         await ports.enter(self._entry(need, copy_id, charge))
 
     async def _fetch(self, need: ArtifactNeed, copy_id: RunId) -> Charge | None:
-        site = self._participant.site
         carbon = self._participant.signals.carbon
         carbon_here = None if carbon is None else carbon.series
         started_s = self._clock.world_s()
-        found = cheapest_fetch(
-            need,
-            here=site.site_id,
-            zone=site.zone,
-            links=self._links,
-            terms=self._terms,
-            carbon_here=carbon_here,
-            byte_ratio=self._config.world.byte_ratio,
-            now_s=started_s,
-        )
+        found = self._cheapest(need, started_s)
         if found is None:
             raise ArtifactNotFoundError(f"no other site is known to hold {need.name}")
         charge_of = partial(self._charge_of, carbon_here=carbon_here, started_s=started_s)
@@ -166,6 +193,23 @@ class Copies:
             priority=Priority.BACKGROUND,
         )
         return None if result.is_shared else charge_of(result.parts)
+
+    def _cheapest(self, need: ArtifactNeed, now_s: float) -> tuple[Fetch, Charge] | None:
+        site = self._participant.site
+        carbon = self._participant.signals.carbon
+        return cheapest_fetch(
+            need,
+            here=site.site_id,
+            zone=site.zone,
+            links=self._links,
+            terms=self._terms,
+            carbon_here=None if carbon is None else carbon.series,
+            byte_ratio=self._config.world.byte_ratio,
+            now_s=now_s,
+        )
+
+    def _joint_usd(self, charge: Charge) -> float:
+        return charge.joint_usd(self._terms.scope, self._terms.carbon_price_usd_per_kg)
 
     def _charge_of(
         self, parts: Sequence[FetchPart], *, carbon_here: StepSeries | None, started_s: float

@@ -123,18 +123,19 @@ class Handoffs:
         return Step(writes=(self._keep(replace(known, is_done=True)),))
 
     def offer(self, artifact_id: ArtifactId, to: SiteId) -> Step:
-        """Offer custody of an artifact that this site is the custodian of.
+        """Offer custody of an artifact whose copy here is protected.
 
         Raises:
-            WrongStateError: It is offered already, or this site is not its custodian.
+            WrongStateError: It is offered already, or about to be let go.
         """
         assert to != self.site_id, "custody is offered to another"
         known = self._known(artifact_id)
-        if known.holder != self.site_id:
+        if known.holder != self.site_id and not known.is_done:
             raise WrongStateError(f"{known.holder} is the custodian of {artifact_id}")
         if known.offered_to is not None:
             raise WrongStateError(f"{artifact_id} is offered to {known.offered_to} already")
-        kept = self._keep(replace(known, offered_to=to))
+        # Where custody had left and somebody added the artifact here anew, it has come back.
+        kept = self._keep(replace(known, holder=self.site_id, offered_to=to))
         return Step(writes=(kept,), offers=((to, self._offer_of(kept)),))
 
     def due(self) -> tuple[tuple[SiteId, CustodyOffer], ...]:

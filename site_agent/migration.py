@@ -8,9 +8,11 @@ needs (auctions lost, demand elsewhere) and lets a wish pass through the gate:
   caches: DESIGN section 7 C);
 - the day's budget of bytes, money and carbon covers it, and few enough pulls are under way.
 
-Every decision is kept with its why, the latest `DECISION_COUNT_MAX` of them.
+Every decision is kept with its why, the latest `DECISION_COUNT_MAX` of them; one that is refused
+again within the hour is the same one.
 """
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from gcos.contract_net import (
     with_copies_usd,
 )
 from gcos.ids import ArtifactId, TaskId
+from gcos.signals import HOUR_S
 from policies.evictors import expected_saving_usd
 from policies.interface import CachedItem, Loss, Migrator, Wish
 from site_agent.dual_cache import DualCache
@@ -107,6 +110,10 @@ class Migration:
     decisions: deque[Decision] = field(
         default_factory=lambda: deque[Decision](maxlen=DECISION_COUNT_MAX)
     )
+    #: Decisions that nobody has been told of yet, oldest first.
+    untold: deque[Decision] = field(
+        default_factory=lambda: deque[Decision](maxlen=DECISION_COUNT_MAX)
+    )
     #: Copies on their way.
     pulling: set[ArtifactId] = field(default_factory=set)
     _offers: OrderedDict[TaskId, _Offer] = field(default_factory=OrderedDict)
@@ -114,6 +121,8 @@ class Migration:
     _known: OrderedDict[ArtifactId, tuple[ArtifactNeed, Fetch, float]] = field(
         default_factory=OrderedDict
     )
+    #: World instant of the last refusal that was told of, by artifact.
+    _refused_s: OrderedDict[ArtifactId, float] = field(default_factory=OrderedDict)
     #: Pulls of the last 24 h: instant, bytes, $ and g.
     _spent: deque[tuple[float, int, float, float]] = field(default_factory=deque)
 
@@ -151,7 +160,8 @@ class Migration:
         times, and k sites would each pull a copy that only one of them can use.
         """
         offer = self._offers.pop(rejection.task_id, None)
-        if offer is None or offer.with_copies_usd > rejection.best_with_copies_usd:
+        best_usd = rejection.best_with_copies_usd
+        if offer is None or best_usd is None or offer.with_copies_usd > best_usd:
             return ()
         transfer_usd = sum(price for _, price in offer.transfers)
         saving_usd = rejection.winning_offer_usd - offer.with_copies_usd
@@ -190,6 +200,23 @@ class Migration:
                 )
         return self._granted(self.migrator.beat(items, now_s=now_s), now_s=now_s)
 
+    def asked(
+        self, need: ArtifactNeed, fetch: Fetch, price_usd: float, why: str, *, now_s: float
+    ) -> tuple[Pull, ...]:
+        """Wish for a copy that another site wants to have here; return it where the gate admits it.
+
+        Args:
+            need: What.
+            fetch: The way to bring it.
+            price_usd: J of that, which is what the copy is taken to be worth.
+            why: In words.
+            now_s: World instant.
+        """
+        known = need.artifact_id
+        _remember(self._known, known, (need, fetch, price_usd), NEED_COUNT_MAX)
+        wish = Wish(known, worth_usd=price_usd, why=why)
+        return self._granted([wish], now_s=now_s)
+
     def ended(self, artifact_id: ArtifactId) -> None:
         """Take note that a pull has ended, well or not."""
         self.pulling.discard(artifact_id)
@@ -204,7 +231,7 @@ class Migration:
                 continue
             problem = self._problem(wish, need, fetch, now_s=now_s)
             why = wish.why if problem is None else f"{wish.why}; {problem}"
-            self.decisions.append(
+            self._decide(
                 Decision(now_s, wish.artifact_id, need.name, is_granted=problem is None, why=why)
             )
             if problem is None:
@@ -213,6 +240,17 @@ class Migration:
                 self._spent.append((now_s, need.size_bytes, fetch.cost_usd, fetch.carbon_gco2))
                 pulls.append(Pull(need, wish.why))
         return tuple(pulls)
+
+    def _decide(self, decision: Decision) -> None:
+        """Keep a decision, unless it is a refusal that was told within the hour."""
+        refused_s = self._refused_s.get(decision.artifact_id, -math.inf)
+        if not decision.is_granted and decision.at_s - refused_s < HOUR_S:
+            return
+        self._refused_s.pop(decision.artifact_id, None)
+        if not decision.is_granted:
+            _remember(self._refused_s, decision.artifact_id, decision.at_s, NEED_COUNT_MAX)
+        self.decisions.append(decision)
+        self.untold.append(decision)
 
     def _problem(self, wish: Wish, need: ArtifactNeed, fetch: Fetch, *, now_s: float) -> str | None:
         """Return what speaks against a wish, or None."""

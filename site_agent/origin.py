@@ -12,7 +12,6 @@ fence rises before each award; a leased task is given away only after its lease 
 passed by this site's clock; after a restart every lease is taken to have been renewed just now.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -440,7 +439,7 @@ class Origin:
         self.award_until_s[task.task_id] = lease.origin_until_s(now.protocol_s)
         lam = self.terms_of(task.spec, task.predictions).carbon_price_usd_per_kg
         claims = [with_copies_usd(bid, lam) for bid in ranked[1:] if bid.fetches]
-        best_with_copies_usd = min(claims, default=math.inf)
+        best_with_copies_usd = min(claims, default=None)
         rejections = tuple(
             (
                 bid.site_id,

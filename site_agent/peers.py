@@ -12,6 +12,7 @@ from typing import TypeVar
 from gcos import codec
 from gcos.contract_net import (
     Announcement,
+    ArtifactNeed,
     Award,
     AwardAnswer,
     Bid,
@@ -41,6 +42,7 @@ from gcos.v1 import (
     site_pb2,
     site_pb2_grpc,
 )
+from site_agent.handoff import CustodyAnswer, CustodyOffer
 
 Answer = TypeVar("Answer")
 
@@ -255,6 +257,18 @@ class Peers:
         request = site_pb2.RevokeRequest(origin=origin, run_ids=run_ids)
         with translated(address):
             await self._site(address).Revoke(request, timeout=CALL_TIMEOUT_S)
+
+    async def take_custody(
+        self, address: str, offer: CustodyOffer, need: ArtifactNeed
+    ) -> CustodyAnswer:
+        """Offer custody of an artifact."""
+        request = site_pb2.TakeCustodyRequest(
+            offer=to_proto(offer, site_pb2.CustodyOffer),
+            need=to_proto(need, common_pb2.ArtifactNeed),
+        )
+        with translated(address):
+            answer = await self._site(address).TakeCustody(request, timeout=CALL_TIMEOUT_S)
+        return from_proto(answer, CustodyAnswer)
 
     def _site(self, address: str) -> "site_pb2_grpc.SiteServiceAsyncStub":
         return site_pb2_grpc.SiteServiceStub(self._channels.get(address))

@@ -126,7 +126,7 @@ class Runner:
         self._last_applied: asyncio.Task[GcosError | None] | None = None
         self._negotiation = Negotiation(self)
         self.copies = copies
-        self._copy_ports = CopyPorts(
+        self.copy_ports = CopyPorts(
             holders_of=self._negotiation.holders_of,
             enter=lambda entry: self.apply(Ready((fx.AddEntry(entry),))),
             spawn=self._spawn,
@@ -663,11 +663,11 @@ class Runner:
 
     def rejected(self, rejections: Sequence[Rejection]) -> None:
         """Hear what tasks went for that this site bid for."""
-        self.copies.rejected(rejections, self._copy_ports)
+        self.copies.rejected(rejections, self.copy_ports)
 
     async def look_forever(self) -> None:
         """Let the migrator look around now and then."""
-        await self.copies.look_forever(self._copy_ports)
+        await self.copies.look_forever(self.copy_ports)
 
     def digest(self) -> SiteDigest:
         """Return how this site is now."""

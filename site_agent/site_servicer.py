@@ -5,11 +5,21 @@ from typing import Any
 
 import grpc.aio
 
-from gcos.contract_net import Announcement, Award, Bid, Hold, Rejection, Renewal, Report
+from gcos.contract_net import (
+    Announcement,
+    ArtifactNeed,
+    Award,
+    Bid,
+    Hold,
+    Rejection,
+    Renewal,
+    Report,
+)
 from gcos.errors import InvalidRequestError
 from gcos.ids import RunId
 from gcos.rpc.wire import from_proto, to_proto
 from gcos.v1 import site_pb2, site_pb2_grpc
+from site_agent.handoff import CustodyOffer
 from site_agent.peers import AnnounceAnswer
 from site_agent.runner import Runner
 from site_agent.task_servicer import checked_offset, run_files, run_log
@@ -108,6 +118,18 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
                 )
         await self._runner.revoke(run_ids)
         return site_pb2.RevokeResponse()
+
+    async def TakeCustody(
+        self, request: site_pb2.TakeCustodyRequest, context: Context
+    ) -> site_pb2.TakeCustodyResponse:
+        """Take custody of an artifact, durably, or say why not."""
+        del context
+        answer = await self._runner.copies.custody_offered(
+            from_proto(request.offer, CustodyOffer),
+            from_proto(request.need, ArtifactNeed),
+            self._runner.copy_ports,
+        )
+        return to_proto(answer, site_pb2.TakeCustodyResponse)
 
     async def ReadRunLog(
         self, request: site_pb2.ReadRunLogRequest, context: Context

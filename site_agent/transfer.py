@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,7 @@ from gcos.artifacts import Artifact, ArtifactKind, checked_name
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Holder
 from gcos.errors import ArtifactNotFoundError, SiteDrainingError
-from gcos.ids import ArtifactId, RunId
+from gcos.ids import ArtifactId, RunId, SiteId
 from gcos.logs import Log
 from gcos.rpc.channels import Channels
 from site_agent.artifact_store import ArtifactStore, Reservation, StoredArtifact
@@ -448,6 +448,22 @@ class ArtifactPlane:
         finally:
             self._transfers.pop(artifact_id, None)
             self._arrivals.pop(artifact_id).set()
+
+    async def set_custodian(self, artifact_id: ArtifactId, custodian: SiteId) -> None:
+        """Make it durable whose copy of an artifact is protected.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+            CacheFullError: The disk is full.
+        """
+        async with self._adding:
+            self.cache.open_reader(artifact_id)
+            try:
+                record = replace(self.store.record_of(artifact_id), custodian=custodian)
+                await in_thread(functools.partial(self.store.rewrite, record))
+                self.store.adopt(record, record.names[0])
+            finally:
+                self.cache.close_reader(artifact_id)
 
     async def _rename(self, artifact_id: ArtifactId, name: str) -> tuple[Artifact, bool]:
         """Give content that is here a name more."""

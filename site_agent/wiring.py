@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gcos import logs
 from gcos.clock import Clock
+from gcos.contract_net import Holder
 from gcos.ids import SiteId
 from gcos.locks import lock_directory
 from gcos.logs import Log
@@ -25,6 +26,7 @@ from site_agent import journal
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
+from site_agent.custody import CustodyShell
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
 from site_agent.lease import LeaseTerms
@@ -168,12 +170,17 @@ class _Agent:
                 byte_ratio=config.world.byte_ratio,
             ),
         )
+        peers = Peers(self._channels, brokers=config.brokers, predictors=config.predictors)
+        here = Holder(self._site.site_id, self._site.zone, self._site.address)
         copies = Copies(
             config=config,
             clock=self._clock,
-            migration=Migration(plane.cache, policy.migrator()),
+            migration=Migration(plane.cache, policy.migrator(), config.copies),
             participant=participant,
             plane=plane,
+            custody=CustodyShell(
+                here=here, journal=self._store, plane=plane, peers=peers, log=self._log
+            ),
             links=_link,
             log=self._log,
         )
@@ -183,7 +190,7 @@ class _Agent:
             store=self._store,
             origin=origin,
             participant=participant,
-            peers=Peers(self._channels, brokers=config.brokers, predictors=config.predictors),
+            peers=peers,
             runs=RunShell(
                 config=config,
                 clock=self._clock,
@@ -204,6 +211,7 @@ class _Agent:
         now = Now(self._clock.protocol_s(), self._clock.world_s())
         for entry in await journal.load_ledger(self._store):
             runner.ledger[entry.run_id] = entry
+        await runner.copies.custody.restore()
         await runner.refresh_sites()
         tasks = await journal.load_tasks(self._store)
         runs = await journal.load_runs(self._store)

@@ -548,7 +548,7 @@ class Rejection(_message.Message):
     offer_usd: _builtins.float
     """J of the receiver's own bid, $."""
     best_with_copies_usd: _builtins.float
-    """Lowest J that any loser would have offered with what it lacked in place, $; infinite where
+    """Lowest J that any loser would have offered with what it lacked in place, $; absent where
     none lacked anything. Whose own is this has the claim to copies.
     """
     def __init__(
@@ -558,13 +558,15 @@ class Rejection(_message.Message):
         winner: _builtins.str = ...,
         winning_offer_usd: _builtins.float = ...,
         offer_usd: _builtins.float = ...,
-        best_with_copies_usd: _builtins.float = ...,
+        best_with_copies_usd: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_with_copies_usd", b"_best_with_copies_usd", "best_with_copies_usd", b"best_with_copies_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_with_copies_usd", b"best_with_copies_usd", "offer_usd", b"offer_usd", "task_id", b"task_id", "winner", b"winner", "winning_offer_usd", b"winning_offer_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_with_copies_usd", b"_best_with_copies_usd", "best_with_copies_usd", b"best_with_copies_usd", "offer_usd", b"offer_usd", "task_id", b"task_id", "winner", b"winner", "winning_offer_usd", b"winning_offer_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__best_with_copies_usd: _TypeAlias = _typing.Literal["best_with_copies_usd"]  # noqa: Y015
+    _WhichOneofArgType__best_with_copies_usd: _TypeAlias = _typing.Literal["_best_with_copies_usd", b"_best_with_copies_usd"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_with_copies_usd) -> _WhichOneofReturnType__best_with_copies_usd | None: ...
 
 Global___Rejection: _TypeAlias = Rejection  # noqa: Y015
 
@@ -931,3 +933,97 @@ class ReadRunFilesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadRunFilesResponse: _TypeAlias = ReadRunFilesResponse  # noqa: Y015
+
+@_typing.final
+class CustodyOffer(_message.Message):
+    """Custody of an artifact, offered by its custodian."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    GIVER_FIELD_NUMBER: _builtins.int
+    artifact_id: _builtins.str
+    """Content id."""
+    epoch: _builtins.int
+    """Number of the handoff; rises with each one of an artifact."""
+    giver: _builtins.str
+    """The custodian."""
+    def __init__(
+        self,
+        *,
+        artifact_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        giver: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "epoch", b"epoch", "giver", b"giver"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustodyOffer: _TypeAlias = CustodyOffer  # noqa: Y015
+
+@_typing.final
+class TakeCustodyRequest(_message.Message):
+    """An offer of custody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFER_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def offer(self) -> Global___CustodyOffer:
+        """What is offered."""
+
+    @_builtins.property
+    def need(self) -> _common_pb2.ArtifactNeed:
+        """The artifact, for who has no copy of it yet."""
+
+    def __init__(
+        self,
+        *,
+        offer: Global___CustodyOffer | None = ...,
+        need: _common_pb2.ArtifactNeed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["need", b"need", "offer", b"offer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["need", b"need", "offer", b"offer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeCustodyRequest: _TypeAlias = TakeCustodyRequest  # noqa: Y015
+
+@_typing.final
+class TakeCustodyResponse(_message.Message):
+    """What came of an offer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    IS_TAKEN_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    artifact_id: _builtins.str
+    """Of what."""
+    epoch: _builtins.int
+    """Of the offer."""
+    is_taken: _builtins.bool
+    """The copy there is protected, or was and custody has moved on since."""
+    message: _builtins.str
+    """Why not, for people."""
+    def __init__(
+        self,
+        *,
+        artifact_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        is_taken: _builtins.bool = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "epoch", b"epoch", "is_taken", b"is_taken", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeCustodyResponse: _TypeAlias = TakeCustodyResponse  # noqa: Y015

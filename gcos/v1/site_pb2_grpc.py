@@ -70,6 +70,11 @@ class SiteServiceStub:
                 request_serializer=gcos_dot_v1_dot_site__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_site__pb2.RevokeResponse.FromString,
                 _registered_method=True)
+        self.TakeCustody = channel.unary_unary(
+                '/gcos.v1.SiteService/TakeCustody',
+                request_serializer=gcos_dot_v1_dot_site__pb2.TakeCustodyRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_site__pb2.TakeCustodyResponse.FromString,
+                _registered_method=True)
         self.ReadRunLog = channel.unary_stream(
                 '/gcos.v1.SiteService/ReadRunLog',
                 request_serializer=gcos_dot_v1_dot_site__pb2.ReadRunLogRequest.SerializeToString,
@@ -135,6 +140,13 @@ class SiteServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeCustody(self, request, context):
+        """Be the custodian of an artifact from now on. Sent with the same epoch until answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadRunLog(self, request, context):
         """Read the output of a run at this site.
         """
@@ -186,6 +198,11 @@ def add_SiteServiceServicer_to_server(servicer, server):
                     servicer.Revoke,
                     request_deserializer=gcos_dot_v1_dot_site__pb2.RevokeRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_site__pb2.RevokeResponse.SerializeToString,
+            ),
+            'TakeCustody': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeCustody,
+                    request_deserializer=gcos_dot_v1_dot_site__pb2.TakeCustodyRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_site__pb2.TakeCustodyResponse.SerializeToString,
             ),
             'ReadRunLog': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadRunLog,
@@ -388,6 +405,33 @@ class SiteService:
             '/gcos.v1.SiteService/Revoke',
             gcos_dot_v1_dot_site__pb2.RevokeRequest.SerializeToString,
             gcos_dot_v1_dot_site__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeCustody(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.SiteService/TakeCustody',
+            gcos_dot_v1_dot_site__pb2.TakeCustodyRequest.SerializeToString,
+            gcos_dot_v1_dot_site__pb2.TakeCustodyResponse.FromString,
             options,
             channel_credentials,
             insecure,

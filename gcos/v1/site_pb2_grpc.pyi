@@ -47,6 +47,8 @@ class SiteServiceStub:
     """Report the end of a run. Sent until answered."""
     Revoke: _grpc.UnaryUnaryMultiCallable[_site_pb2.RevokeRequest, _site_pb2.RevokeResponse]
     """Stop runs at once, rather than at their next renewal."""
+    TakeCustody: _grpc.UnaryUnaryMultiCallable[_site_pb2.TakeCustodyRequest, _site_pb2.TakeCustodyResponse]
+    """Be the custodian of an artifact from now on. Sent with the same epoch until answered."""
     ReadRunLog: _grpc.UnaryStreamMultiCallable[_site_pb2.ReadRunLogRequest, _site_pb2.ReadRunLogResponse]
     """Read the output of a run at this site."""
     ReadRunFiles: _grpc.UnaryStreamMultiCallable[_site_pb2.ReadRunFilesRequest, _site_pb2.ReadRunFilesResponse]
@@ -71,6 +73,8 @@ class SiteServiceAsyncStub(SiteServiceStub):
     """Report the end of a run. Sent until answered."""
     Revoke: _aio.UnaryUnaryMultiCallable[_site_pb2.RevokeRequest, _site_pb2.RevokeResponse]  # type: ignore[assignment]
     """Stop runs at once, rather than at their next renewal."""
+    TakeCustody: _aio.UnaryUnaryMultiCallable[_site_pb2.TakeCustodyRequest, _site_pb2.TakeCustodyResponse]  # type: ignore[assignment]
+    """Be the custodian of an artifact from now on. Sent with the same epoch until answered."""
     ReadRunLog: _aio.UnaryStreamMultiCallable[_site_pb2.ReadRunLogRequest, _site_pb2.ReadRunLogResponse]  # type: ignore[assignment]
     """Read the output of a run at this site."""
     ReadRunFiles: _aio.UnaryStreamMultiCallable[_site_pb2.ReadRunFilesRequest, _site_pb2.ReadRunFilesResponse]  # type: ignore[assignment]
@@ -134,6 +138,14 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_site_pb2.RevokeResponse, _abc.Awaitable[_site_pb2.RevokeResponse]]:
         """Stop runs at once, rather than at their next renewal."""
+
+    @_abc_1.abstractmethod
+    def TakeCustody(
+        self,
+        request: _site_pb2.TakeCustodyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_site_pb2.TakeCustodyResponse, _abc.Awaitable[_site_pb2.TakeCustodyResponse]]:
+        """Be the custodian of an artifact from now on. Sent with the same epoch until answered."""
 
     @_abc_1.abstractmethod
     def ReadRunLog(

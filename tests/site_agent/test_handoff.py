@@ -83,7 +83,7 @@ def test_custody_is_offered_once_and_by_the_custodian_alone() -> None:
     with pytest.raises(WrongStateError, match="offered to on already"):
         giver.offer(THING, TEX)
     other = Handoffs(ON)
-    other.restore([Custody(THING, 1, DE)])
+    other.restore([Custody(THING, 1, DE, is_done=False)])
     with pytest.raises(WrongStateError, match="de is the custodian"):
         other.offer(THING, TEX)
 

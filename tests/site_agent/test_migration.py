@@ -1,6 +1,5 @@
 """What a site wishes to copy, and what its gate lets through."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -114,7 +113,7 @@ def test_who_would_have_lost_all_the_same_wants_nothing() -> None:
 
 def test_a_task_won_or_never_offered_for_teaches_nothing() -> None:
     migration = copies()
-    stranger = Rejection(TaskId("oslo-9"), SiteId("tex"), 9.0, 1.0, best_with_copies_usd=math.inf)
+    stranger = Rejection(TaskId("oslo-9"), SiteId("tex"), 9.0, 1.0)
     assert migration.rejected(stranger, now_s=0.0) == ()
 
 
@@ -170,3 +169,21 @@ def test_popularity_pulls_what_is_used_much_elsewhere_and_has_been_announced() -
     migration.cache.demand.hear({known: 30.0, need(2).artifact_id: 90.0})
     (pull,) = migration.beat(now_s=0.0)
     assert pull.need.artifact_id == known
+
+
+def test_a_refusal_is_told_once_an_hour_and_a_grant_at_once() -> None:
+    migration = copies(model_gb=5)
+    for now_s in (0.0, 60.0, 3700.0):
+        lose(migration, need(1, size_gb=10), now_s=now_s)
+    assert [each.at_s for each in migration.untold] == [0.0, 3700.0]
+    lose(migration, need(2, size_gb=1), now_s=3700.0)
+    assert migration.untold[-1].is_granted
+
+
+def test_a_copy_that_another_asks_for_passes_the_same_gate() -> None:
+    wanted = need(1)
+    fetch = Fetch(
+        wanted.artifact_id, wanted.name, wanted.size_bytes, SOURCE, 60.0, 1.0, carbon_gco2=0.0
+    )
+    assert copies().asked(wanted, fetch, 1.0, "custody", now_s=0.0) == (Pull(wanted, "custody"),)
+    assert copies(model_gb=5).asked(wanted, fetch, 1.0, "custody", now_s=0.0) == ()

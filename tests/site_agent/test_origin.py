@@ -51,6 +51,7 @@ from site_agent.effects import (
 )
 from site_agent.lease import LeaseTerms
 from site_agent.origin import AWARD_RETRY_S, NO_BID_PAUSE_MAX_S, Origin, OriginSettings
+from testbed.samples import FETCH
 
 HERE, PARIS, WARSAW = SiteId("oslo"), SiteId("paris"), SiteId("warsaw")
 LEASE = LeaseTerms()
@@ -328,6 +329,24 @@ def test_the_lowest_offer_gets_the_award_under_a_new_fence_that_is_written_first
     (loser,) = losers.rejections
     assert loser[0] == PARIS
     assert (loser[1].winning_offer_usd, loser[1].offer_usd) == (1.0, 2.0)
+
+
+def test_losers_hear_the_lowest_offer_of_those_who_lacked_copies_had_they_been_there() -> None:
+    def lacking(transfer_usd: float) -> dict[str, object]:
+        return {"fetches": (FETCH,), "charge": Charge(transfer_usd=transfer_usd)}
+
+    bids = (
+        bid_of(WARSAW, 1.0),
+        bid_of(PARIS, 2.0, **lacking(1.4)),
+        bid_of(SiteId("fra"), 2.5, **lacking(1.0)),
+        bid_of(SiteId("iad"), 3.0),
+    )
+    for offered, claim in ((bids, 0.6), ((bids[0], bids[3]), None)):
+        bench = Bench()
+        bench.submit()
+        (losers,) = effects_of(bench.close(*offered), SendRejections)
+        for _, rejection in losers.rejections:
+            assert rejection.best_with_copies_usd == (claim and pytest.approx(claim))
 
 
 def test_a_task_cancelled_while_announced_is_not_awarded() -> None:

@@ -975,6 +975,26 @@ def test_a_run_that_has_come_to_be_late_is_given_back() -> None:
     assert give_back(bench, 801) == [], "once"
 
 
+def test_a_run_is_given_back_while_its_median_end_is_still_in_time() -> None:
+    """What counts is how far its expected penalty has grown."""
+    bench = giving_back()
+    bench.renewed(queued(bench, "oslo-1", deadline=1e6))
+    spread = replace(PREDICTION, run_time=RunTime.lognormal(600.0, 0.3))
+    award = award_of(
+        task="oslo-2",
+        gpu_count=4,
+        deadline_s=WORLD_S + 1700,
+        predictions=(spread,),
+        terms=replace(TERMS, late_penalty=LatePenalty(10.0, 1.0, 4.0)),
+    )
+    assert bench.award(award, s=3).is_accepted
+    bench.staged(award.run_id, s=3)
+    assert give_back(bench, 610) == [], "late with a few per cent, as was offered"
+    # At 1000 s the one before it is thought to take 10 s more: the median end is 1610 s.
+    (report,) = give_back(bench, 1000)
+    assert report.run_id == award.run_id
+
+
 def test_a_run_that_was_late_from_the_beginning_stays() -> None:
     bench = giving_back()
     behind_one_that_overruns(bench, deadline=1000)

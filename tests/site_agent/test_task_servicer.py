@@ -19,7 +19,7 @@ from gcos.artifacts import Artifact, ArtifactKind
 from gcos.cli.spans import span_s
 from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
-from gcos.contract_net import Announcement, ChangeKind, Refusal, Renewal, RunProgress
+from gcos.contract_net import Announcement, ChangeKind, Holder, Refusal, Renewal, RunProgress
 from gcos.errors import (
     ArtifactNotFoundError,
     GcosError,
@@ -43,6 +43,7 @@ from policies.migrators import NoMigrator
 from site_agent import runner as runner_module
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
+from site_agent.custody import CustodyShell
 from site_agent.dual_cache import DualCache
 from site_agent.lease import LeaseTerms
 from site_agent.migration import Migration
@@ -246,6 +247,13 @@ async def agent(*others: KnownSite, secrets: frozenset[str] = frozenset()) -> As
                 migration=Migration(participant.cache, NoMigrator()),
                 participant=participant,
                 plane=cast(Any, None),
+                custody=CustodyShell(
+                    here=Holder(site.site_id, site.zone, site.address),
+                    journal=MemoryStore(),
+                    plane=cast(Any, None),
+                    peers=cast(Any, peers),
+                    log=log,
+                ),
                 links=participant.links,
                 log=log,
             ),
