@@ -8,6 +8,7 @@ are the same for all.
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from gcos.errors import InvalidRequestError
@@ -21,6 +22,15 @@ DEFAULT: Final = "rule"
 """What live agents run unless told otherwise, and what evaluations compare with `joint`."""
 
 
+class Foresight(Enum):
+    """What a copy plan is made from."""
+
+    REMEMBERED = "remembered"
+    """What was submitted of late is expected again."""
+    TRUE = "true"
+    """What will be submitted is known: in evaluations alone, as a yardstick."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A policy.
@@ -31,6 +41,8 @@ class Policy:
         bidder: Makes the bidder of one site.
         gives_back_late: A waiting run predicted to be late is announced again (DESIGN 7 B).
         migrator: Makes what decides which copies one site pulls ahead of need.
+        foresight: What the sites plan copies from, once an hour; None: they make no plan (DESIGN
+            7 F).
     """
 
     name: str
@@ -38,6 +50,12 @@ class Policy:
     bidder: Callable[[], Bidder]
     gives_back_late: bool = False
     migrator: Callable[[], Migrator] = NoMigrator
+    foresight: Foresight | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether agents can run it: none of them knows the future."""
+        return self.foresight is not Foresight.TRUE
 
 
 _in_time = rules.in_time_first
@@ -87,6 +105,20 @@ POLICIES: Final = {
             JointBidder,
             gives_back_late=True,
             migrator=Regret,
+        ),
+        Policy(
+            "plan",
+            "joint+reauction; once an hour all sites plan copies from remembered demand",
+            JointBidder,
+            gives_back_late=True,
+            foresight=Foresight.REMEMBERED,
+        ),
+        Policy(
+            "oracle-demand",
+            "plan, given the true demand of the next two days: a yardstick, in evaluations only",
+            JointBidder,
+            gives_back_late=True,
+            foresight=Foresight.TRUE,
         ),
     )
 }

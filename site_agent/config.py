@@ -181,7 +181,12 @@ def completed(config: AgentConfig) -> AgentConfig:
             hint="known sites: " + ", ".join(sorted(default_sites())),
         )
     _check_numbers(pue or 1.0, pools, config)
-    policy_named(config.policy)
+    if not policy_named(config.policy).is_live:
+        raise InvalidRequestError(
+            f"{config.policy!r} knows the future, which only an evaluation does",
+            field="policy",
+            hint=f"use {DEFAULT}",
+        )
     return replace(config, zone=zone, pue=pue or 1.0, pools=pools)
 
 

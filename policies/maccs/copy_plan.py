@@ -275,7 +275,7 @@ def eviction_loss_usd(caches: Caches, artifact: int, site: int) -> float:
     if short_gb <= 0.0:
         return lost_usd
     worth = caches.uses[:, site] * caches.refetch_usd[:, site]
-    for victim in np.argsort(worth):
+    for victim in np.argsort(worth, kind="mergesort"):  # ties by index, compiled or not
         if short_gb <= 0.0:
             break
         if caches.is_evictable[victim, site] and caches.kind[victim] == kind:
@@ -290,7 +290,7 @@ def take_room(caches: Caches, artifact: int, site: int) -> None:
     kind = caches.kind[artifact]
     caches.free_gb[kind, site] -= caches.size_gb[artifact]
     worth = caches.uses[:, site] * caches.refetch_usd[:, site]
-    for victim in np.argsort(worth):
+    for victim in np.argsort(worth, kind="mergesort"):  # ties by index, compiled or not
         if caches.free_gb[kind, site] >= 0.0:
             break
         if caches.is_evictable[victim, site] and caches.kind[victim] == kind:

@@ -14,11 +14,12 @@ from typing import Any, Final, TypeVar, cast
 import numba
 
 from gcos import accounting, durations
+from policies.maccs import copy_plan
 from site_agent import schedule
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_SHARED: Final = (accounting, durations, schedule)
+_SHARED: Final = (accounting, durations, schedule, copy_plan)
 
 
 def compiled(function: _Function) -> _Function:

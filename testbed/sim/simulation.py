@@ -17,11 +17,14 @@ Simplifications, each against the live system:
 """
 
 import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TextIO
+
+import numpy as np
 
 from broker.matching import NOMINEE_COUNT, NOMINEE_COUNT_MAX, Matchmaker
 from gcos.accounting import Charge, LatePenalty, transfer_charge
@@ -44,6 +47,7 @@ from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import CacheFullError
 from gcos.ids import ArtifactId, RunId, SiteId, TaskId
 from gcos.known_sites import NominationQuery
+from gcos.outlook import Outlook, Submission
 from gcos.signals import HOUR_S
 from gcos.sites import Link, Pool, Site
 from gcos.tasks import (
@@ -57,16 +61,20 @@ from gcos.tasks import (
     Work,
     WorkKind,
 )
-from policies.catalogue import Policy
+from policies.catalogue import Foresight, Policy
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import evictor_named
+from policies.maccs.copy_plan import HORIZON_H, plan_copies
 from site_agent import effects as fx
 from site_agent.auction import Auction
+from site_agent.copy_planning import Expected, Planner, Tariff, planned_copies, remembered
+from site_agent.demand_log import LOG_COUNT_MAX, DemandLog, submission_of
 from site_agent.effects import Now, Ready
 from site_agent.held_run import HeldRun
 from site_agent.lease import LEASE_S, LeaseTerms
 from site_agent.migration import Migration, Pull
 from site_agent.origin import Origin, OriginSettings
+from site_agent.outlook import SiteOutlook
 from site_agent.participant import DEMAND_COUNT_MAX, Exit, Participant
 from site_agent.sourcing import cheapest_fetch
 from testbed.sim.books import Books
@@ -115,6 +123,7 @@ class _Place:
     origin: Origin
     participant: Participant
     migration: Migration
+    outlook: SiteOutlook
     is_here: bool = True
     #: Until then nobody knows that it left, and it cannot come back.
     noticed_s: float = -math.inf
@@ -145,6 +154,7 @@ class Simulation:
         eviction: Name in `policies.evictors` of what goes first when a cache is full.
         log: Where the lines of `log.jsonl` go; None: nowhere.
         is_instant: Messages take no time.
+        planner: Makes the plan of copies; compiled it takes a hundredth of the time.
         checks: Assert the cores' invariants after every event; slow.
     """
 
@@ -157,6 +167,7 @@ class Simulation:
         eviction: str = DEFAULT_EVICTION,
         log: TextIO | None = None,
         is_instant: bool = True,
+        planner: Planner = plan_copies,
         checks: bool = False,
     ) -> None:
         self.instance = instance
@@ -172,6 +183,7 @@ class Simulation:
         is_small = len(instance.sites) <= NOMINEE_COUNT_MAX
         self._nominee_count = len(instance.sites) if is_small else NOMINEE_COUNT
         self._is_instant = is_instant
+        self._planner = planner
         self._checks = checks
         self._network = Network(self.engine, shares_bandwidth=instance.shares_bandwidth)
         self._broker = Matchmaker(lease_s=math.inf)
@@ -187,6 +199,12 @@ class Simulation:
             scope=instance.scope,
             late_penalty=LatePenalty(0.0, 0.0, 0.0),
         )
+        self._tariff = Tariff(
+            carbon_price_usd_per_kg=instance.carbon_price_usd_per_kg,
+            network_kwh_per_gb=instance.network_kwh_per_gb,
+            links=self._link,
+        )
+        self._submissions: dict[str, Submission] = {}
         self._tasks: dict[TaskId, SimTask] = {}
         self._left_count = len(instance.tasks)
         self.places = {site.site_id: self._place(site) for site in instance.sites}
@@ -231,7 +249,15 @@ class Simulation:
             at_origin=lambda _task, _report: Charge(),
             lateness=lambda spec, _predictions: self._tasks[TaskId(spec.name)].late_penalty,
         )
-        return _Place(site, origin, participant, Migration(cache, self.policy.migrator()))
+        outlook = SiteOutlook(
+            participant,
+            DemandLog(instance.start_s),
+            carbon_price_usd_per_kg=instance.carbon_price_usd_per_kg,
+            scope=instance.scope,
+            began_s=instance.start_s,
+        )
+        migration = Migration(cache, self.policy.migrator())
+        return _Place(site, origin, participant, migration, outlook)
 
     def _beat(self) -> None:
         """Give every site the hour's signals, and whoever waits a look at them."""
@@ -259,6 +285,59 @@ class Simulation:
             if place.is_here:
                 for pull in place.migration.beat(now_s=self.engine.now_s):
                     self._pull(place, pull)
+        if self.policy.foresight is not None:
+            self._plan_copies(self.policy.foresight)
+
+    def _plan_copies(self, foresight: Foresight) -> None:
+        """Let every site pull what the plan gives to it.
+
+        All would compute the same from the same outlooks, so it is computed once.
+        """
+        now_s = self.engine.now_s
+        outlooks = [
+            place.outlook.at(now_s, now_s=now_s, submission_count_max=LOG_COUNT_MAX)
+            for place in self.places.values()
+        ]
+        copies = planned_copies(
+            outlooks, self._expected(foresight, outlooks), self._tariff, planner=self._planner
+        )
+        for copy in copies:
+            place = self.places[copy.site_id]
+            fetch, _ = self._cheapest(place, copy.need.artifact_id)
+            for pull in place.migration.planned(
+                copy.need, fetch, copy.price_usd, copy.why, now_s=now_s
+            ):
+                self._pull(place, pull)
+
+    def _expected(self, foresight: Foresight, outlooks: Collection[Outlook]) -> Expected:
+        if foresight is Foresight.REMEMBERED:
+            return remembered(outlooks, count_max=LOG_COUNT_MAX * len(outlooks))
+        now_s = self.engine.now_s
+        first, last = (
+            bisect_left(self.instance.tasks, at_s, key=lambda task: task.arrival_s)
+            for at_s in (now_s, now_s + HORIZON_H * HOUR_S)
+        )
+        coming = self.instance.tasks[first:last]
+        return Expected(
+            tasks=tuple(self._submission(task) for task in coming),
+            start_h=np.array([(task.arrival_s - now_s) / HOUR_S for task in coming]),
+            weight=1.0,
+        )
+
+    def _submission(self, task: SimTask) -> Submission:
+        """Return what its submission tells."""
+        known = self._submissions.get(task.task_id)
+        if known is None:
+            known = self._submissions[task.task_id] = submission_of(
+                TaskId(task.task_id),
+                arrival_s=task.arrival_s,
+                gpu_count=task.gpu_count,
+                needs=[self._need(each) for each in (task.model, task.data)],
+                predictions=self._predictions(task),
+                penalty=task.late_penalty,
+                deadline_s=task.deadline_s,
+            )
+        return known
 
     # ---------------------------------------------------------------- tasks
 
@@ -288,6 +367,8 @@ class Simulation:
         )
         place = self.places[task.origin]
         needs = tuple(self._need(each) for each in (task.model, task.data))
+        if self.policy.foresight is Foresight.REMEMBERED:
+            place.outlook.log.note(self._submission(task), needs)
         _, ready = place.origin.submit(key, spec, needs, (), now=self._now())
         self._apply(place, ready)
 
@@ -586,19 +667,7 @@ class Simulation:
         """Bring an artifact from the cheapest source, to the cache or, for a run, to scratch."""
         cache = place.participant.cache
         here = place.site.site_id
-        carbon = place.participant.signals.carbon
-        found = cheapest_fetch(
-            self._need(artifact.artifact_id),
-            here=here,
-            zone=place.site.zone,
-            links=self._link,
-            terms=self._terms,
-            carbon_here=None if carbon is None else carbon.series,
-            byte_ratio=1.0,
-            now_s=self.engine.now_s,
-        )
-        assert found is not None, "an artifact has its home, and it is elsewhere"
-        fetch = found[0]
+        fetch, _ = self._cheapest(place, artifact.artifact_id)
         arrival = _Arrival(artifact, fetch, self.engine.now_s, run_id)
         try:
             arrival.evicted = cache.reserve(artifact, now_s=self.engine.now_s)
@@ -622,6 +691,21 @@ class Simulation:
             artifact.size_bytes,
             partial(self._arrived, place, arrival),
         )
+
+    def _cheapest(self, place: _Place, artifact_id: ArtifactId) -> tuple[Fetch, Charge]:
+        carbon = place.participant.signals.carbon
+        found = cheapest_fetch(
+            self._need(artifact_id),
+            here=place.site.site_id,
+            zone=place.site.zone,
+            links=self._link,
+            terms=self._terms,
+            carbon_here=None if carbon is None else carbon.series,
+            byte_ratio=1.0,
+            now_s=self.engine.now_s,
+        )
+        assert found is not None, "an artifact has its home, and it is elsewhere"
+        return found
 
     def _arrived(self, place: _Place, arrival: _Arrival) -> None:
         artifact, run_id = arrival.artifact, arrival.run_id

@@ -43,13 +43,17 @@ from policies.migrators import NoMigrator
 from site_agent import runner as runner_module
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
+from site_agent.copy_planning import Tariff
 from site_agent.custody import CustodyShell
+from site_agent.demand_log import DemandLog
 from site_agent.dual_cache import DualCache
 from site_agent.lease import LeaseTerms
 from site_agent.migration import Migration
 from site_agent.origin import Origin, OriginSettings
+from site_agent.outlook import SiteOutlook
 from site_agent.participant import Participant
 from site_agent.peers import AnnounceAnswer
+from site_agent.planning import Planning
 from site_agent.runner import Runner
 from site_agent.task_servicer import TaskServicer
 
@@ -255,6 +259,19 @@ async def agent(*others: KnownSite, secrets: frozenset[str] = frozenset()) -> As
                     log=log,
                 ),
                 links=participant.links,
+                log=log,
+            ),
+            planning=Planning(
+                clock=clock,
+                outlook=SiteOutlook(
+                    participant,
+                    DemandLog(clock.world_s()),
+                    carbon_price_usd_per_kg=0.2,
+                    scope=CostScope.OPERATOR,
+                    began_s=clock.world_s(),
+                ),
+                peers=cast(Any, peers),
+                tariff=Tariff(0.2, 0.0065, participant.links),
                 log=log,
             ),
             signal_source=cast(Any, None),

@@ -17,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 import gcos.v1
 from gcos import contract_net, known_sites
 from gcos.rpc.wire import check_pair
-from site_agent import cache
+from site_agent import cache, handoff
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = sorted((ROOT / "proto" / "gcos" / "v1").glob("*.proto"))
@@ -32,6 +32,8 @@ UNITS = re.compile(
 DIMENSIONLESS = {
     "Fence.origin_epoch": "an ordinal",
     "Fence.attempt": "an ordinal",
+    "CustodyOffer.epoch": "an ordinal",
+    "TakeCustodyResponse.epoch": "an ordinal",
     "TaskEvent.attempt": "an ordinal",
     "TaskSpec.priority": "a rank",
     "Announcement.priority": "a rank",
@@ -63,10 +65,12 @@ RENAMED = {
 
 RECORD_MODULES = (
     *(f"gcos.{name}" for name in ("accounting", "artifacts", "contract_net", "durations", "ids")),
-    *(f"gcos.{name}" for name in ("known_sites", "ledger", "signals", "sites", "task_events")),
+    *(f"gcos.{name}" for name in ("known_sites", "ledger", "outlook", "signals", "sites")),
+    "gcos.task_events",
     "gcos.task_record",
     "gcos.tasks",
     cache.__name__,
+    handoff.__name__,
 )
 
 
