@@ -45,8 +45,10 @@ Ints = NDArray[np.int64]
 Planner = Callable[[Sample, Caches, Floats, Ints, Settings], tuple[Ints, Floats]]
 """`policies.maccs.copy_plan.plan_copies`, as it stands or compiled."""
 
-#: Tasks of a plan of live agents, over all sites: 0.1 s as it stands, 8 sites, 40 artifacts.
-SAMPLE_COUNT_MAX: Final = 200
+#: Tasks of a plan of live agents, over all sites. So many take 0.05 s as the plan stands, at 8
+#: sites and 84 artifacts; half of them lead to other copies already, since a task that stands for
+#: several is a lump that fits nowhere.
+SAMPLE_COUNT_MAX: Final = 3_000
 #: Below so few tasks nothing is planned.
 SAMPLE_COUNT_MIN: Final = 5
 #: What a task needs that needs no model, or no data set: held everywhere, without bytes.

@@ -29,7 +29,7 @@ from site_agent.participant import Participant
 #: Hours of forecast that travel: starts within two days, and runs of as long.
 RATE_H: Final = 96
 #: What an outlook may hold at most; that of a larger site names what counts most.
-SUBMISSION_COUNT_MAX: Final = 512
+SUBMISSION_COUNT_MAX: Final = 2_000
 COPY_COUNT_MAX: Final = 2_000
 ARTIFACT_COUNT_MAX: Final = 4_000
 POOL_COUNT_MAX: Final = 32

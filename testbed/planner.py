@@ -1,6 +1,7 @@
 """The copy plan for simulations: compiled where the research extra is installed, else as it is."""
 
 import importlib.util
+import sys
 from functools import cache
 from typing import Any, Final, cast
 
@@ -33,6 +34,7 @@ def planner() -> Planner:
     assert spec is not None
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where the compiler's cache looks for it
     spec.loader.exec_module(module)
     for name in _COMPILED:
         setattr(module, name, compiled(getattr(module, name)))

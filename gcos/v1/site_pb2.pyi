@@ -1310,7 +1310,7 @@ class Outlook(_message.Message):
 
     @_builtins.property
     def submissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Submission]:
-        """What was submitted to it, in order of arrival; at most 512."""
+        """What was submitted to it, in order of arrival; at most 2,000."""
 
     def __init__(
         self,
