@@ -17,14 +17,11 @@ Simplifications, each against the live system:
 """
 
 import math
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TextIO
-
-import numpy as np
 
 from broker.matching import NOMINEE_COUNT, NOMINEE_COUNT_MAX, Matchmaker
 from gcos.accounting import Charge, LatePenalty, transfer_charge
@@ -43,11 +40,9 @@ from gcos.contract_net import (
     Terms,
     Verdict,
 )
-from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import CacheFullError
 from gcos.ids import ArtifactId, RunId, SiteId, TaskId
 from gcos.known_sites import NominationQuery
-from gcos.outlook import Outlook, Submission
 from gcos.signals import HOUR_S
 from gcos.sites import Link, Pool, Site
 from gcos.tasks import (
@@ -61,14 +56,14 @@ from gcos.tasks import (
     Work,
     WorkKind,
 )
-from policies.catalogue import Foresight, Policy
+from policies.catalogue import Policy
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import evictor_named
-from policies.maccs.copy_plan import HORIZON_H, plan_copies
+from policies.maccs.copy_plan import plan_copies
 from site_agent import effects as fx
 from site_agent.auction import Auction
-from site_agent.copy_planning import Expected, Planner, Tariff, planned_copies, remembered
-from site_agent.demand_log import LOG_COUNT_MAX, DemandLog, submission_of
+from site_agent.copy_planning import Planner
+from site_agent.demand_log import LOG_COUNT_MAX, DemandLog
 from site_agent.effects import Now, Ready
 from site_agent.held_run import HeldRun
 from site_agent.lease import LEASE_S, LeaseTerms
@@ -81,6 +76,7 @@ from testbed.sim.books import Books
 from testbed.sim.cache_modes import CacheMode, cache_of
 from testbed.sim.engine import BEAT, DECISION, Engine
 from testbed.sim.forecast import Forecaster
+from testbed.sim.foresight import CopyPlans, pools_of, predictions_of
 from testbed.sim.instance import Churn, ChurnKind, Instance, SimTask
 from testbed.sim.network import Network
 
@@ -183,7 +179,8 @@ class Simulation:
         is_small = len(instance.sites) <= NOMINEE_COUNT_MAX
         self._nominee_count = len(instance.sites) if is_small else NOMINEE_COUNT
         self._is_instant = is_instant
-        self._planner = planner
+        foresight = policy.foresight
+        self._plans = None if foresight is None else CopyPlans(instance, foresight, planner)
         self._checks = checks
         self._network = Network(self.engine, shares_bandwidth=instance.shares_bandwidth)
         self._broker = Matchmaker(lease_s=math.inf)
@@ -192,19 +189,13 @@ class Simulation:
         self._links = {(zones[a], zones[b]): link for (a, b), link in instance.links.items()}
         self._artifacts = {each.artifact.artifact_id: each.artifact for each in instance.upstreams}
         self._homes = {each.artifact.artifact_id: each.home for each in instance.upstreams}
-        self._pools = {site.pools[0].type: site.pools[0] for site in instance.sites}
+        self._pools = pools_of(instance)
         self._terms = Terms(
             carbon_price_usd_per_kg=instance.carbon_price_usd_per_kg,
             network_kwh_per_gb=instance.network_kwh_per_gb,
             scope=instance.scope,
             late_penalty=LatePenalty(0.0, 0.0, 0.0),
         )
-        self._tariff = Tariff(
-            carbon_price_usd_per_kg=instance.carbon_price_usd_per_kg,
-            network_kwh_per_gb=instance.network_kwh_per_gb,
-            links=self._link,
-        )
-        self._submissions: dict[str, Submission] = {}
         self._tasks: dict[TaskId, SimTask] = {}
         self._left_count = len(instance.tasks)
         self.places = {site.site_id: self._place(site) for site in instance.sites}
@@ -285,10 +276,10 @@ class Simulation:
             if place.is_here:
                 for pull in place.migration.beat(now_s=self.engine.now_s):
                     self._pull(place, pull)
-        if self.policy.foresight is not None:
-            self._plan_copies(self.policy.foresight)
+        if self._plans is not None:
+            self._plan_copies(self._plans)
 
-    def _plan_copies(self, foresight: Foresight) -> None:
+    def _plan_copies(self, plans: CopyPlans) -> None:
         """Let every site pull what the plan gives to it.
 
         All would compute the same from the same outlooks, so it is computed once.
@@ -298,46 +289,13 @@ class Simulation:
             place.outlook.at(now_s, now_s=now_s, submission_count_max=LOG_COUNT_MAX)
             for place in self.places.values()
         ]
-        copies = planned_copies(
-            outlooks, self._expected(foresight, outlooks), self._tariff, planner=self._planner
-        )
-        for copy in copies:
+        for copy in plans.copies(outlooks, now_s=now_s):
             place = self.places[copy.site_id]
             fetch, _ = self._cheapest(place, copy.need.artifact_id)
             for pull in place.migration.planned(
                 copy.need, fetch, copy.price_usd, copy.why, now_s=now_s
             ):
                 self._pull(place, pull)
-
-    def _expected(self, foresight: Foresight, outlooks: Collection[Outlook]) -> Expected:
-        if foresight is Foresight.REMEMBERED:
-            return remembered(outlooks, count_max=LOG_COUNT_MAX * len(outlooks))
-        now_s = self.engine.now_s
-        first, last = (
-            bisect_left(self.instance.tasks, at_s, key=lambda task: task.arrival_s)
-            for at_s in (now_s, now_s + HORIZON_H * HOUR_S)
-        )
-        coming = self.instance.tasks[first:last]
-        return Expected(
-            tasks=tuple(self._submission(task) for task in coming),
-            start_h=np.array([(task.arrival_s - now_s) / HOUR_S for task in coming]),
-            weight=1.0,
-        )
-
-    def _submission(self, task: SimTask) -> Submission:
-        """Return what its submission tells."""
-        known = self._submissions.get(task.task_id)
-        if known is None:
-            known = self._submissions[task.task_id] = submission_of(
-                TaskId(task.task_id),
-                arrival_s=task.arrival_s,
-                gpu_count=task.gpu_count,
-                needs=[self._need(each) for each in (task.model, task.data)],
-                predictions=self._predictions(task),
-                penalty=task.late_penalty,
-                deadline_s=task.deadline_s,
-            )
-        return known
 
     # ---------------------------------------------------------------- tasks
 
@@ -367,8 +325,8 @@ class Simulation:
         )
         place = self.places[task.origin]
         needs = tuple(self._need(each) for each in (task.model, task.data))
-        if self.policy.foresight is Foresight.REMEMBERED:
-            place.outlook.log.note(self._submission(task), needs)
+        if self._plans is not None:
+            place.outlook.log.note(self._plans.submission(task), needs)
         _, ready = place.origin.submit(key, spec, needs, (), now=self._now())
         self._apply(place, ready)
 
@@ -398,7 +356,7 @@ class Simulation:
             ),
             now_s=self.engine.now_s,
         )
-        predictions = self._predictions(truth)
+        predictions = predictions_of(truth, self._pools)
         announcement = origin.announcement(
             task_id,
             task.spec,
@@ -440,18 +398,6 @@ class Simulation:
         for nominee in nomination.nominees:
             bidder = self.places[nominee.site_id]
             self._send(place.site.site_id, nominee.site_id, partial(answer, bidder))
-
-    def _predictions(self, task: SimTask) -> tuple[Prediction, ...]:
-        """Return what the predictor says: the median it was drawn from and its stated spread."""
-        return tuple(
-            Prediction(
-                pool_type=pool.type,
-                run_time=RunTime.lognormal(task.predicted_work_s / pool.speed_ratio, task.sigma),
-                source=PredictionSource.PREDICTOR,
-                is_cold=False,
-            )
-            for pool in self._pools.values()
-        )
 
     def _need(self, artifact_id: ArtifactId) -> ArtifactNeed:
         """Return an artifact with everyone who has all of it now."""
