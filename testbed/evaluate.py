@@ -11,6 +11,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -100,7 +101,9 @@ def pairs(weeks_s: Sequence[float], seed_count: int) -> tuple[Pair, ...]:
         raise InvalidRequestError("no week to evaluate", field="weeks")
     if not 1 <= seed_count <= SEED_COUNT_MAX:
         raise InvalidRequestError(
-            f"{seed_count} seeds: from 1 to {SEED_COUNT_MAX} can be had", field="seeds"
+            f"{seed_count} seeds: from 1 to {SEED_COUNT_MAX} can be had",
+            field="seeds",
+            hint="such as --seeds 24",
         )
     return tuple(Pair(weeks_s[i % len(weeks_s)], FIRST_SEED + i) for i in range(seed_count))
 
@@ -171,7 +174,9 @@ def run_orders(
     for policy in policies:
         policy_named(policy, field="policies")
     if not policies or len(set(policies)) < len(policies):
-        raise InvalidRequestError("name each policy once", field="policies")
+        raise InvalidRequestError(
+            "a policy is there twice, or none is", field="policies", hint="name each policy once"
+        )
     if cache_mode not in {mode.value for mode in CacheMode}:
         known = ", ".join(mode.value for mode in CacheMode)
         raise InvalidRequestError(
@@ -257,7 +262,18 @@ def _made(order: RunOrder, simulate: Simulate) -> RunRecord:
     return record
 
 
+#: What was drawn last, and for what: policies that follow each other meet the same instance.
+_latest: list[tuple[tuple[object, ...], Instance]] = []
+
+
 def _instance(order: RunOrder) -> Instance:
+    wanted = (order.data, order.replay_log, order.pair, order.scenario)
+    if not _latest or _latest[0][0] != wanted:
+        _latest[:] = [(wanted, _drawn(order))]
+    return _latest[0][1]
+
+
+def _drawn(order: RunOrder) -> Instance:
     world = _world(order.data)
     week_start_s, seed = dataclasses.astuple(order.pair)
     if order.replay_log is None:
@@ -293,7 +309,11 @@ def make_runs(
         GcosError: A run failed, or a process died.
     """
     if not 1 <= job_count <= JOB_COUNT_MAX:
-        raise InvalidRequestError(f"{job_count} jobs: 1 to {JOB_COUNT_MAX} can be", field="jobs")
+        raise InvalidRequestError(
+            f"{job_count} jobs: 1 to {JOB_COUNT_MAX} can be",
+            field="jobs",
+            hint="one for each core of the machine",
+        )
     if job_count > 1:
         return _in_processes(orders, simulate, job_count, tell)
     records = []
@@ -314,7 +334,7 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     with (
         _one_thread_each(),
-        ProcessPoolExecutor(job_count, context, initializer=_leave_interrupts) as pool,
+        ProcessPoolExecutor(job_count, context, initializer=_follow_parent) as pool,
     ):
         futures = [pool.submit(make_run, order, simulate) for order in orders]
         try:
@@ -333,9 +353,21 @@ def _in_processes(
         return [future.result() for future in futures]
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal; the parent alone acts, and ends the others."""
+def _follow_parent() -> None:
+    """Leave interrupts to the parent, and end with it.
+
+    Ctrl-C reaches all processes of a terminal; the parent alone acts, and ends the others. One that
+    is killed cannot: its children would wait for ever for the next order.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this runs in a child"
+    parent.join()
+    os._exit(1)  # not sys.exit: the run goes on in the main thread
 
 
 @contextlib.contextmanager

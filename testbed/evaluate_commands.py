@@ -60,6 +60,12 @@ def evaluate(
     replay: Annotated[
         str | None, typer.Option(metavar="LOG", help="Take the tasks from this job log of --data.")
     ] = None,
+    core: Annotated[
+        str,
+        typer.Option(
+            help="Simulator: fast (compiled; extra research), full, or auto: fast where it can."
+        ),
+    ] = "auto",
     jobs: Annotated[int, typer.Option(help="Processes that simulate at the same time.")] = 1,
     out_directory: Annotated[
         Path | None, typer.Option("--out", help="Keep finished runs here, and go on with them.")
@@ -88,6 +94,7 @@ def evaluate(
       gcos evaluate --policies rule --cache-mode dual,coupled,no-model,no-data,none
     """
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
+    from testbed import cores  # noqa: PLC0415
     from testbed.evaluate import pairs, run_orders  # noqa: PLC0415
     from testbed.run_store import code_digest, writable_directory  # noqa: PLC0415
     from testbed.scenarios import load_scenario  # noqa: PLC0415
@@ -99,6 +106,7 @@ def evaluate(
         is_quiet=quiet or invocation.options.is_quiet,
         has_color=has_color(invocation.environ),
     )
+    simulate = cores.simulator(core)
     names = _names(policies)
     modes = _names(cache_mode)
     chosen = _baseline(baseline, names, modes)
@@ -110,15 +118,17 @@ def evaluate(
         data=data,
         policies=names,
         pairs=pairs(weeks_s, seeds),
-        code=code_digest(),
+        code=code_digest(cores.ENTRANCES[core]),
         replay_log=replay,
         out=None if out_directory is None else writable_directory(out_directory, option="out"),
         export=None if export is None else writable_directory(export, option="export"),
     )
     orders = tuple(each for mode in modes for each in order(cache_mode=mode))
     try:
+        if core != "full":
+            _compile_ahead(out)
         found = run_evaluation(
-            orders, _simulator(), job_count=jobs, baseline=chosen, refused=refused, out=out
+            orders, simulate, job_count=jobs, baseline=chosen, refused=refused, out=out
         )
     except KeyboardInterrupt:
         kept = "no run is kept without --out"
@@ -265,8 +275,14 @@ def _day(text: str, option: str) -> "date":
         ) from None
 
 
-def _simulator() -> "Simulate":
-    """Return the simulator."""
-    from testbed.sim.run import simulate  # noqa: PLC0415
+def _compile_ahead(out: "Output") -> None:
+    """Compile the fast core before processes start, each of which would do it for itself."""
+    from testbed import cores  # noqa: PLC0415
 
-    return simulate
+    if not cores.has_fast():
+        return
+    from testbed.fast.run import compile_ahead, is_compiled  # noqa: PLC0415
+
+    if not is_compiled():
+        out.say("compiling the fast core, once for this version: a minute or so")
+        compile_ahead()

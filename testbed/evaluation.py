@@ -149,7 +149,7 @@ def evaluation(
         data=data,
         weeks_start_s=tuple(sorted({record.week_start_s for record in records})),
         seeds=tuple(record.seed for record in against),
-        notes=(*notes, *_gathered(records)),
+        notes=(*notes, *_cores(records), *_gathered(records)),
         policies=tuple(_summary(name, by_policy[name], against) for name in order),
         runs=tuple(records),
     )
@@ -158,6 +158,17 @@ def evaluation(
 def summary_name(policy: str, cache_mode: str, modes: Sequence[str]) -> str:
     """Return the name under which a policy is summed up, where `modes` are compared."""
     return policy if len(modes) == 1 else f"{policy}/{cache_mode}"
+
+
+def _cores(records: Sequence[RunRecord]) -> list[str]:
+    """Return a note of which simulator ran what."""
+    by_core: dict[str, dict[str, None]] = {}
+    for record in records:
+        by_core.setdefault(record.result.core, {})[record.policy] = None
+    if len(by_core) == 1:
+        return [f"simulated by the {core} core" for core in by_core]
+    told = [f"{', '.join(policies)} by the {core} core" for core, policies in by_core.items()]
+    return [f"simulated: {'; '.join(told)}"]
 
 
 def _gathered(records: Sequence[RunRecord]) -> list[str]:

@@ -12,7 +12,7 @@ from testbed.catalogue import draw_catalogue
 from testbed.job_log import JobLog, read_log
 from testbed.run_signals import run_signals
 from testbed.scenarios.records import Event, Scenario, SitePlan
-from testbed.sim.instance import Churn, ChurnKind, ForecastNoise, Instance
+from testbed.sim.instance import Churn, ChurnKind, Faults, ForecastNoise, Instance
 from testbed.workload import Recipe, draw_tasks, recipe
 from testbed.world import LoggedJob, World
 
@@ -91,7 +91,8 @@ def _instance(source: Recipe, world: World, log: JobLog) -> Instance:
         storage_usd_per_gb_h=scenario.storage_usd_per_gb_h,
         forecast=ForecastNoise(sigma=scenario.signals.forecast_error),
         churn=tuple(_churn(event, source.start_s) for event in scenario.events),
-        notes=(*log.notes, *signals.notes),
+        faults=scenario.faults,
+        notes=(*log.notes, *signals.notes, *_told_of_faults(scenario)),
     )
 
 
@@ -134,6 +135,17 @@ def _link(src: SitePlan, dst: SitePlan, scenario: Scenario, world: World) -> Lin
         bytes_per_s=gbps * network.bandwidth_factor * _BYTES_PER_GBIT,
         egress_usd_per_gb=egress_usd_per_gb * network.egress_factor,
     )
+
+
+def _told_of_faults(scenario: Scenario) -> tuple[str, ...]:
+    """Return a note of every fault that is on; none of an undisturbed world."""
+    faults = scenario.faults
+    told = [
+        f"{name} {getattr(faults, name):g}"
+        for name in Faults.__dataclass_fields__
+        if name != "restart_s" and getattr(faults, name) > 0
+    ]
+    return (f"with faults: {', '.join(told)}",) if told else ()
 
 
 def _churn(event: Event, start_s: float) -> Churn:

@@ -59,9 +59,13 @@ class RunRecord:
     result: RunResult
 
 
-def code_digest() -> str:
-    """Return a hex digest of the version, of all code that a run executes and of trained actors."""
-    files = _files_behind(_ENTRANCE) | set((_ROOT / "policies").rglob("*.onnx"))
+def code_digest(entrance: str = _ENTRANCE) -> str:
+    """Return a hex digest of the version, of all code that a run executes and of trained actors.
+
+    Args:
+        entrance: The module whose function makes runs.
+    """
+    files = _files_behind(entrance) | set((_ROOT / "policies").rglob("*.onnx"))
     digest = hashlib.sha256(gcos.__version__.encode())
     for path in sorted(files):
         digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())

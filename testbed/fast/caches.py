@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from site_agent.demand import DEMAND_S
+from policies.evictors import DEMAND_H
+from site_agent.demand import DEMAND_S, RATE_H
 from site_agent.participant import DEMAND_COUNT_MAX
 from testbed.fast.books import charge_storage, line
 from testbed.fast.compiled import compiled
@@ -19,6 +20,7 @@ from testbed.fast.layout import (
     GDSF,
     LFU,
     LRU,
+    RATE_COUNT,
     RESERVED,
     State,
 )
@@ -54,6 +56,10 @@ def note_demand(s: State, site: int, artifact: int, now_s: float) -> None:
     here = s.sites[site]
     here.demand_now_s = max(here.demand_now_s, now_s)
     entry = s.entries[site, artifact]
+    age_h = (here.demand_now_s - entry.demand_at_s) / 3600.0
+    for k in range(RATE_COUNT):
+        count = entry.paces[k]
+        entry.paces[k] = count * math.exp(-age_h / RATE_H[k]) + 1.0 if count else 1.0
     entry.demand = decayed(entry.demand, entry.demand_at_s, here.demand_now_s) + 1.0
     entry.demand_at_s = here.demand_now_s
 
@@ -64,6 +70,19 @@ def expected_saving_usd(s: State, site: int, artifact: int) -> float:
     entry = s.entries[site, artifact]
     demand = decayed(entry.demand, entry.demand_at_s, s.sites[site].demand_now_s)
     return (demand + s.g[0].elsewhere_weight * entry.elsewhere) * entry.refetch_usd
+
+
+@compiled
+def rate_per_h(s: State, site: int, artifact: int) -> float:
+    """Return the uses an hour at a site, the mean of estimates over `RATE_H`."""
+    entry = s.entries[site, artifact]
+    if entry.demand == 0.0:
+        return 0.0
+    age_h = (s.sites[site].demand_now_s - entry.demand_at_s) / 3600.0
+    total = 0.0
+    for k in range(RATE_COUNT):
+        total += entry.paces[k] * math.exp(-age_h / RATE_H[k]) / RATE_H[k]
+    return total / RATE_COUNT
 
 
 @compiled
@@ -78,7 +97,8 @@ def worth(s: State, site: int, artifact: int) -> float:
     if evictor == GDSF:
         uses = max(1, entry.use_count)
         return entry.mark + uses * entry.refetch_usd / s.artifacts[artifact].size_bytes
-    return expected_saving_usd(s, site, artifact) / s.artifacts[artifact].size_bytes
+    rate = rate_per_h(s, site, artifact) + s.g[0].elsewhere_weight * entry.elsewhere / DEMAND_H
+    return rate * entry.refetch_usd / s.artifacts[artifact].size_bytes
 
 
 @compiled

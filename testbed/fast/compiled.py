@@ -1,40 +1,81 @@
 """Compiles plain functions, and keeps what was compiled for the next process.
 
-Numba's cache tells by a file's time stamp whether its functions changed, and does not look at what
-they call in other files. So the cache lies in a directory that is named by a digest of every file
-whose functions are compiled: a change anywhere compiles all anew.
+Numba's cache tells by a file's time stamp whether its functions changed, and looks neither at what
+they call in other files nor at constants that they name. So the cache lies in a directory that is
+named by a digest of all files that have a part in what is compiled: a change in one of them
+compiles all anew.
 """
 
 import hashlib
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numba
+import numpy as np
+from numba import types
 
-from gcos import accounting, durations
+from gcos import accounting, durations, signals
+from policies import evictors, offer
+from policies.baselines import joint, rules
 from policies.maccs import copy_plan
-from site_agent import schedule
+from site_agent import demand, migration, origin, participant, schedule
+from testbed.sim import engine
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_SHARED: Final = (accounting, durations, schedule, copy_plan)
+#: What compiled functions take constants from.
+SOURCES: Final = (
+    accounting,
+    copy_plan,
+    demand,
+    durations,
+    engine,
+    evictors,
+    joint,
+    migration,
+    offer,
+    origin,
+    participant,
+    rules,
+    schedule,
+    signals,
+)
+#: Files beside this one that hold nothing compiled.
+_OTHERS: Final = frozenset({"forecasts.py", "journal.py", "run.py", "world.py"})
 
 
 def compiled(function: _Function) -> _Function:
     """Return the function as machine code, compiled at its first call."""
-    return cast(_Function, numba.njit(cache=True, error_model="numpy")(function))
+    made: Any = numba.njit(cache=True, error_model="numpy")(function)
+    template_of = made.get_call_template
+
+    def template(args: Sequence[Any], kws: Mapping[str, Any]) -> Any:
+        # Called with a constant it would be compiled once more, for that constant alone.
+        return template_of(tuple(types.unliteral(each) for each in args), kws)
+
+    made.get_call_template = template
+    return cast(_Function, made)
 
 
 def _cache_directory() -> Path:
     """Return where compiled code is kept: below `XDG_CACHE_HOME`, or `~/.cache`."""
-    files = [*Path(__file__).parent.glob("*.py"), *(Path(str(each.__file__)) for each in _SHARED)]
-    digest = hashlib.sha256()
+    files = {path for path in Path(__file__).parent.glob("*.py") if path.name not in _OTHERS}
+    files |= {Path(str(module.__file__)) for module in SOURCES}
+    digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
     for path in sorted(files):
-        digest.update(path.read_bytes())
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "gcos" / f"compiled-{digest.hexdigest()[:16]}"
+    name = f"compiled-{digest.hexdigest()[:16]}"
+    place = Path(root) / "gcos" / name
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no home to write to: once for each process
+        return Path(tempfile.mkdtemp(prefix="gcos-")) / name
+    return place
 
 
-setattr(numba.config, "CACHE_DIR", str(_cache_directory()))  # noqa: B010  (a name its stub lacks)
+CACHE_DIRECTORY: Final = _cache_directory()
+setattr(numba.config, "CACHE_DIR", str(CACHE_DIRECTORY))  # noqa: B010  (a name its stub lacks)

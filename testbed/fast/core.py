@@ -57,6 +57,7 @@ from testbed.fast.layout import (
     Ints,
     State,
 )
+from testbed.fast.migration import look_around, pull_ended, rejected, without_fetches_usd
 from testbed.fast.network import end_flow
 from testbed.fast.offers import bid, offer_of
 from testbed.fast.participant import (
@@ -190,7 +191,11 @@ def negotiate(s: State, task: int) -> None:
             at -= 1
         order[at] = site
         found += 1
+    top.best_with_copies_usd = math.inf
     for k in range(found):
+        if top.migrator and s.bids[order[k]].fetch_bytes:
+            with_copies_usd = without_fetches_usd(s, order[k])
+            top.best_with_copies_usd = min(top.best_with_copies_usd, with_copies_usd)
         push(s.g, s.heap, top.now_s, WORLD, REJECT, order[k], task)
 
 
@@ -198,8 +203,7 @@ def negotiate(s: State, task: int) -> None:
 def nobody(s: State, task: int, registered: int) -> None:
     """Announce a task again after a pause, unless no site can ever run it."""
     top, what = s.g[0], s.tasks[task]
-    is_complete = top.last_join_s <= top.now_s
-    is_hopeless = is_complete and registered > 0 and not what.has_bid
+    is_hopeless = top.joining_count == 0 and registered > 0 and not what.has_bid
     for site in range(top.site_count):
         # A full queue may have room again.
         if s.sites[site].is_here and s.sites[site].gpu_count >= what.gpu_count:
@@ -247,6 +251,14 @@ def hold(s: State, site: int, task: int) -> None:
 
 
 @compiled
+def reject(s: State, site: int, task: int) -> None:
+    """Tell a site that a task went elsewhere."""
+    let_go(s, site, task)
+    if s.g[0].migrator:
+        rejected(s, site, task)
+
+
+@compiled
 def arrived(s: State, known: int) -> None:
     """Take in what a transfer has brought."""
     flow = s.flows[known]
@@ -266,6 +278,7 @@ def arrived(s: State, known: int) -> None:
     if slot < 0:
         if entry.state != ABSENT:
             entry.refetch_usd = usd
+        pull_ended(s, site, artifact)
     else:
         run = s.runs[slot]
         if run.generation == generation:
@@ -363,6 +376,7 @@ def join(s: State, index: int) -> None:
     if top.now_s < here.noticed_s:
         push(s.g, s.heap, here.noticed_s, BEAT, CHURN, index, 0)
         return
+    top.joining_count -= 1
     here.is_here = 1
     here.is_draining = 0
     if not change.keeps_caches:
@@ -385,6 +399,10 @@ def beat(s: State) -> None:
         tick_participant(s, site)
         tick_origin(s, site)
     share_demand(s)
+    if top.migrator:
+        for site in range(top.site_count):
+            if s.sites[site].is_here:
+                look_around(s, site)
     if top.left_count:
         push(s.g, s.heap, top.now_s + HOUR_S, BEAT, BEAT_DUE, 0, 0)
 
@@ -413,7 +431,7 @@ def handle(s: State, kind: int, a: int, b: int) -> None:
     elif kind == AWARD:
         award(s, a)
     elif kind == REJECT:
-        let_go(s, a, b)
+        reject(s, a, b)
     elif kind == HOLD:
         hold(s, a, b)
     elif kind == STAGE:

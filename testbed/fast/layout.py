@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcos.durations import LEVELS
+from site_agent.demand import RATE_H
 from site_agent.participant import RUN_COUNT_MAX
+from site_agent.schedule import HELD_COUNT_MAX
 
 Records = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -23,7 +25,10 @@ KNOT_COUNT: Final = len(LEVELS) + 2
 SLICE_COUNT: Final = 20
 #: Runs of one site: those that it accepts, and as many whose report is under way.
 RUN_SLOT_COUNT: Final = 2 * RUN_COUNT_MAX
-HELD_SLOT_COUNT: Final = 1_000
+HELD_SLOT_COUNT: Final = HELD_COUNT_MAX
+#: Pulls of one site in a day.
+SPENT_SLOT_COUNT: Final = 4_096
+RATE_COUNT: Final = len(RATE_H)
 #: Room that must be left before an event is handled.
 HEAP_MARGIN: Final = 8_192
 LOG_MARGIN: Final = 8_192
@@ -73,7 +78,10 @@ FAILED_REJECTED: Final = 4
 FAILED_SLOTS: Final = 5
 FAILED_IN_USE: Final = 6
 
-# Evictors and bidders, by number.
+# Migrators, evictors and bidders, by number.
+MIGRATORS: Final = ("none", "regret", "popularity")
+REGRET: Final = 1
+POPULARITY: Final = 2
 EVICTORS: Final = ("value", "lru", "lfu", "gdsf")
 VALUE: Final = 0
 LRU: Final = 1
@@ -105,7 +113,7 @@ WAIT_LOCAL: Final = 9
 WAIT_BEST: Final = 10
 
 
-def _dtype(*fields: tuple[str, Any]) -> np.dtype[Any]:
+def _dtype(*fields: Any) -> np.dtype[Any]:
     return np.dtype(list(fields), align=True)
 
 
@@ -117,7 +125,7 @@ GLOBALS: Final = _dtype(
     ("measured_from_s", _F),
     ("measured_until_s", _F),
     ("last_end_s", _F),
-    ("last_join_s", _F),
+    ("joining_count", _I),
     ("carbon_price", _F),
     ("kappa", _F),
     ("storage_usd_per_gb_h", _F),
@@ -149,6 +157,14 @@ GLOBALS: Final = _dtype(
     ("late_max", _F),
     ("backfill_factor", _F),
     ("reauction_count_max", _I),
+    ("reauction_usd", _F),
+    ("regret_ratio", _F),
+    ("credit_s", _F),
+    ("popular_uses", _F),
+    ("budget_bytes", _F),
+    ("budget_usd", _F),
+    ("budget_gco2", _F),
+    ("best_with_copies_usd", _F),
     ("elsewhere_weight", _F),
 )
 SITE: Final = _dtype(
@@ -166,6 +182,9 @@ SITE: Final = _dtype(
     ("run_count", _I),
     ("queue_count", _I),
     ("held_count", _I),
+    ("pull_count", _I),
+    ("spent_first", _I),
+    ("spent_count", _I),
     ("busy_count", _I),
     ("demand_now_s", _F),
     ("parked", _I),
@@ -225,7 +244,16 @@ ENTRY: Final = _dtype(
     ("copy_since_s", _F),
     ("demand", _F),
     ("demand_at_s", _F),
+    ("paces", _F, (RATE_COUNT,)),
     ("elsewhere", _F),
+    # What migration knows: the price of bringing it by the latest announcement, and its credit.
+    ("is_known", _I),
+    ("known_usd", _F),
+    ("known_egress_usd", _F),
+    ("known_gco2", _F),
+    ("is_pulled", _I),
+    ("credit_usd", _F),
+    ("credit_at_s", _F),
     ("first_waiter", _I),
     ("last_waiter", _I),
 )
@@ -241,7 +269,7 @@ RUN_SLOT: Final = _dtype(
     ("ready_s", _F),
     ("started_s", _F),
     ("p50_s", _F),
-    ("promised_s", _F),
+    ("accepted_penalty_usd", _F),
     ("is_confirmed", _I),
     ("is_staged", _I),
     ("is_staging", _I),
@@ -277,7 +305,7 @@ FLOW: Final = _dtype(
     ("in_next", _I),
     ("in_previous", _I),
 )
-EVENT: Final = _dtype(("time_s", _F), ("key", _I), ("kind", "i4"), ("a", "i4"), ("b", _I))
+EVENT: Final = _dtype(("time_s", _F), ("key", _I), ("kind", _I), ("a", _I), ("b", _I))
 LINE: Final = _dtype(
     ("begin_s", _F),
     ("end_s", _F),
@@ -299,7 +327,10 @@ BID: Final = _dtype(
     ("transfer_usd", _F),
     ("network_gco2", _F),
     ("fetch_bytes", _I),
+    # J of fetching each of its needs; below 0: it is not fetched.
+    ("part_usd", _F, (2,)),
 )
+SPENT: Final = _dtype(("at_s", _F), ("bytes", _F), ("usd", _F), ("gco2", _F))
 CHURN: Final = _dtype(("at_s", _F), ("is_leave", _I), ("site", _I), ("keeps_caches", _I))
 
 
@@ -308,7 +339,8 @@ class State(NamedTuple):
 
     `g` has one record; `sites` (n,), `caches` (n, 2: models, data), `links` (n, n) by source and
     target, `artifacts` (m,), `tasks` (k,), `entries` (n, m), `runs` (r,), `knots` (r, 21): ln of
-    the run time's quantiles. `site_runs` and `queues` (n, r) hold slots of live runs in order of
+    the run time's quantiles. `spent` (n, p) tells of pulls, from `sites.spent_first`
+    on, round and round. `site_runs` and `queues` (n, r) hold slots of live runs in order of
     acceptance, and of those that wait in order of urgency; `held` (n, h).
 
     `truth` and `truth_sum` (2, n, hours) are signals and their running integrals, `issued` and
@@ -355,6 +387,7 @@ class State(NamedTuple):
     free: Ints
     order: Ints
     ends: Floats
+    spent: Records
     churn: Records
 
 
@@ -397,5 +430,6 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "free": (np.dtype(np.int64), 1),
     "order": (np.dtype(np.int64), 1),
     "ends": (np.dtype(np.float64), 1),
+    "spent": (SPENT, 2),
     "churn": (CHURN, 1),
 }

@@ -179,6 +179,7 @@ def bid(s: State, site: int, task: int) -> None:
     fetch_bytes = 0
     for part in range(2):
         artifact = what.model if part == 0 else what.data
+        answer.part_usd[part] = -1.0
         if has(s, site, artifact):
             continue
         _, duration_s, usd, gco2 = cheapest(s, artifact, site, now_s)
@@ -189,6 +190,12 @@ def bid(s: State, site: int, task: int) -> None:
         egress_usd += usd
         network_g += gco2
         fetch_bytes += s.artifacts[artifact].size_bytes
+        if top.migrator:
+            answer.part_usd[part] = usd + top.carbon_price * gco2 / G_PER_KG
+            known = s.entries[site, artifact]
+            known.is_known = 1
+            known.known_usd = answer.part_usd[part]
+            known.known_egress_usd, known.known_gco2 = usd, gco2
     ready_s = now_s + waiting_s + fetch_s
     answer.is_bid = 1
     answer.fetch_s = fetch_s
@@ -230,7 +237,7 @@ def choose_start(s: State, site: int, task: int, ready_s: float) -> None:
         value = score(s, site, task, rule, median_s, start_s, answer.fetch_bytes)
         answer.score = value + TIE * uniform(s.task_text[task], s.site_text[site])
     answer.offer_usd = math.nan
-    if is_joint:
+    if is_joint or top.migrator:
         answer.offer_usd = offer_of(s, site, task)
 
 

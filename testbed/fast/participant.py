@@ -19,13 +19,13 @@ from testbed.fast.layout import (
     State,
 )
 from testbed.fast.network import begin_flow
-from testbed.fast.offers import cheapest, staged_by_s
+from testbed.fast.offers import cheapest, penalty_usd, staged_by_s
 from testbed.fast.plan import (
-    INFINITE,
     dequeue,
+    earliest_fit,
     enqueue,
-    expected_start,
     fill_knots,
+    full_profile,
     has_startable,
     lapse,
     let_go,
@@ -79,15 +79,17 @@ def take(s: State, site: int, task: int) -> int:
     run.in_scratch = 0
     run.waited = 0
     run.waits_for = -1
-    run.promised_s = INFINITE
+    staged_s = staged_by_s(s, site, task)
+    if top.gives_back_late:
+        count = full_profile(s, site, now_s, -1)
+        start_s = earliest_fit(s.times, s.free, count, run.gpu_count, run.p50_s, staged_s)
+        run.accepted_penalty_usd = penalty_usd(s, task, what.sigma, median_s, start_s)
     pin(s, slot)
-    run.ready_s = staged_by_s(s, site, task)
+    run.ready_s = staged_s
     fill_knots(s, slot, median_s, what.sigma)
     s.site_runs[site, here.run_count] = slot
     here.run_count += 1
     enqueue(s, site, slot)
-    if top.gives_back_late:
-        run.promised_s = expected_start(s, site, slot, now_s)
     run.is_staging = 1
     push(s.g, s.heap, now_s, WORLD, STAGE, slot, run.generation)
     renew_soon(s, site, what.origin)
@@ -227,7 +229,7 @@ def tick_participant(s: State, site: int) -> None:
 
 @compiled
 def late_run(s: State, site: int) -> int:
-    """Return the last waiting run that was accepted in time and would be late now, or -1."""
+    """Return the last waiting run whose expected penalty has grown too much, or -1."""
     now_s = s.g[0].now_s
     count = running_profile(s, site, now_s)
     found = -1
@@ -235,10 +237,12 @@ def late_run(s: State, site: int) -> int:
         slot = s.queues[site, k]
         start_s, count = place(s, slot, count, now_s)
         run = s.runs[slot]
-        deadline_s = s.tasks[run.task].deadline_s
-        if not run.is_staged or s.tasks[run.task].attempt > s.g[0].reauction_count_max:
+        what = s.tasks[run.task]
+        if not run.is_staged or what.attempt > s.g[0].reauction_count_max:
             continue
-        if start_s + run.p50_s > deadline_s and run.promised_s + run.p50_s <= deadline_s:
+        median_s = what.predicted_s / s.type_speed[s.sites[site].type]
+        usd = penalty_usd(s, run.task, what.sigma, median_s, start_s)
+        if usd > run.accepted_penalty_usd + s.g[0].reauction_usd:
             found = slot
     return found
 

@@ -172,18 +172,6 @@ def least_free(s: State, site: int, but_for: int) -> int:
 
 
 @compiled
-def expected_start(s: State, site: int, slot: int, now_s: float) -> float:
-    """Return when a waiting run is expected to start."""
-    count = running_profile(s, site, now_s)
-    start_s = INFINITE
-    for k in range(s.sites[site].queue_count):
-        start_s, count = place(s, s.queues[site, k], count, now_s)
-        if s.queues[site, k] == slot:
-            break
-    return start_s
-
-
-@compiled
 def committed_gpu_s(s: State, site: int, now_s: float) -> float:
     """Return the predicted GPU seconds of everything that runs or waits."""
     total = 0.0

@@ -1,12 +1,12 @@
 """Runs an instance under a policy over the compiled core.
 
 `run_fast` is for whoever makes many runs: it takes a policy as numbers, and a world whose forecasts
-are drawn once for all runs that meet it. `simulate` is the same behind the face of
-`testbed.sim.run`.
+are drawn once for all runs that meet it. Both can be handed to other processes. `simulate_world` is
+the same behind the face of `testbed.sim.run`.
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -16,14 +16,17 @@ import numpy as np
 from gcos.accounting import Charge, idle_charge
 from gcos.errors import InvalidRequestError
 from gcos.system import SystemClock
+from policies import migrators
 from policies.baselines import joint, rules
-from policies.catalogue import POLICIES, policy_named
+from policies.catalogue import Policy, policy_named
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import ELSEWHERE_WEIGHT
 from policies.migrators import NoMigrator
-from site_agent.participant import REAUCTION_COUNT_MAX
+from site_agent.migration import Budget
+from site_agent.participant import REAUCTION_COUNT_MAX, REAUCTION_USD
 from site_agent.schedule import BACKFILL_FACTOR
 from testbed.fast import books, layout
+from testbed.fast.compiled import CACHE_DIRECTORY
 from testbed.fast.core import advance, begin
 from testbed.fast.forecasts import Forecasts
 from testbed.fast.handle import table_of
@@ -35,6 +38,8 @@ from testbed.sim.cache_modes import CacheMode
 from testbed.sim.export import write_scenario
 from testbed.sim.instance import Instance
 from testbed.sim.result import Lookups, RunResult, Totals
+from testbed.sim.run import check, mode_named
+from testbed.sim.samples import Sample, instance_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,13 @@ class FastPolicy:
         late_max: P(late) above which a rule takes an option last.
         backfill_factor: How much longer than predicted a back-filled run is assumed to take.
         reauction_count_max: Attempts of a task that may be given back.
-        elsewhere_weight: Weight of uses elsewhere beside own ones (eviction `value`).
+        reauction_usd: Growth of a waiting run's expected penalty from which it is given back.
+        elsewhere_weight: Weight of uses elsewhere beside own ones.
+        migrator: Which copies are pulled ahead of need: a name in `policies.migrators`.
+        regret_ratio: Credit over price of transfer from which a copy is pulled (regret).
+        credit_s: Time constant with which credit is forgotten (regret).
+        popular_uses: Expected uses from which a copy is pulled (popularity).
+        budget: What a site may spend on pulls in a day.
     """
 
     rule: str
@@ -61,14 +72,30 @@ class FastPolicy:
     late_max: float = rules.LATE_MAX
     backfill_factor: float = BACKFILL_FACTOR
     reauction_count_max: int = REAUCTION_COUNT_MAX
+    reauction_usd: float = REAUCTION_USD
     elsewhere_weight: float = ELSEWHERE_WEIGHT
+    migrator: str = NoMigrator.name
+    regret_ratio: float = migrators.REGRET_RATIO
+    credit_s: float = migrators.CREDIT_S
+    popular_uses: float = migrators.POPULAR_USES
+    budget: Budget = field(default_factory=Budget)
 
 
-#: Policies of the catalogue that the compiled core runs, and how their sites bid.
-_RULE_OF: Final = {
-    **{name: name for name in layout.RULES},
-    "joint+reauction": "joint",
-}
+#: Beside the compiled code: all of it is there.
+_COMPLETE: Final = "complete"
+_NUMBERS: Final = (
+    "gives_back_late",
+    "defer_saving",
+    "defer_late",
+    "late_max",
+    "backfill_factor",
+    "reauction_count_max",
+    "reauction_usd",
+    "elsewhere_weight",
+    "regret_ratio",
+    "credit_s",
+    "popular_uses",
+)
 
 
 class FastWorld:
@@ -80,9 +107,13 @@ class FastWorld:
 
 
 def why_not(instance: Instance, policy: str) -> str | None:
-    """Return why the compiled core cannot run an instance under a policy; None: it can."""
-    if policy in POLICIES and policy not in _RULE_OF:
-        return f"the policy {policy} is not compiled"
+    """Return why the compiled core cannot run an instance under a policy; None: it can.
+
+    Raises:
+        InvalidRequestError: There is no such policy.
+    """
+    if _compiled_policy(policy_named(policy)) is None:
+        return f"{policy} is not compiled"
     return unsupported(instance)
 
 
@@ -92,11 +123,21 @@ def fast_policy(name: str) -> FastPolicy:
     Raises:
         InvalidRequestError: There is none, or it is not compiled.
     """
-    chosen = policy_named(name)
-    if name not in _RULE_OF:
-        raise InvalidRequestError(f"the policy {name} is not compiled", field="policy")
-    assert chosen.migrator is NoMigrator, "a policy that pulls copies is not compiled"
-    return FastPolicy(_RULE_OF[name], gives_back_late=chosen.gives_back_late)
+    found = _compiled_policy(policy_named(name))
+    if found is None:
+        raise InvalidRequestError(
+            f"{name} is not compiled", field="policy", hint="use the full simulator"
+        )
+    return found
+
+
+def _compiled_policy(policy: Policy) -> FastPolicy | None:
+    """Return a policy as numbers, by what its bidder and its migrator call themselves."""
+    rule = policy.bidder().actor.partition("/")[0]
+    migrator = policy.migrator().name
+    if rule not in layout.RULES or migrator not in layout.MIGRATORS:
+        return None
+    return FastPolicy(rule, gives_back_late=policy.gives_back_late, migrator=migrator)
 
 
 def run_fast(
@@ -140,16 +181,17 @@ def run_fast(
         event_count=int(top["event_count"]),
         wall_s=clock.protocol_s() - begun_s,
         trace_hash=journal.trace_hash,
+        core="fast",
     )
 
 
-def simulate(
-    instance: Instance, *, policy: str, cache_mode: str = "dual", log: Path | None = None
+def simulate_world(
+    world: FastWorld, *, policy: str, cache_mode: str, log: Path | None
 ) -> RunResult:
-    """Return what came of an instance under a policy: `testbed.sim.run.simulate`, compiled.
+    """Return what came of a world under a policy, as `testbed.sim.run.simulate` does.
 
     Args:
-        instance: The drawn problem.
+        world: The drawn problem.
         policy: Name in `policies.catalogue`.
         cache_mode: Name in `testbed.sim.cache_modes`.
         log: Directory for the three files of DESIGN section 10; None: none.
@@ -158,16 +200,16 @@ def simulate(
         InvalidRequestError: As `testbed.sim.run.simulate`, or the compiled core cannot run this.
     """
     chosen = fast_policy(policy)
-    mode = CacheMode(cache_mode)
+    mode = mode_named(cache_mode)
+    check(world.instance)
     with contextlib.ExitStack() as stack:
         lines: TextIO | None = None
         if log is not None:
-            write_scenario(instance, mode, log / "scenario.json")
+            write_scenario(world.instance, mode, log / "scenario.json")
             lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
-        world = FastWorld(instance)
         result = run_fast(world, chosen, name=policy, mode=mode, log=lines, is_hashed=True)
     if log is not None:
-        reported = {
+        reported: dict[str, object] = {
             **figures(result.whole.charge, result.whole.miss_count),
             "measured": figures(result.measured.charge, result.measured.miss_count),
         }
@@ -175,20 +217,28 @@ def simulate(
     return result
 
 
+def is_compiled() -> bool:
+    """Tell whether this version's code is compiled already."""
+    return (CACHE_DIRECTORY / _COMPLETE).exists()
+
+
+def compile_ahead() -> None:
+    """Compile everything, by running a small world."""
+    run_fast(FastWorld(instance_of(Sample(task_count=1))), FastPolicy("joint"))
+    with contextlib.suppress(OSError):  # where nothing can be kept
+        (CACHE_DIRECTORY / _COMPLETE).touch()
+
+
 def _configure(state: State, policy: FastPolicy) -> None:
     top = state.g[0]
     top["rule"] = layout.RULES.index(policy.rule)
     top["evictor"] = layout.EVICTORS.index(policy.eviction)
-    top["gives_back_late"] = policy.gives_back_late
-    for field in (
-        "defer_saving",
-        "defer_late",
-        "late_max",
-        "backfill_factor",
-        "reauction_count_max",
-        "elsewhere_weight",
-    ):
-        top[field] = getattr(policy, field)
+    top["migrator"] = layout.MIGRATORS.index(policy.migrator)
+    for name in _NUMBERS:
+        top[name] = getattr(policy, name)
+    top["budget_bytes"] = policy.budget.bytes_a_day
+    top["budget_usd"] = policy.budget.usd_a_day
+    top["budget_gco2"] = policy.budget.gco2_a_day
 
 
 def _run(world: FastWorld, state: State, journal: Journal) -> State:

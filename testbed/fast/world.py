@@ -10,6 +10,7 @@ from gcos.accounting import CostScope
 from gcos.artifacts import ArtifactKind
 from gcos.durations import LEVELS, MIDPOINT_LEVELS, RunTime
 from gcos.signals import HOUR_S, StepSeries
+from site_agent.demand import ARTIFACT_COUNT_MAX
 from site_agent.lease import LEASE_S, LeaseTerms
 from site_agent.participant import RUN_COUNT_MAX
 from testbed.fast import layout
@@ -18,7 +19,7 @@ from testbed.fast.hashing import TEXT_BYTES_MAX
 from testbed.fast.layout import Floats, Records, State
 from testbed.sim.cache_modes import CacheMode, capacities_bytes
 from testbed.sim.forecast import HORIZON_H
-from testbed.sim.instance import ChurnKind, Instance, SimTask
+from testbed.sim.instance import ChurnKind, Faults, Instance, SimTask
 
 _HEAP_COUNT: Final = 4 * layout.HEAP_MARGIN
 _LINE_COUNT: Final = 2 * layout.LOG_MARGIN
@@ -32,6 +33,10 @@ def unsupported(instance: Instance) -> str | None:
         return f"{len(instance.sites)} sites are more than {layout.SITE_COUNT_MAX}"
     if any(len(site.pools) != 1 for site in instance.sites):
         return "some site has not exactly one pool"
+    if instance.faults != Faults():
+        return "things go wrong by chance"
+    if len(instance.upstreams) > ARTIFACT_COUNT_MAX:
+        return f"{len(instance.upstreams)} artifacts are more than {ARTIFACT_COUNT_MAX}"
     every = (*instance.price.values(), *instance.carbon.values())
     if any(series.step_s != HOUR_S for series in every):
         return "signals are not hourly"
@@ -93,6 +98,7 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         free=np.zeros(work_count, np.int64),
         order=np.zeros(work_count, np.int64),
         ends=np.zeros(work_count),
+        spent=np.zeros((site_count, layout.SPENT_SLOT_COUNT), layout.SPENT),
         churn=_churn(instance),
     )
     _globals(state, instance, mode)
@@ -101,11 +107,10 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
 
 def _globals(state: State, instance: Instance, mode: CacheMode) -> None:
     begin_s, end_s = instance.measured_s
-    joins = [each.at_s for each in instance.churn if each.kind is ChurnKind.JOIN]
     top = state.g[0]
     top["now_s"] = top["start_s"] = top["last_end_s"] = instance.start_s
     top["measured_from_s"], top["measured_until_s"] = begin_s, end_s
-    top["last_join_s"] = max(joins, default=-math.inf)
+    top["joining_count"] = sum(each.kind is ChurnKind.JOIN for each in instance.churn)
     top["noticed_after_s"] = LeaseTerms(LEASE_S).origin_until_s(0.0)
     top["carbon_price"] = instance.carbon_price_usd_per_kg
     top["kappa"] = instance.network_kwh_per_gb

@@ -15,6 +15,7 @@ from typing import Final
 from gcos.accounting import CostScope
 from gcos.errors import InvalidRequestError
 from gcos.ids import is_site_id
+from testbed.sim.instance import Faults
 
 #: Largest number of GPUs that the rule in `workload.gpus` asks for.
 TASK_GPU_COUNT_MAX: Final = 8
@@ -22,6 +23,10 @@ TASK_GPU_COUNT_MAX: Final = 8
 TUNING_GPU_MINIMA: Final = (1, 2, 4)
 GPU_MEMORY_GB: Final = 70.0
 MEMORY_HEADROOM_RATIO: Final = 1.15
+
+#: More of what is repeated until it succeeds would make a run last for ever.
+FAULT_RATIO_MAX: Final = 0.9
+CRASH_PER_H_MAX: Final = 1.0
 
 _GPU_RULE: Final = (
     "smallest power of two with 70 GB x g >= 1.15 x model size, at most 8; "
@@ -356,6 +361,7 @@ class Scenario:
     catalogue: Catalogue
     workload: Workload
     events: tuple[Event, ...] = ()
+    faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
         _check_numbers(
@@ -373,6 +379,7 @@ class Scenario:
         _check_sites(self)
         _check_gpus(self)
         _check_events(self)
+        _check_faults(self.faults)
 
     @property
     def all_sites(self) -> tuple[SitePlan, ...]:
@@ -470,3 +477,24 @@ def _check_events(scenario: Scenario) -> None:
         # Tasks are submitted to sites of the begin only, so that newcomers do not move them.
         if present.isdisjoint(site.id for site in scenario.site):
             raise _refuse("events", f"at {event.at_h:g} h no site of the begin is left")
+
+
+def _check_faults(faults: Faults) -> None:
+    """Refuse faults after which some task would never end."""
+    ratios = ("message_loss_ratio", "corrupt_ratio", "disk_full_ratio")
+    rates = ("message_delay_s", "crash_per_h", "restart_s")
+    _check_numbers("faults.", faults, from_0=(*ratios, *rates))
+    for name in ratios:
+        most = 1.0 if name == "disk_full_ratio" else FAULT_RATIO_MAX
+        if getattr(faults, name) > most:
+            raise _refuse(
+                f"faults.{name}",
+                f"{getattr(faults, name)} is above {most:g}",
+                "it is a probability",
+            )
+    if faults.crash_per_h > CRASH_PER_H_MAX:
+        raise _refuse(
+            "faults.crash_per_h",
+            f"{faults.crash_per_h} is above {CRASH_PER_H_MAX:g}",
+            hint="it is a rate of each site; more would let hardly any task end",
+        )

@@ -97,6 +97,31 @@ class ForecastNoise:
     rho: float = 0.9
 
 
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong by chance, beside sites that go and come as planned; drawn from the seed.
+
+    Ratios are probabilities. Those of messages and transfers are below 1, so that what is repeated
+    succeeds in the end.
+
+    Attributes:
+        message_loss_ratio: A message between two sites is lost.
+        message_delay_s: Mean of an exponential delay of each message, beside that of its link.
+        crash_per_h: Mean rate at which each site that is there loses its machines, 1/h: what runs
+            is killed, what is stored stays. Until the end of the measured window.
+        restart_s: How long a site is away after that.
+        corrupt_ratio: What a transfer brought does not hash to its digest, and is fetched again.
+        disk_full_ratio: A disk has no room for a copy that its cache has room for.
+    """
+
+    message_loss_ratio: float = 0.0
+    message_delay_s: float = 0.0
+    crash_per_h: float = 0.0
+    restart_s: float = 600.0
+    corrupt_ratio: float = 0.0
+    disk_full_ratio: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
     """A drawn problem.
@@ -120,6 +145,7 @@ class Instance:
         storage_usd_per_gb_h: Price of keeping a copy in a cache.
         forecast: How wrong forecasts of price and carbon are.
         churn: Sites that go and come, in order of time.
+        faults: What goes wrong by chance.
         notes: What a reader of results must know, such as "synthetic carbon at on".
     """
 
@@ -141,6 +167,7 @@ class Instance:
     storage_usd_per_gb_h: float
     forecast: ForecastNoise = ForecastNoise()
     churn: tuple[Churn, ...] = ()
+    faults: Faults = Faults()
     notes: tuple[str, ...] = ()
 
     @property

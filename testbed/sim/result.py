@@ -61,6 +61,7 @@ class RunResult:
         event_count: Events that the engine took off its heap.
         wall_s: Time that the run took on this machine; the only field that may differ next time.
         trace_hash: Hex digest of all events in their order; the same seed gives the same.
+        core: Which simulator ran it: `full`, or `fast`, the compiled one.
     """
 
     policy: str
@@ -70,6 +71,7 @@ class RunResult:
     event_count: int
     wall_s: float
     trace_hash: str
+    core: str = "full"
 
 
 class Simulate(Protocol):

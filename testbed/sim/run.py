@@ -34,8 +34,8 @@ def simulate(
         InvalidRequestError: There is no such policy or cache mode, or some task fits no site.
     """
     chosen = policy_named(policy)
-    mode = _mode_named(cache_mode)
-    _check(instance)
+    mode = mode_named(cache_mode)
+    check(instance)
     clock = SystemClock()
     begun_s = clock.protocol_s()
     with contextlib.ExitStack() as stack:
@@ -60,7 +60,12 @@ def simulate(
     )
 
 
-def _mode_named(name: str) -> CacheMode:
+def mode_named(name: str) -> CacheMode:
+    """Return the cache mode of that name.
+
+    Raises:
+        InvalidRequestError: There is none; the hint names the nearest.
+    """
     names = [mode.value for mode in CacheMode]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
@@ -69,7 +74,7 @@ def _mode_named(name: str) -> CacheMode:
     return CacheMode(name)
 
 
-def _check(instance: Instance) -> None:
+def check(instance: Instance) -> None:
     """Let an instance pass whose every task fits some site, be it one that comes later.
 
     Raises:

@@ -14,8 +14,15 @@ Simplifications, each against the live system:
 - A transfer, once begun, runs to its end, even if the run that wanted it or its target is gone.
 - A site that leaves takes its GPUs and caches with it. Its agent goes on as the origin of its
   tasks, and upstream copies beside it stay reachable.
+
+What goes wrong by chance (`testbed.sim.instance.Faults`) the cores learn as from a live shell. A
+message that is lost never comes; awards, reports and renewals are sent again, as they are live, and
+a bid that does not come in its window is none. A site that crashes leaves, and comes back with its
+caches. A corrupt copy is refused as a whole and fetched again; live agents fetch the bad chunks
+alone. What the disk has no room for is streamed to scratch. The broker is asked directly.
 """
 
+import heapq
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +30,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TextIO
 
-from broker.matching import NOMINEE_COUNT, NOMINEE_COUNT_MAX, Matchmaker
+from broker.matching import HOLDER_COUNT_MAX, NOMINEE_COUNT, NOMINEE_COUNT_MAX, Matchmaker
 from gcos.accounting import Charge, LatePenalty, transfer_charge
 from gcos.artifacts import Artifact
 from gcos.contract_net import (
@@ -68,7 +75,7 @@ from site_agent.effects import Now, Ready
 from site_agent.held_run import HeldRun
 from site_agent.lease import LEASE_S, LeaseTerms
 from site_agent.migration import Migration, Pull
-from site_agent.origin import Origin, OriginSettings
+from site_agent.origin import AWARD_RETRY_S, Origin, OriginSettings
 from site_agent.outlook import SiteOutlook
 from site_agent.participant import DEMAND_COUNT_MAX, Exit, Participant
 from site_agent.sourcing import cheapest_fetch
@@ -78,12 +85,17 @@ from testbed.sim.engine import BEAT, DECISION, Engine
 from testbed.sim.forecast import Forecaster
 from testbed.sim.foresight import CopyPlans, pools_of, predictions_of
 from testbed.sim.instance import Churn, ChurnKind, Instance, SimTask
+from testbed.sim.mishaps import Mishaps
 from testbed.sim.network import Network
 
 #: Leases that never end within a run; what ends them is `Simulation._leave`.
 _FOR_EVER_S = 1e9
 #: After so long a site's silence is certain to its tasks' origins (`site_agent.lease`).
 _NOTICED_S = LeaseTerms(LEASE_S).origin_until_s(0.0)
+#: Pause before a renewal or a report that was not answered is sent again.
+_REPEAT_S = LeaseTerms(LEASE_S).renewal_s
+#: How long bids are waited for where messages may be lost, as agents do by default.
+_BID_WINDOW_S = 2.0
 _RETRY = Retry(limit_count=1_000, on=tuple(RetryCause))
 
 
@@ -110,6 +122,10 @@ class _Arrival:
     #: Site whose cached copy is read; None: an upstream's.
     read_from: "_Place | None" = None
 
+    @property
+    def source(self) -> SiteId:
+        return self.fetch.source.site_id
+
 
 @dataclass(slots=True, eq=False)
 class _Place:
@@ -123,8 +139,6 @@ class _Place:
     is_here: bool = True
     #: Until then nobody knows that it left, and it cannot come back.
     noticed_s: float = -math.inf
-    #: It changed since the broker last heard of it.
-    is_dirty: bool = True
     executions: dict[RunId, _Execution] = field(default_factory=dict)
     #: Runs that bring artifacts: what stands here goes on.
     staging: set[RunId] = field(default_factory=set)
@@ -182,6 +196,7 @@ class Simulation:
         foresight = policy.foresight
         self._plans = None if foresight is None else CopyPlans(instance, foresight, planner)
         self._checks = checks
+        self._mishaps = Mishaps(instance)
         self._network = Network(self.engine, shares_bandwidth=instance.shares_bandwidth)
         self._broker = Matchmaker(lease_s=math.inf)
         self._forecaster = Forecaster(instance)
@@ -198,7 +213,16 @@ class Simulation:
         )
         self._tasks: dict[TaskId, SimTask] = {}
         self._left_count = len(instance.tasks)
+        #: Sites that are to come or to come back.
+        self._joining_count = sum(churn.kind is ChurnKind.JOIN for churn in instance.churn)
+        #: Sites that crashed, and when they come back unless they have left meanwhile.
+        self._crashed: dict[SiteId, float] = {}
         self.places = {site.site_id: self._place(site) for site in instance.sites}
+        #: Sites that changed since the broker last heard of them.
+        self._changed = dict.fromkeys(self.places)
+        #: What others are told of a site, made once an hour.
+        self._holders: dict[SiteId, Holder] = {}
+        self._holders_hour = -1.0
         #: Sites with a stored, complete copy of each artifact.
         self._stored: dict[ArtifactId, dict[SiteId, None]] = {key: {} for key in self._artifacts}
 
@@ -207,6 +231,8 @@ class Simulation:
     def run(self) -> None:
         """Run until every task has ended."""
         self._begin_churn()
+        for at_s, site_id in self._mishaps.crashes():
+            self.engine.at(at_s, partial(self._crash, site_id), BEAT)
         self._beat()
         self._arrive(0)
         self.engine.run()
@@ -255,7 +281,7 @@ class Simulation:
         now_s = self.engine.now_s
         for place in self.places.values():
             place.participant.signals = self._forecaster.signals(place.site.site_id, now_s)
-            place.is_dirty = True
+            self._changed[place.site.site_id] = None
             self._tick_participant(place)
             self._tick_origin(place)
         self._share_demand()
@@ -291,7 +317,7 @@ class Simulation:
         ]
         for copy in plans.copies(outlooks, now_s=now_s):
             place = self.places[copy.site_id]
-            fetch, _ = self._cheapest(place, copy.need.artifact_id)
+            fetch = self._fetch(place, self._artifacts[copy.need.artifact_id])
             for pull in place.migration.planned(
                 copy.need, fetch, copy.price_usd, copy.why, now_s=now_s
             ):
@@ -365,8 +391,17 @@ class Simulation:
             predictions=predictions,
         )
         answers: list[Bid | Refusal] = []
+        silent = {nominee.site_id: None for nominee in nomination.nominees}
+        is_closed = False
 
         def close() -> None:
+            nonlocal is_closed
+            if is_closed:
+                return
+            is_closed = True
+            answers.extend(
+                Refusal(site_id, Reason.NO_SITE_REACHABLE, "did not bid") for site_id in silent
+            )
             auction = Auction(
                 predictions=predictions,
                 needs=announcement.needs,
@@ -376,10 +411,7 @@ class Simulation:
                     *(each for each in answers if isinstance(each, Refusal)),
                 ),
                 # Whoever is to come yet may take what nobody here can.
-                is_complete=not any(
-                    churn.kind is ChurnKind.JOIN and churn.at_s > self.engine.now_s
-                    for churn in self.instance.churn
-                ),
+                is_complete=self._joining_count == 0,
             )
             self._apply(place, origin.close_auction(task_id, auction, now=self._now()))
 
@@ -389,12 +421,17 @@ class Simulation:
             self._send(bidder.site.site_id, place.site.site_id, partial(collect, bid))
 
         def collect(bid: Bid | Refusal) -> None:
+            if is_closed:
+                return
             answers.append(bid)
-            if len(answers) == len(nomination.nominees):
+            del silent[bid.site_id]
+            if not silent:
                 close()
 
         if not nomination.nominees:
             close()
+        elif self._mishaps.disturb_messages:
+            self.engine.at(self.engine.now_s + _BID_WINDOW_S, close, DECISION)
         for nominee in nomination.nominees:
             bidder = self.places[nominee.site_id]
             self._send(place.site.site_id, nominee.site_id, partial(answer, bidder))
@@ -403,24 +440,40 @@ class Simulation:
         """Return an artifact with everyone who has all of it now."""
         artifact = self._artifacts[artifact_id]
         stored = (each for each in self._stored[artifact_id] if self.places[each].is_here)
-        holders = dict.fromkeys((self._homes[artifact_id], *stored))
+        found = dict.fromkeys((self._homes[artifact_id], *stored))
+        holders = [self._holder(site_id) for site_id in sorted(found)]
+        if len(holders) > HOLDER_COUNT_MAX:
+            # As the broker does: what each bidder looks at must not grow with the number of sites.
+            holders = heapq.nsmallest(
+                HOLDER_COUNT_MAX,
+                holders,
+                key=lambda holder: (holder.carbon_gco2_per_kwh or 0.0, holder.site_id),
+            )
         return ArtifactNeed(
             artifact_id,
             kind=artifact.kind,
             name=artifact.name,
             size_bytes=artifact.size_bytes,
-            holders=tuple(self._holder(site_id) for site_id in sorted(holders)),
+            holders=tuple(holders),
         )
 
     def _holder(self, site_id: SiteId) -> Holder:
-        place = self.places[site_id]
-        carbon = self.instance.carbon[site_id].at(self.engine.now_s)
-        return Holder(site_id, place.site.zone, site_id, carbon)
+        hour = self.engine.now_s // HOUR_S
+        if hour != self._holders_hour:
+            self._holders_hour = hour
+            self._holders.clear()
+        holder = self._holders.get(site_id)
+        if holder is None:
+            carbon = self.instance.carbon[site_id].at(self.engine.now_s)
+            holder = Holder(site_id, self.places[site_id].site.zone, site_id, carbon)
+            self._holders[site_id] = holder
+        return holder
 
     def _tell_broker(self) -> None:
-        for place in self.places.values():
-            if place.is_dirty and place.is_here:
-                place.is_dirty = False
+        for site_id in sorted(self._changed):
+            place = self.places[site_id]
+            if place.is_here:
+                del self._changed[site_id]
                 digest = place.participant.digest(now=self._now())
                 self._broker.register(place.site, digest, now_s=self.engine.now_s)
 
@@ -433,7 +486,7 @@ class Simulation:
                 self._look_ahead(place, write.task.task_id)
         for effect in ready.effects:
             self._begin(place, effect)
-        place.is_dirty = True
+        self._changed[place.site.site_id] = None
         if self._checks:
             place.origin.check_invariants()
             place.participant.check_invariants()
@@ -469,6 +522,7 @@ class Simulation:
             case fx.Publish(run):
                 self.engine.soon(partial(self._publish, place, run))
             case fx.SendReport(address, report):
+                self.reauction_count += report.reason is Reason.PREDICTED_LATE
                 self._send_report(place, SiteId(address), report)
             case fx.RenewSoon(address):
                 if address not in place.renewing:
@@ -485,12 +539,12 @@ class Simulation:
                 pass
 
     def _send(self, source: SiteId, target: SiteId, action: Callable[[], None]) -> None:
-        """Deliver a message."""
-        if self._is_instant or source == target:
+        """Deliver a message, unless it is lost."""
+        if source == target or (self._is_instant and not self._mishaps.disturb_messages):
             self.engine.soon(action)
-        else:
-            link = self.instance.links[source, target]
-            self.engine.at(self.engine.now_s + link.rtt_s / 2, action)
+        elif not self._mishaps.is_lost():
+            link_s = 0.0 if self._is_instant else self.instance.links[source, target].rtt_s / 2
+            self.engine.at(self.engine.now_s + link_s + self._mishaps.delay_s(), action)
 
     def _send_award(self, place: _Place, to: SiteId, award: Award) -> None:
         winner = self.places[to]
@@ -511,6 +565,10 @@ class Simulation:
             self._apply(place, ready)
 
         self._send(place.site.site_id, to, deliver)
+        if self._mishaps.disturb_messages:
+            # By then the origin sends it again if it was not answered.
+            due_s = self.engine.now_s + AWARD_RETRY_S
+            self.engine.at(due_s, partial(self._tick_origin, place), DECISION)
 
     def _hold(self, to: SiteId, hold: Hold) -> None:
         self.places[to].participant.hold(hold, now=self._now())
@@ -530,6 +588,7 @@ class Simulation:
             return
         sent_s = self.engine.now_s
         origin = self.places[SiteId(address)]
+        is_confirmed = False
 
         def deliver() -> None:
             answer, ready = origin.origin.renew(renewal, now=self._now())
@@ -542,30 +601,45 @@ class Simulation:
             self._send(origin.site.site_id, place.site.site_id, partial(confirmed, kept))
 
         def confirmed(kept: tuple[RunId, ...]) -> None:
+            nonlocal is_confirmed
+            is_confirmed = True
             if not place.is_here:
                 return
             ready = place.participant.renewed(kept, sent_s=sent_s, now=self._now())
             self._apply(place, ready)
 
+        def repeat() -> None:
+            if not is_confirmed:
+                self._begin(place, fx.RenewSoon(address))
+
         self._send(place.site.site_id, origin.site.site_id, deliver)
+        if self._mishaps.disturb_messages:
+            self.engine.at(sent_s + _REPEAT_S, repeat)
 
     def _send_report(self, place: _Place, to: SiteId, report: Report) -> None:
         origin = self.places[to]
-        if report.state is RunState.LEASE_RETURNED and report.reason is Reason.PREDICTED_LATE:
-            self.reauction_count += 1
 
         def deliver() -> None:
             answer, ready = origin.origin.report(report, now=self._now())
             self._apply(origin, ready)
-            assert answer.is_accepted, "a report of the only attempt does not count"
-            if report.state is RunState.SUCCEEDED:
+            # A repeated report may come when its task has ended and is forgotten.
+            is_known = report.task_id in origin.origin.tasks
+            may_repeat = self._mishaps.disturb_messages and not is_known
+            assert answer.is_accepted or may_repeat, "a report of the only attempt does not count"
+            if report.state is RunState.SUCCEEDED and is_known:
                 self._ended(origin, report.task_id)
             self._send(to, place.site.site_id, answered)
 
         def answered() -> None:
             self._apply(place, place.participant.report_answered(report.run_id))
 
+        def repeat() -> None:
+            if report.run_id in place.participant.runs:
+                self._send_report(place, to, report)
+
         self._send(place.site.site_id, to, deliver)
+        if self._mishaps.disturb_messages:
+            self.engine.at(self.engine.now_s + _REPEAT_S, repeat)
 
     # ---------------------------------------------------------------- staging
 
@@ -612,10 +686,10 @@ class Simulation:
     def _transfer(self, place: _Place, artifact: Artifact, run_id: RunId | None) -> None:
         """Bring an artifact from the cheapest source, to the cache or, for a run, to scratch."""
         cache = place.participant.cache
-        here = place.site.site_id
-        fetch, _ = self._cheapest(place, artifact.artifact_id)
-        arrival = _Arrival(artifact, fetch, self.engine.now_s, run_id)
+        arrival = _Arrival(artifact, self._fetch(place, artifact), self.engine.now_s, run_id)
         try:
+            if self._mishaps.is_disk_full():
+                raise CacheFullError("the disk has no room")
             arrival.evicted = cache.reserve(artifact, now_s=self.engine.now_s)
         except CacheFullError:
             if run_id is None:
@@ -626,7 +700,27 @@ class Simulation:
             self._forget_copy(place, victim)
         if arrival.is_stored and run_id is not None:
             cache.pin(artifact.artifact_id, run_id)
-        source = fetch.source.site_id
+        self._move(place, arrival)
+
+    def _fetch(self, place: _Place, artifact: Artifact) -> Fetch:
+        """Return the cheapest way to bring an artifact to a place."""
+        carbon = place.participant.signals.carbon
+        found = cheapest_fetch(
+            self._need(artifact.artifact_id),
+            here=place.site.site_id,
+            zone=place.site.zone,
+            links=self._link,
+            terms=self._terms,
+            carbon_here=None if carbon is None else carbon.series,
+            byte_ratio=1.0,
+            now_s=self.engine.now_s,
+        )
+        assert found is not None, "an artifact has its home, and it is elsewhere"
+        return found[0]
+
+    def _move(self, place: _Place, arrival: _Arrival) -> None:
+        """Set the bytes of a transfer going."""
+        artifact, source, here = arrival.artifact, arrival.source, place.site.site_id
         if source != self._homes[artifact.artifact_id]:
             arrival.read_from = self.places[source]
             arrival.read_from.participant.cache.open_reader(artifact.artifact_id)
@@ -638,28 +732,28 @@ class Simulation:
             partial(self._arrived, place, arrival),
         )
 
-    def _cheapest(self, place: _Place, artifact_id: ArtifactId) -> tuple[Fetch, Charge]:
-        carbon = place.participant.signals.carbon
-        found = cheapest_fetch(
-            self._need(artifact_id),
-            here=place.site.site_id,
-            zone=place.site.zone,
-            links=self._link,
-            terms=self._terms,
-            carbon_here=None if carbon is None else carbon.series,
-            byte_ratio=1.0,
-            now_s=self.engine.now_s,
-        )
-        assert found is not None, "an artifact has its home, and it is elsewhere"
-        return found
-
     def _arrived(self, place: _Place, arrival: _Arrival) -> None:
-        artifact, run_id = arrival.artifact, arrival.run_id
-        participant = place.participant
-        source, here = arrival.fetch.source.site_id, place.site.site_id
-        now_s = self.engine.now_s
+        """Take what has come, or refuse it and have it brought again."""
         if arrival.read_from is not None:
-            arrival.read_from.participant.cache.close_reader(artifact.artifact_id)
+            arrival.read_from.participant.cache.close_reader(arrival.artifact.artifact_id)
+            arrival.read_from = None
+        is_corrupt = self._mishaps.is_corrupt()
+        charge = self._charge_transfer(
+            place, arrival, is_stored=arrival.is_stored and not is_corrupt
+        )
+        if is_corrupt:
+            if arrival.run_id is not None:
+                place.participant.wasted(arrival.run_id, charge)
+            arrival.fetch = self._fetch(place, arrival.artifact)
+            arrival.begun_s = self.engine.now_s
+            self._move(place, arrival)
+            return
+        self._take(place, arrival, charge)
+
+    def _charge_transfer(self, place: _Place, arrival: _Arrival, *, is_stored: bool) -> Charge:
+        """Enter a transfer that has ended, and return what it cost."""
+        artifact, source, here = arrival.artifact, arrival.source, place.site.site_id
+        run_id, now_s = arrival.run_id, self.engine.now_s
         self.books.transfer(
             artifact,
             source,
@@ -667,13 +761,9 @@ class Simulation:
             start_s=arrival.begun_s,
             end_s=now_s,
             task_id=None if run_id is None else run_id.split(".", 1)[0],
-            is_stored=arrival.is_stored,
+            is_stored=is_stored,
         )
-        if arrival.is_stored:
-            participant.cache.insert(artifact.artifact_id)
-            self._stored[artifact.artifact_id][here] = None
-            place.is_dirty = True
-        charge = transfer_charge(
+        return transfer_charge(
             artifact.size_bytes,
             egress_usd_per_gb=self.instance.links[source, here].egress_usd_per_gb,
             network_kwh_per_gb=self.instance.network_kwh_per_gb,
@@ -682,6 +772,15 @@ class Simulation:
             start_s=arrival.begun_s,
             end_s=now_s,
         )
+
+    def _take(self, place: _Place, arrival: _Arrival, charge: Charge) -> None:
+        """Let runs go on that waited for an artifact."""
+        artifact, run_id = arrival.artifact, arrival.run_id
+        participant, here = place.participant, place.site.site_id
+        if arrival.is_stored:
+            participant.cache.insert(artifact.artifact_id)
+            self._stored[artifact.artifact_id][here] = None
+            self._changed[here] = None
         if run_id is None:
             terms = self._terms
             price_usd = charge.joint_usd(terms.scope, terms.carbon_price_usd_per_kg)
@@ -779,8 +878,28 @@ class Simulation:
                 place.is_here = False
                 place.participant.is_draining = True
 
+    def _crash(self, site_id: SiteId) -> None:
+        """Let a site that is there lose its machines for a while."""
+        place = self.places[site_id]
+        if not place.is_here:
+            return
+        now_s = self.engine.now_s
+        self._leave(Churn(now_s, ChurnKind.LEAVE, site_id))
+        back_s = max(now_s + self.instance.faults.restart_s, place.noticed_s)
+        self._joining_count += 1
+        self._crashed[site_id] = back_s
+
+        def restart() -> None:
+            if self._crashed.get(site_id) == back_s:
+                self._join(Churn(back_s, ChurnKind.JOIN, site_id, keeps_caches=True))
+            else:
+                self._joining_count -= 1  # it has left for good, or until it is told to come back
+
+        self.engine.at(back_s, restart, BEAT)
+
     def _leave(self, churn: Churn) -> None:
         """Kill what runs, and let origins notice when they would."""
+        self._crashed.pop(churn.site_id, None)
         place = self.places[churn.site_id]
         place.is_here = False
         place.participant.is_draining = True
@@ -808,8 +927,10 @@ class Simulation:
         if self.engine.now_s < place.noticed_s:
             self.engine.at(place.noticed_s, partial(self._join, churn), BEAT)
             return
+        self._joining_count -= 1
+        self._crashed.pop(churn.site_id, None)
         place.is_here = True
-        place.is_dirty = True
+        self._changed[churn.site_id] = None
         place.participant.is_draining = False
         if not churn.keeps_caches:
             lost = [key for key, sites in self._stored.items() if churn.site_id in sites]

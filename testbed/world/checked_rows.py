@@ -25,6 +25,7 @@ UNCONVERTED_ROWS: Final = 24
 
 _NATIVE_PRICE: Final = "price"
 _GAP_HINT: Final = "a gap is an absent row: leave it out"
+_PLAIN_HINT: Final = "store numbers, text or timestamps, one in each row"
 _HOUR_US: Final = 3_600_000_000
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False, "": False}
 
@@ -99,6 +100,12 @@ def check_rows(
     found = needed_columns(table, file)
     names = raw_names(table, file)
     cells = file.cells(names, zone)
+    for name in names:
+        kind = cells.columns.schema.field(name).type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            raise BadTableError(
+                file.name, f"holds {kind} and no plain values", column=name, hint=_PLAIN_HINT
+            )
     columns: dict[str, NDArray[Any]] = {}
     if "time_utc" in found:
         name = found["time_utc"][0]
@@ -198,10 +205,18 @@ def _column(
     if kind is Kind.COUNT:
         whole = np.rint(values)
         # Gigabytes with decimals are whole bytes only up to rounding.
-        place.refuse((whole != values) & np.isfinite(values) & (factor == 1), "not a whole number")
+        is_part = (whole != values) & np.isfinite(values) & (factor == 1)
+        place.refuse(is_part, "not a whole number", "write it like 4")
         values = whole
     if column.least is not None:
-        place.refuse(values < column.least, f"below {column.least:g}")
+        is_below = values < column.least
+        if is_below.any():
+            index = int(np.argmax(is_below))
+            raise place.refused(
+                index,
+                f"{values[index] / factor:g} is below {column.least / factor:g}",
+                hint="it cannot be less: see where it comes from, or leave the row out",
+            )
     return values
 
 
@@ -263,7 +278,8 @@ def _flags(place: _Place, raw: pa.ChunkedArray) -> NDArray[np.bool_]:
         return _mask(pc.fill_null(raw, False))
     texts = pc.utf8_lower(pc.fill_null(as_text(raw), "")).to_pylist()
     flags = [_FLAGS.get(text) for text in texts]
-    place.refuse(np.array([flag is None for flag in flags], dtype=np.bool_), "not true or false")
+    is_none = np.array([flag is None for flag in flags], dtype=np.bool_)
+    place.refuse(is_none, "not true or false", "write true or false, or leave the cell empty")
     return np.array(flags, dtype=np.bool_)
 
 
@@ -295,7 +311,8 @@ def _parsed(place: _Place, text: pa.ChunkedArray) -> pa.ChunkedArray:
         values: list[float | None] = []
         for index, cell in enumerate(text.to_pylist()):
             try:
-                values.append(None if cell is None else float(cell))
+                # Python takes 1_0 for a number, and whoever wrote it may have meant 1.0.
+                values.append(None if cell is None else float(cell.replace("_", "?")))
             except ValueError:
                 raise place.refused(
                     index, f"{cell!r} is no number", "write it like 1234.5"
@@ -375,8 +392,11 @@ def _elapsed(place: _Place, raw: pa.ChunkedArray, notes: list[str]) -> NDArray[n
 
 def _instant(place: _Place, index: int, text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is not None:
+            instant.astimezone(UTC)  # the first and the last year have instants that UTC has not
+        return instant
+    except (ValueError, OverflowError):
         raise place.refused(
             index, f"{text!r} is no time", "write it like 2023-07-02T12:00Z"
         ) from None

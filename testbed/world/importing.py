@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gcos.errors import InvalidRequestError
 from testbed.world.checked_rows import Rows, Span
-from testbed.world.refusals import NotCoveredError, hour_text
+from testbed.world.refusals import BadTableError, NotCoveredError, hour_text
 from testbed.world.schema import TABLES, Kind, TableSchema
 from testbed.world.table_directory import TableDirectory
 
@@ -104,6 +104,8 @@ def import_tables(
             f"no file in {source} is a table of the schema",
             hint=f"tables are told by their columns: {names}; see testbed/world/README.md",
         )
+    for table in tables:
+        _refuse_without_rows(directory, table)
     notes = _told_of_files(directory)
     wanted = _zones_of_tables(directory, zones, notes)
     _refuse_in_the_way(to, tables)
@@ -156,6 +158,18 @@ def _write(path: Path, table: TableSchema, parts: Iterable[Rows], notes: list[st
 
     write_rows(path, table, told())
     return found
+
+
+def _refuse_without_rows(directory: TableDirectory, table: TableSchema) -> None:
+    """Refuse a table of a header alone: it would answer in place of the shipped one, with nothing.
+
+    Raises:
+        BadTableError: It is one.
+    """
+    if not (directory.zones(table) if table.is_hourly else len(directory.rows(table))):
+        files = directory.file_names(table)
+        hint = "leave the file out, and the shipped table answers"
+        raise BadTableError(files, f"the table {table.name} has no rows", hint=hint)
 
 
 def _zones_of_tables(

@@ -36,7 +36,10 @@ class TableDirectory:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            raise NotFoundError(f"there is no directory {path}")
+            raise NotFoundError(
+                f"there is no directory {path}",
+                hint="give one of tables, as gcos data import writes it",
+            )
         self.path = path
         self.left_aside: list[str] = []
         self._files: dict[str, list[TableFile]] = {}

@@ -78,7 +78,12 @@ class TableFile:
             names = pq.read_schema(path).names if _is_parquet(path) else _csv_names(path)
         for name in names:
             if names.count(name) > 1:
-                raise BadTableError(path.name, "two columns have this name", column=name)
+                raise BadTableError(
+                    path.name,
+                    "two columns have this name",
+                    column=name,
+                    hint="rename or drop one of them",
+                )
         return cls(path, tuple(names))
 
     @property
@@ -184,7 +189,10 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn what the libraries raise into our error."""
     try:
         yield
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as exc:
+    except UnicodeDecodeError as exc:
+        hint = "store the file as UTF-8"
+        raise BadTableError(path.name, f"cannot be read: {exc}", hint=hint) from exc
+    except (OSError, EOFError, csv.Error, pa.ArrowException) as exc:
         raise BadTableError(path.name, f"cannot be read: {exc}") from exc
 
 
@@ -214,7 +222,8 @@ def _csv_cells(path: Path, names: tuple[str, ...]) -> Cells:
         for record in reader:
             if record and len(record) != len(header):
                 what = f"{len(record)} cells where the header has {len(header)}"
-                raise BadTableError(path.name, what, row=begins)
+                hint = "quote a cell that has a comma or a quote in it"
+                raise BadTableError(path.name, what, row=begins, hint=hint)
             if record:
                 records.append(record)
                 row.append(begins)

@@ -296,6 +296,14 @@ def test_processes_find_what_one_process_finds_and_an_interrupt_keeps_what_ended
     assert len(list(tmp_path.glob("*.json"))) == 6
 
 
+def test_processes_end_with_one_that_is_killed(hanging: "subprocess.Popen[str]") -> None:
+    assert hanging.stdout is not None
+    assert hanging.stdout.readline() == "ran\n"
+    hanging.kill()
+    # Returns when the last one that holds the output has ended.
+    hanging.communicate(timeout=60)
+
+
 def test_means_and_differences_are_those_of_the_runs(found: Evaluation) -> None:
     joint, locality, random = found.policies
     counts = [run.result.measured.task_count for run in found.runs if run.policy == "joint"]

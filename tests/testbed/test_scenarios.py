@@ -9,6 +9,7 @@ from gcos.errors import InvalidRequestError, NotFoundError
 from testbed.scenarios import Scenario, load_scenario, scenario_names
 from testbed.scenarios.records import gpus_for
 from testbed.scenarios.time_zones import TIME_ZONES, zone_time
+from testbed.sim.instance import Faults
 
 #: Digests of the files that published results speak of: a changed parameter is a new name.
 PUBLISHED = {
@@ -100,6 +101,14 @@ def test_a_copy_of_the_default_file_is_a_complete_scenario(tmp_path: Path) -> No
     assert load_scenario(written(tmp_path, text)) == load_scenario("default")
 
 
+def test_a_file_may_name_what_goes_wrong(tmp_path: Path) -> None:
+    found = load_scenario(
+        written(tmp_path, 'base = "default"\n[faults]\ncrash_per_h = 0.01\ncorrupt_ratio = 0.02\n')
+    )
+    assert found.faults == Faults(crash_per_h=0.01, corrupt_ratio=0.02)
+    assert load_scenario("default").faults == Faults()
+
+
 def added(hardware: str = "large", site_id: str = "x", gpus: str = "gpus") -> str:
     site = f'id = "{site_id}", zone = "DE", hardware = "{hardware}", {gpus} = 8, pue = 1.1'
     return f"add_sites = [{{ {site} }}]"
@@ -129,6 +138,11 @@ REFUSED = [
     ('cost_scope = "everything"', "cost_scope", "invalid enum"),
     ('[catalogue]\nmodel_gb = "big"', "catalogue.model_gb", "expected `array`"),
     ("keep_sites = 3", "keep_sites", "list"),
+    ("[faults]\nmessage_loss = 0.1", "faults.message_loss", "message_loss_ratio"),
+    ("[faults]\nmessage_loss_ratio = 1.0", "faults.message_loss_ratio", "above 0.9"),
+    ("[faults]\ncorrupt_ratio = -0.1", "faults.corrupt_ratio", "below 0"),
+    ("[faults]\nmessage_delay_s = nan", "faults.message_delay_s", "finite"),
+    ("[faults]\ncrash_per_h = 2.0", "faults.crash_per_h", "above 1"),
 ]
 
 

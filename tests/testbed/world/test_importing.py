@@ -1,5 +1,6 @@
 """What `gcos data import` takes, refuses and writes."""
 
+import gzip
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +60,9 @@ def refusal(tmp_path: Path, *lines: str, name: str = "table.csv") -> BadTableErr
         ("DE,2023-07-02T12:00Z,cheap", "price_usd_per_mwh", "'cheap' is no number"),
         ("DE,2023-07-02T10:00Z,100", "time_utc", "once more, after row 2"),
         ("DE,2023-07-02T12:00+02:00,100", "time_utc", "once more, after row 2"),
+        ("DE,0001-01-01T00:00+05:00,100", "time_utc", "is no time"),
+        ("DE,2023-07-02T12:00Z,1_0", "price_usd_per_mwh", "'1_0' is no number"),
+        ('DE,2023-07-02T12:00Z,"50,5"', "price_usd_per_mwh", "'50,5' is no number"),
     ],
 )
 def test_a_bad_cell_is_refused_with_file_column_and_row(
@@ -71,6 +75,60 @@ def test_a_bad_cell_is_refused_with_file_column_and_row(
     assert (error.file, error.column, error.row) == ("table.csv", column, 4)
     assert said in error.message
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (pa.array([[5.0], [6.0]]), "no plain values"),
+        (pa.array([b"5", b"6"]), "no plain values"),
+        (pa.array([True, False]), "is no number"),
+        (pa.array(["5", "x"]), "'x' is no number"),
+    ],
+    ids=["lists", "bytes", "flags", "text"],
+)
+def test_parquet_of_the_wrong_type_is_refused(tmp_path: Path, values: pa.Array, said: str) -> None:
+    times = [datetime(2023, 7, 2, hour, tzinfo=UTC) for hour in (0, 1)]
+    columns = {"zone": ["DE", "DE"], "time_utc": times, "price_usd_per_mwh": values}
+    pq.write_table(pa.table(columns), tmp_path / "price.parquet")
+
+    with pytest.raises(BadTableError, match=said) as caught:
+        import_tables(tmp_path / "price.parquet", tmp_path / "to")
+
+    assert (caught.value.file, caught.value.column) == ("price.parquet", "price_usd_per_mwh")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("price.csv", PRICE_HEAD), ("jobs_x.csv", "job_id,submit_s,duration_s")]
+)
+def test_a_header_alone_is_refused(tmp_path: Path, name: str, head: str) -> None:
+    error = refusal(tmp_path, head, name=name)
+    assert (error.file, "has no rows" in error.message) == (name, True)
+    assert "leave the file out" in error.hint
+
+
+def test_a_file_that_is_not_utf_8_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "price.csv").write_bytes(f"{PRICE_HEAD}\nDé,x,1\n".encode("latin-1"))
+    with pytest.raises(BadTableError, match=r"price\.csv: cannot be read") as caught:
+        import_tables(tmp_path, tmp_path / "to")
+    assert caught.value.hint == "store the file as UTF-8"
+
+
+@pytest.mark.parametrize("form", ["bom", "crlf", "gzip"])
+def test_tables_as_spreadsheets_and_archives_write_them_are_read(tmp_path: Path, form: str) -> None:
+    text = f"{PRICE_HEAD}\nDE,2023-07-02T12:00Z,-500\n"
+    source = tmp_path / ("price.csv.gz" if form == "gzip" else "price.csv")
+    forms = {
+        "bom": b"\xef\xbb\xbf" + text.encode(),
+        "crlf": text.replace("\n", "\r\n").encode(),
+        "gzip": gzip.compress(text.encode()),
+    }
+    source.write_bytes(forms[form])
+
+    report = import_tables(source, tmp_path / "to")
+
+    assert [(found.zone, found.rows) for found in report.found] == [("DE", 1)]
 
 
 def test_a_local_time_is_told_the_fix(tmp_path: Path) -> None:

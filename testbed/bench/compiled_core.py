@@ -1,0 +1,149 @@
+"""The compiled simulator: placements and decisions a CPU second, and memory over a long run.
+
+The limit of the first row is what the strongest peer reaches, SustainCluster with its rule that
+follows the green power: 9,181 placements a CPU second at five sites and 28 tasks a step of a
+quarter of an hour, measured on a machine like those of this project. Ours are the default
+scenario's tasks at that rate, on five of its sites with so many GPUs that half of them are busy.
+
+What is measured is a run from the drawn instance to its totals, without the log. Forecasts are
+drawn once for all policies that meet a world, and so before the clock starts.
+
+Run as `python -m testbed.bench.compiled_core`.
+"""
+
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from statistics import median
+from typing import Final
+
+from testbed.bench import BenchRow
+from testbed.fast.run import FastPolicy, FastWorld, run_fast
+from testbed.instances import draw
+from testbed.scenarios import load_scenario
+from testbed.sim.instance import Instance
+from testbed.sim.samples import Sample, instance_of
+from testbed.world import load_world
+
+PEER_PLACEMENTS_PER_S: Final = 9_181.0
+PEER_TARGET: Final = 10.0
+DECISIONS_AIM: Final = 50_000.0
+MEMORY_TARGET: Final = 1.1
+ROUNDS_COUNT: Final = 5
+
+_WEEK_S: Final = datetime(2023, 7, 3, tzinfo=UTC).timestamp()
+#: Tasks an hour of the peer's setting.
+_TASKS_PER_H: Final = 4 * 28
+_LONG: Final = Sample(site_count=3, task_count=160_000, tasks_per_h=3.0)
+_PARTS: Final = 4
+_BYTES_PER_KB: Final = 1024
+
+
+def measure() -> tuple[BenchRow, ...]:
+    """Return rows for the peer's setting, for the default scenario, and for memory."""
+    return (_peer_row(), _decisions_row(), _memory_row())
+
+
+def _peer_row() -> BenchRow:
+    instance = _peer_instance()
+    rate = _rate(instance, "carbon-greedy")
+    per_step = len(instance.tasks) * 900.0 / (instance.warmup_s + instance.measure_s)
+    return BenchRow(
+        name="compiled core, carbon-greedy, placements a CPU second",
+        ours=rate,
+        limit=PEER_PLACEMENTS_PER_S,
+        ratio=rate / PEER_PLACEMENTS_PER_S,
+        target=PEER_TARGET,
+        unit="placements/s",
+        note=f"5 sites, {per_step:.0f} tasks a quarter of an hour; the limit is the peer's rate",
+    )
+
+
+def _peer_instance() -> Instance:
+    """Return five sites of the default scenario with the peer's rate of tasks."""
+    scenario = load_scenario("sites-5")
+    world = load_world(None)
+    drawn = draw(scenario, world, week_start_s=_WEEK_S, seed=1)
+    hours = scenario.warmup_h + scenario.measure_h
+    factor = _TASKS_PER_H * hours / len(drawn.tasks)
+    sites = tuple(replace(site, gpus=round(site.gpus * factor)) for site in scenario.site)
+    return draw(replace(scenario, site=sites), world, week_start_s=_WEEK_S, seed=1)
+
+
+def _decisions_row() -> BenchRow:
+    instance = draw(load_scenario("default"), load_world(None), week_start_s=_WEEK_S, seed=1)
+    rate = _rate(instance, "joint")
+    return BenchRow(
+        name="compiled core, joint, auctions a CPU second",
+        ours=rate,
+        limit=DECISIONS_AIM,
+        ratio=rate / DECISIONS_AIM,
+        target=1.0,
+        unit="decisions/s",
+        note=f"a week of the default scenario, {len(instance.sites)} sites; the limit is the aim",
+    )
+
+
+def _rate(instance: Instance, rule: str) -> float:
+    """Return tasks a CPU second; each task is placed by one auction."""
+    world, policy = FastWorld(instance), FastPolicy(rule)
+    run_fast(world, policy)  # compiles, and draws the forecasts
+    rates = []
+    for _ in range(ROUNDS_COUNT):
+        begun_s = _cpu_s()
+        run_fast(world, policy)
+        rates.append(len(instance.tasks) / (_cpu_s() - begun_s))
+    return median(rates)
+
+
+def _cpu_s() -> float:
+    """Return the CPU seconds of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _memory_row() -> BenchRow:
+    part, whole = _peak_bytes(1), _peak_bytes(_PARTS)
+    count = _LONG.task_count * (_PARTS - 1) // _PARTS
+    return BenchRow(
+        name="compiled core, peak memory over the tasks of a run",
+        ours=whole / 1e6,
+        limit=part / 1e6,
+        ratio=whole / part,
+        target=MEMORY_TARGET,
+        unit="MB",
+        note=(
+            f"{_LONG.task_count} tasks beside the first {_LONG.task_count // _PARTS} of them,"
+            f" in processes of their own: {(whole - part) / count:.0f} bytes a task"
+        ),
+        is_cost=True,
+    )
+
+
+def _peak_bytes(parts: int) -> int:
+    """Return the peak memory of a process that runs so many parts of the long world."""
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed.bench.compiled_core", str(parts)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def _run_parts(parts: int) -> int:
+    """Run so many parts of the long world and return this process' peak memory."""
+    instance = instance_of(_LONG)
+    tasks = instance.tasks[: len(instance.tasks) * parts // _PARTS]
+    run_fast(FastWorld(replace(instance, tasks=tasks)), FastPolicy("joint"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_KB
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.stdout.write(f"{_run_parts(int(sys.argv[1]))}\n")
+    else:
+        for row in measure():
+            sys.stdout.write(f"{row}\n")
