@@ -42,6 +42,8 @@ DIMENSIONLESS = {
     "Site.pue": "a ratio that everybody calls by this name",
     "Report.exit_code": "a number that is only compared",
     "LedgerEntry.fetched": "bytes by the kind that is the key",
+    "CustodyOffer.epoch": "an ordinal",
+    "TakeCustodyResponse.epoch": "an ordinal",
     "HourlySignal.values": "their unit is the field beside them",
 }
 
@@ -61,6 +63,7 @@ RENAMED = {
     "ReportResponse": contract_net.ReportAnswer,
     "NominateRequest": known_sites.NominationQuery,
     "NominateResponse": known_sites.Nomination,
+    "TakeCustodyResponse": handoff.CustodyAnswer,
 }
 
 RECORD_MODULES = (
