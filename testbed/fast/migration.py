@@ -10,7 +10,9 @@ from gcos.accounting import G_PER_KG
 from site_agent.migration import DAY_S, PULL_COUNT_MAX
 from testbed.fast.caches import cache_of, expected_saving_usd, has, victims_of
 from testbed.fast.compiled import compiled
-from testbed.fast.layout import FAILED_SLOTS, POPULARITY, REGRET, RESERVED, State
+from testbed.fast.handle import handle_of
+from testbed.fast.layout import FAILED_SLOTS, POPULARITY, REGRET, RESERVED, Ints, State
+from testbed.fast.offers import cheapest
 from testbed.fast.participant import need_of, transfer
 
 
@@ -64,6 +66,18 @@ def look_around(s: State, site: int) -> None:
         if entry.is_known and uses >= top.popular_uses and not has(s, site, artifact):
             count = _wish(s, count, artifact, uses * entry.known_usd)
     _grant(s, site, count)
+
+
+@compiled
+def begin_copy(table: Ints, site: int, artifact: int) -> None:
+    """Pull a copy that the plan gives to a site, which has taken what it evicts off its worth."""
+    s = handle_of(table)
+    if has(s, site, artifact):
+        return
+    entry = s.entries[site, artifact]
+    _, _, usd, gco2 = cheapest(s, artifact, site, s.g[0].now_s)
+    entry.known_egress_usd, entry.known_gco2 = usd, gco2
+    _grant(s, site, _wish(s, 0, artifact, math.inf))
 
 
 @compiled

@@ -32,8 +32,6 @@ UNITS = re.compile(
 DIMENSIONLESS = {
     "Fence.origin_epoch": "an ordinal",
     "Fence.attempt": "an ordinal",
-    "CustodyOffer.epoch": "an ordinal",
-    "TakeCustodyResponse.epoch": "an ordinal",
     "TaskEvent.attempt": "an ordinal",
     "TaskSpec.priority": "a rank",
     "Announcement.priority": "a rank",
