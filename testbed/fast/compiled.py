@@ -44,7 +44,7 @@ SOURCES: Final = (
     signals,
 )
 #: Files beside this one that hold nothing compiled.
-_OTHERS: Final = frozenset({"forecasts.py", "journal.py", "run.py", "world.py"})
+_OTHERS: Final = frozenset({"forecasts.py", "journal.py", "outlooks.py", "run.py", "world.py"})
 
 
 def compiled(function: _Function) -> _Function:

@@ -11,36 +11,13 @@ from gcos.outlook import Outlook, OutlookArtifact, OutlookCopy, OutlookPool, Out
 from gcos.signals import HOUR_S
 from policies.maccs.copy_plan import GRID_H, MEMORY_H, characteristic_share
 from site_agent.outlook import RATE_H, EvictionPace
-from testbed.fast.caches import decayed, is_evictable
-from testbed.fast.compiled import compiled
-from testbed.fast.handle import handle_of, table_of
+from testbed.fast.handle import table_of
 from testbed.fast.layout import ABSENT, CARBON, COMPLETE, PRICE, Floats, Ints, State
-from testbed.fast.plan import full_profile
+from testbed.fast.migration import look
 from testbed.sim.foresight import CopyPlans
 from testbed.sim.instance import Instance
 
 _KINDS: Final = (ArtifactKind.MODEL, ArtifactKind.DATA)
-
-
-@compiled
-def look(table: Ints, planned: Floats, uses: Floats, can_go: Ints) -> None:
-    """Lay out planned GPUs, (n, h), expected uses and which copies may go, (n, m)."""
-    s = handle_of(table)
-    top = s.g[0]
-    for site in range(top.site_count):
-        here = s.sites[site]
-        count = full_profile(s, site, top.now_s, -1)
-        step = 0
-        for hour in range(planned.shape[1]):
-            middle_s = top.now_s + HOUR_S * (hour + 0.5)
-            while step + 1 < count and s.times[step + 1] <= middle_s:
-                step += 1
-            planned[site, hour] = here.gpu_count - s.free[step]
-        for artifact in range(top.artifact_count):
-            entry = s.entries[site, artifact]
-            own = decayed(entry.demand, entry.demand_at_s, here.demand_now_s)
-            uses[site, artifact] = own + top.elsewhere_weight * entry.elsewhere
-            can_go[site, artifact] = 1 if is_evictable(entry) else 0
 
 
 class Outlooks:
