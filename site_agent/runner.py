@@ -429,6 +429,8 @@ class Runner:
     def _remember(
         self, task: Task, needs: Sequence[ArtifactNeed], predictions: Sequence[Prediction]
     ) -> None:
+        if task.spec.placement.allow or task.spec.placement.deny:
+            return  # it goes where it is told to, and so will its like
         terms = self.origin.terms_of(task.spec, predictions)
         self.planning.submitted(task, needs, predictions, terms)
 

@@ -165,13 +165,15 @@ def has_room(load: Floats, start_h: float, run_h: float, gpus: float, limit: flo
         load: (h,) planned GPUs of the site.
         start_h: Begin of the run.
         run_h: Its length; what reaches past the grid is not looked at.
-        gpus: GPUs of the run, times its weight.
+        gpus: GPUs of the run, times its weight. What stands for more than a whole site is as large
+            as the site: a small one that is idle has room, too.
         limit: GPUs that may be planned.
     """
     first = int(start_h)
     last = min(len(load), math.ceil(start_h + run_h))
+    needed = min(gpus, limit)
     for hour in range(first, last):  # noqa: SIM110 - compiled as it stands
-        if load[hour] + gpus > limit:
+        if load[hour] + needed > limit:
             return False
     return True
 

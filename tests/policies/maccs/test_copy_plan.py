@@ -15,6 +15,7 @@ from policies.maccs.copy_plan import (
     assign,
     characteristic_share,
     eviction_loss_usd,
+    has_room,
     plan_copies,
     run_costs_usd,
     virtual_starts,
@@ -173,3 +174,11 @@ def test_a_run_costs_the_integral_of_its_hours(
 def test_a_copy_in_a_cache_that_turns_over_soon_is_worth_less() -> None:
     assert characteristic_share(100.0, 0.0) == 1.0
     assert characteristic_share(480.0, 10.0) == pytest.approx(1 - math.exp(-1.0))
+
+
+def test_a_task_that_stands_for_more_than_a_site_fits_one_that_is_idle() -> None:
+    load = np.zeros(4)
+    assert has_room(load, 0.0, 2.0, 4.0, 1.8)
+    load[1] = 0.1
+    assert not has_room(load, 0.0, 2.0, 4.0, 1.8)
+    assert has_room(load, 2.0, 2.0, 4.0, 1.8)
