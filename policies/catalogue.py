@@ -8,6 +8,7 @@ are the same for all.
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,15 @@ DEFAULT: Final = "rule"
 """What live agents run unless told otherwise, and what evaluations compare with `joint`."""
 
 
+class Foresight(Enum):
+    """What a copy plan is made from."""
+
+    REMEMBERED = "remembered"
+    """What was submitted of late is expected again."""
+    TRUE = "true"
+    """What will be submitted is known: in evaluations alone, as a yardstick."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A policy.
@@ -37,6 +47,8 @@ class Policy:
         migrator: Makes what decides which copies one site pulls ahead of need.
         dispatcher: Makes what chooses between offers for a batch of tasks, given a source of
             chance; None: each task goes to the best offer at once. Agents know no batches.
+        foresight: What the sites plan copies from, once an hour; None: they make no plan (DESIGN
+            7 F).
     """
 
     name: str
@@ -45,6 +57,12 @@ class Policy:
     gives_back_late: bool = False
     migrator: Callable[[], Migrator] = NoMigrator
     dispatcher: Callable[[np.random.Generator], Dispatcher] | None = None
+    foresight: Foresight | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether agents can run it: none of them sees all sites at once or knows the future."""
+        return self.dispatcher is None and self.foresight is not Foresight.TRUE
 
 
 _in_time = rules.in_time_first
@@ -106,6 +124,20 @@ POLICIES: Final = {
             "joint's offers, assigned in batches of 15 min by a mixed-integer programme",
             JointBidder,
             dispatcher=lambda _draws: MilpDispatcher(),
+        ),
+        Policy(
+            "plan",
+            "joint+reauction; once an hour all sites plan copies from remembered demand",
+            JointBidder,
+            gives_back_late=True,
+            foresight=Foresight.REMEMBERED,
+        ),
+        Policy(
+            "oracle-demand",
+            "plan, given the true demand of the next two days: a yardstick, in evaluations only",
+            JointBidder,
+            gives_back_late=True,
+            foresight=Foresight.TRUE,
         ),
     )
 }

@@ -30,6 +30,21 @@ class EntryState(Enum):
     COMPLETE = "COMPLETE"
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an entry stands.
+
+    Attributes:
+        artifact: Under the name it arrived with.
+        is_complete: Its bytes are all here.
+        is_evictable: It is complete and nothing protects it.
+    """
+
+    artifact: Artifact
+    is_complete: bool
+    is_evictable: bool
+
+
 @dataclass(slots=True)
 class _Entry:
     """One artifact in the books."""
@@ -95,6 +110,7 @@ class Cache:
         self._entries: dict[ArtifactId, _Entry] = {}
         self._occupied_bytes = 0  #: Sum over COMPLETE entries; with the next one <= capacity (I4).
         self._reserved_bytes = 0  #: Sum over RESERVED entries.
+        self.evicted_bytes = 0  #: Bytes that ever went.
 
     @property
     def occupied_bytes(self) -> int:
@@ -365,6 +381,15 @@ class Cache:
             if entry.state is EntryState.COMPLETE:
                 yield self._item(entry)
 
+    def standings(self) -> Iterator[Standing]:
+        """Yield every entry, complete or on its way, with what protects it."""
+        for entry in self._entries.values():
+            yield Standing(
+                entry.artifact,
+                is_complete=entry.state is EntryState.COMPLETE,
+                is_evictable=entry.is_evictable,
+            )
+
     def _item(self, entry: _Entry) -> CachedItem:
         known = entry.artifact.artifact_id
         return CachedItem(
@@ -387,6 +412,7 @@ class Cache:
         assert entry.is_evictable, "I5: a protected entry was chosen"
         self._evictor.evicted(self._worth(entry))
         self._occupied_bytes -= entry.artifact.size_bytes
+        self.evicted_bytes += entry.artifact.size_bytes
 
     def _complete(self, artifact_id: ArtifactId) -> _Entry:
         entry = self._entries.get(artifact_id)

@@ -187,11 +187,11 @@ def completed(config: AgentConfig) -> AgentConfig:
             hint="known sites: " + ", ".join(sorted(default_sites())),
         )
     _check_numbers(pue or 1.0, pools, config)
-    if policy_named(config.policy).dispatcher is not None:
+    if not policy_named(config.policy).is_live:
         raise InvalidRequestError(
-            f"{config.policy} assigns batches over all sites, which evaluations alone can",
+            f"{config.policy} sees all sites at once, or the future: only evaluations run it",
             field="policy",
-            hint="such as joint or rule",
+            hint=f"use {DEFAULT}",
         )
     return replace(config, zone=zone, pue=pue or 1.0, pools=pools)
 

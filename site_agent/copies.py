@@ -23,6 +23,7 @@ from gcos.signals import HOUR_S, StepSeries
 from gcos.system import unique_text
 from gcos.tasks import RunState, WorkKind
 from site_agent.config import AgentConfig
+from site_agent.copy_planning import PlannedCopy
 from site_agent.custody import CustodyShell
 from site_agent.handoff import CustodyAnswer, CustodyOffer
 from site_agent.links import Priority
@@ -135,6 +136,17 @@ class Copies:
             self._begin(pulls, ports)
         is_coming = bool(pulls) or need.artifact_id in self.migration.pulling
         return replace(answer, message="a copy is on its way" if is_coming else answer.message)
+
+    def planned(self, copies: Iterable[PlannedCopy], ports: CopyPorts) -> None:
+        """Bring the copies that the plan gives to this site, as far as the gate admits them."""
+        now_s = self._clock.world_s()
+        for copy in copies:
+            found = self._cheapest(copy.need, now_s)
+            if found is not None:
+                pulls = self.migration.planned(
+                    copy.need, found[0], self._joint_usd(found[1]), copy.why, now_s=now_s
+                )
+                self._begin(pulls, ports)
 
     async def look_forever(self, ports: CopyPorts) -> None:
         """Let the migrator look around once an hour of world time."""

@@ -17,7 +17,7 @@ from gcos.errors import ArtifactNotFoundError, WrongStateError
 from gcos.ids import ArtifactId, RunId, SiteId
 from policies.evictors import DEFAULT, EVICTORS
 from policies.interface import CachedItem, Evictor
-from site_agent.cache import Cache, EntryState
+from site_agent.cache import Cache, EntryState, Standing
 from site_agent.demand import Demand
 
 
@@ -74,6 +74,18 @@ class DualCache:
     def usage(self, kind: ArtifactKind) -> CacheUsage:
         """Return how full one cache is."""
         return self._caches[kind].usage()
+
+    def evicted_bytes(self, kind: ArtifactKind) -> int:
+        """Return the bytes that ever went from one cache."""
+        return self._caches[kind].evicted_bytes
+
+    def standings(self) -> tuple[Standing, ...]:
+        """Return every entry of the caches, complete or on its way, with what protects it."""
+        return tuple(standing for cache in self._distinct() for standing in cache.standings())
+
+    def residents(self) -> tuple[Artifact, ...]:
+        """Return what lies here for good, outside of the caches."""
+        return tuple(self._residents.values())
 
     def usages(self) -> tuple[CacheUsage, ...]:
         """Return how full the caches are, the model cache first."""
@@ -220,10 +232,6 @@ class DualCache:
         of `usages`: names share them.
         """
         return (*(entry.artifact for entry in self.entries()), *self._residents.values())
-
-    def residents(self) -> tuple[Artifact, ...]:
-        """Return what lies here for good and takes no room of the caches."""
-        return tuple(self._residents.values())
 
     def entries(self) -> tuple[CacheEntry, ...]:
         """Return the complete artifacts of the caches with their use, as `holdings` orders them."""

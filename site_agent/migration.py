@@ -217,6 +217,32 @@ class Migration:
         wish = Wish(known, worth_usd=price_usd, why=why)
         return self._granted([wish], now_s=now_s)
 
+    def planned(
+        self,
+        need: ArtifactNeed,
+        fetch: Fetch,
+        price_usd: float,
+        why: str,
+        *,
+        now_s: float,
+    ) -> tuple[Pull, ...]:
+        """Wish for a copy that the plan gives to this site; return it where the gate admits it.
+
+        What it would evict is no question here: the plan has taken its loss off the score.
+
+        Args:
+            need: What.
+            fetch: The way to bring it.
+            price_usd: J of that.
+            why: In words.
+            now_s: World instant.
+        """
+        known = need.artifact_id
+        if self.cache.has(known):
+            return ()
+        _remember(self._known, known, (need, fetch, price_usd), NEED_COUNT_MAX)
+        return self._granted([Wish(known, worth_usd=math.inf, why=why)], now_s=now_s)
+
     def ended(self, artifact_id: ArtifactId) -> None:
         """Take note that a pull has ended, well or not."""
         self.pulling.discard(artifact_id)

@@ -7,7 +7,7 @@ answered last; an agent goes on without either (I10).
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from gcos import codec
 from gcos.contract_net import (
@@ -25,9 +25,10 @@ from gcos.contract_net import (
     ReportAnswer,
 )
 from gcos.durations import Observation, PoolSpeed, Prediction, WorkFeatures
-from gcos.errors import PeerUnreachableError, UnavailableError
+from gcos.errors import InvalidRequestError, PeerUnreachableError, UnavailableError
 from gcos.ids import RunId, SiteId
 from gcos.known_sites import Nomination, NominationQuery, Resolution, SiteBook
+from gcos.outlook import Outlook
 from gcos.rpc.channels import CALL_TIMEOUT_S, Channels
 from gcos.rpc.status import translated
 from gcos.rpc.wire import from_proto, to_proto
@@ -45,6 +46,9 @@ from gcos.v1 import (
 from site_agent.handoff import CustodyAnswer, CustodyOffer
 
 Answer = TypeVar("Answer")
+
+#: An outlook as a message.
+OUTLOOK_BYTES_MAX: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +273,15 @@ class Peers:
         with translated(address):
             answer = await self._site(address).TakeCustody(request, timeout=CALL_TIMEOUT_S)
         return from_proto(answer, CustodyAnswer)
+
+    async def exchange_outlook(self, address: str, own: Outlook) -> Outlook:
+        """Tell a site this one's outlook and return its own."""
+        request = site_pb2.ExchangeOutlookRequest(outlook=to_proto(own, site_pb2.Outlook))
+        with translated(address):
+            answer = await self._site(address).ExchangeOutlook(request, timeout=CALL_TIMEOUT_S)
+        if answer.outlook.ByteSize() > OUTLOOK_BYTES_MAX:
+            raise InvalidRequestError(f"takes at most {OUTLOOK_BYTES_MAX} bytes", field="outlook")
+        return from_proto(answer.outlook, Outlook)
 
     def _site(self, address: str) -> "site_pb2_grpc.SiteServiceAsyncStub":
         return site_pb2_grpc.SiteServiceStub(self._channels.get(address))

@@ -7,7 +7,7 @@ the agent: what it cannot write it must not promise.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -56,6 +56,7 @@ from site_agent.origin import Origin
 from site_agent.outputs import is_allowed, roots_as_told
 from site_agent.participant import Participant
 from site_agent.peers import Peers
+from site_agent.planning import Planning
 from site_agent.run_shell import RunShell
 from site_agent.run_times import RunTimes
 from site_agent.sent_workdirs import SentWorkdirs
@@ -94,6 +95,7 @@ class Runner:
         peers: Peers,
         runs: RunShell,
         copies: Copies,
+        planning: Planning,
         signal_source: SignalSource,
         links: Links,
         group: asyncio.TaskGroup,
@@ -130,6 +132,7 @@ class Runner:
         self._negotiation = Negotiation(self)
         self.workdirs = SentWorkdirs()
         self.copies = copies
+        self.planning = planning
         self.copy_ports = CopyPorts(
             holders_of=self._negotiation.holders_of,
             enter=lambda entry: self.apply(Ready((fx.AddEntry(entry),))),
@@ -451,7 +454,23 @@ class Runner:
         except Exception:
             self.log.exception("negotiation_crashed", task_id=task_id)
             auction = Auction((), task.needs, (), (), is_complete=False)
+        if auction.predictions:
+            self._remember(task, auction.needs or task.needs, auction.predictions)
         await self.apply(self.origin.close_auction(task_id, auction, now=self.now()))
+
+    def _remember(
+        self, task: Task, needs: Sequence[ArtifactNeed], predictions: Sequence[Prediction]
+    ) -> None:
+        if task.spec.placement.allow or task.spec.placement.deny:
+            return  # it goes where it is told to, and so will its like
+        terms = self.origin.terms_of(task.spec, predictions)
+        self.planning.submitted(task, needs, predictions, terms)
+
+    def recall(self, tasks: Iterable[Task]) -> None:
+        """Remember what was submitted here before the agent started, as the journal knows it."""
+        for task in sorted(tasks, key=lambda task: (task.submitted_s, task.task_id)):
+            if task.predictions:
+                self._remember(task, task.needs, task.predictions)
 
     async def predict(self, features: WorkFeatures) -> tuple[Prediction, ...]:
         """Return the run time on every pool type that is known."""
@@ -706,6 +725,12 @@ class Runner:
     async def look_forever(self) -> None:
         """Let the migrator look around now and then."""
         await self.copies.look_forever(self.copy_ports)
+
+    async def plan_forever(self) -> None:
+        """Plan copies together with the other sites, once an hour of world time."""
+        await self.planning.plan_forever(
+            self.sites, lambda copies: self.copies.planned(copies, self.copy_ports)
+        )
 
     def digest(self) -> SiteDigest:
         """Return how this site is now."""

@@ -17,16 +17,19 @@ from gcos.contract_net import (
 )
 from gcos.errors import InvalidRequestError
 from gcos.ids import RunId
+from gcos.outlook import Outlook
 from gcos.rpc.wire import from_proto, to_proto
 from gcos.v1 import site_pb2, site_pb2_grpc
 from site_agent.handoff import CustodyOffer
-from site_agent.peers import AnnounceAnswer
+from site_agent.peers import OUTLOOK_BYTES_MAX, AnnounceAnswer
 from site_agent.runner import Runner
 from site_agent.task_servicer import checked_offset, run_files, run_log
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 ANNOUNCEMENT_COUNT_MAX = 64
+ENVELOPE_BYTES = 16
+"""What a request adds to the one message in it."""
 
 
 class SiteServicer(site_pb2_grpc.SiteServiceServicer):
@@ -130,6 +133,20 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
             self._runner.copy_ports,
         )
         return to_proto(answer, site_pb2.TakeCustodyResponse)
+
+    async def ExchangeOutlook(
+        self, request: site_pb2.ExchangeOutlookRequest, context: Context
+    ) -> site_pb2.ExchangeOutlookResponse:
+        """Hear what a peer expects, and tell what this site does; changes nothing durable."""
+        del context
+        size_bytes = request.ByteSize()
+        if size_bytes > OUTLOOK_BYTES_MAX + ENVELOPE_BYTES:
+            raise InvalidRequestError(
+                f"takes at most {OUTLOOK_BYTES_MAX} bytes, not {size_bytes}", field="outlook"
+            )
+        theirs = from_proto(request.outlook, Outlook)
+        own = self._runner.planning.exchanged(theirs, self._runner.sites())
+        return site_pb2.ExchangeOutlookResponse(outlook=to_proto(own, site_pb2.Outlook))
 
     async def ReadRunLog(
         self, request: site_pb2.ReadRunLogRequest, context: Context

@@ -28,7 +28,9 @@ from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
+from site_agent.copy_planning import Tariff
 from site_agent.custody import CustodyShell
+from site_agent.demand_log import DemandLog
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
 from site_agent.foreign_stores import counts
@@ -36,8 +38,10 @@ from site_agent.lease import LeaseTerms
 from site_agent.migration import Migration
 from site_agent.operator_servicer import OperatorServicer
 from site_agent.origin import Origin, OriginSettings
+from site_agent.outlook import SiteOutlook
 from site_agent.participant import Participant
 from site_agent.peers import Peers
+from site_agent.planning import Planning
 from site_agent.run_shell import OUTPUTS_NAME, RunShell
 from site_agent.runner import SIGNALS_AHEAD_H, SIGNALS_BEHIND_H, Runner
 from site_agent.serving import ArtifactServicer
@@ -203,6 +207,25 @@ class _Agent:
             links=_link,
             log=self._log,
         )
+        now_s = self._clock.world_s()
+        planning = Planning(
+            clock=self._clock,
+            outlook=SiteOutlook(
+                participant,
+                DemandLog(now_s),
+                carbon_price_usd_per_kg=config.carbon_price_usd_per_kg,
+                scope=config.cost_scope,
+                began_s=now_s,
+            ),
+            peers=peers,
+            tariff=Tariff(
+                carbon_price_usd_per_kg=config.carbon_price_usd_per_kg,
+                network_kwh_per_gb=config.network_kwh_per_gb,
+                links=_link,
+                byte_ratio=config.world.byte_ratio,
+            ),
+            log=self._log,
+        )
         return Runner(
             config=config,
             clock=self._clock,
@@ -219,6 +242,7 @@ class _Agent:
                 links=_link,
             ),
             copies=copies,
+            planning=planning,
             signal_source=source,
             links=_link,
             group=group,
@@ -240,6 +264,7 @@ class _Agent:
             runner.participant.restore(runs, now=now)
             + runner.origin.restore(tasks, now=now, charged=runner.ledger)
         )
+        runner.recall(tasks)
         await runner.runs.sweep(frozenset(runs))
 
     def _loops(self, runner: Runner, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
@@ -253,6 +278,8 @@ class _Agent:
             group.create_task(runner.signals_forever(), name="signals"),
             group.create_task(runner.run_times.pull_forever(), name="run times"),
         ]
+        if policy_named(self._config.policy).foresight is not None:
+            loops.append(group.create_task(runner.plan_forever(), name="plan"))
         loops += [
             group.create_task(runner.beat_forever(address), name=f"beat {address}")
             for address in self._config.brokers

@@ -1068,3 +1068,360 @@ class TakeCustodyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TakeCustodyResponse: _TypeAlias = TakeCustodyResponse  # noqa: Y015
+
+@_typing.final
+class ExpectedRun(_message.Message):
+    """What running a task on a pool of a type comes to, whatever the site."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_TYPE_FIELD_NUMBER: _builtins.int
+    RUN_H_FIELD_NUMBER: _builtins.int
+    LATE_USD_FIELD_NUMBER: _builtins.int
+    pool_type: _builtins.str
+    """GPU type."""
+    run_h: _builtins.float
+    """Mean predicted run time, world hours."""
+    late_usd: _builtins.float
+    """Expected late penalty of a start at its submission, $."""
+    def __init__(
+        self,
+        *,
+        pool_type: _builtins.str = ...,
+        run_h: _builtins.float = ...,
+        late_usd: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["late_usd", b"late_usd", "pool_type", b"pool_type", "run_h", b"run_h"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpectedRun: _TypeAlias = ExpectedRun  # noqa: Y015
+
+@_typing.final
+class Submission(_message.Message):
+    """A task as it was submitted, of which the like is expected again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ARRIVAL_S_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    DATA_ID_FIELD_NUMBER: _builtins.int
+    FIXED_PENALTY_USD_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    arrival_s: _builtins.float
+    """World instant of its submission, seconds since the epoch."""
+    gpu_count: _builtins.int
+    """GPUs that it asked for."""
+    model_id: _builtins.str
+    """Its model; absent: none."""
+    data_id: _builtins.str
+    """Its largest data set; absent: none."""
+    fixed_penalty_usd: _builtins.float
+    """Fixed part of its late penalty, $."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpectedRun]:
+        """By pool type; at most 32."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        arrival_s: _builtins.float = ...,
+        gpu_count: _builtins.int = ...,
+        model_id: _builtins.str | None = ...,
+        data_id: _builtins.str | None = ...,
+        fixed_penalty_usd: _builtins.float = ...,
+        runs: _abc.Iterable[Global___ExpectedRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_data_id", b"_data_id", "_model_id", b"_model_id", "data_id", b"data_id", "model_id", b"model_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_data_id", b"_data_id", "_model_id", b"_model_id", "arrival_s", b"arrival_s", "data_id", b"data_id", "fixed_penalty_usd", b"fixed_penalty_usd", "gpu_count", b"gpu_count", "model_id", b"model_id", "runs", b"runs", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__data_id: _TypeAlias = _typing.Literal["data_id"]  # noqa: Y015
+    _WhichOneofArgType__data_id: _TypeAlias = _typing.Literal["_data_id", b"_data_id"]  # noqa: Y015
+    _WhichOneofReturnType__model_id: _TypeAlias = _typing.Literal["model_id"]  # noqa: Y015
+    _WhichOneofArgType__model_id: _TypeAlias = _typing.Literal["_model_id", b"_model_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__data_id) -> _WhichOneofReturnType__data_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_id) -> _WhichOneofReturnType__model_id | None: ...
+
+Global___Submission: _TypeAlias = Submission  # noqa: Y015
+
+@_typing.final
+class OutlookArtifact(_message.Message):
+    """An artifact that an outlook speaks of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    artifact_id: _builtins.str
+    """Its content."""
+    kind: _common_pb2.ArtifactKind.ValueType
+    """Which cache it belongs to."""
+    name: _builtins.str
+    """What people call it."""
+    size_bytes: _builtins.int
+    """Its size on disk."""
+    def __init__(
+        self,
+        *,
+        artifact_id: _builtins.str = ...,
+        kind: _common_pb2.ArtifactKind.ValueType = ...,
+        name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "kind", b"kind", "name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutlookArtifact: _TypeAlias = OutlookArtifact  # noqa: Y015
+
+@_typing.final
+class OutlookCopy(_message.Message):
+    """A copy at a site, or one on its way there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_ID_FIELD_NUMBER: _builtins.int
+    IS_COMPLETE_FIELD_NUMBER: _builtins.int
+    IS_EVICTABLE_FIELD_NUMBER: _builtins.int
+    USE_COUNT_FIELD_NUMBER: _builtins.int
+    artifact_id: _builtins.str
+    """Of what."""
+    is_complete: _builtins.bool
+    """It can be fetched from here."""
+    is_evictable: _builtins.bool
+    """It may go: complete, and nothing protects it."""
+    use_count: _builtins.float
+    """Expected uses: decayed ones here and a tenth of those elsewhere; a fraction."""
+    def __init__(
+        self,
+        *,
+        artifact_id: _builtins.str = ...,
+        is_complete: _builtins.bool = ...,
+        is_evictable: _builtins.bool = ...,
+        use_count: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "is_complete", b"is_complete", "is_evictable", b"is_evictable", "use_count", b"use_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutlookCopy: _TypeAlias = OutlookCopy  # noqa: Y015
+
+@_typing.final
+class OutlookRoom(_message.Message):
+    """The cache of one kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    STAY_RATIO_FIELD_NUMBER: _builtins.int
+    kind: _common_pb2.ArtifactKind.ValueType
+    """Of what it holds."""
+    capacity_bytes: _builtins.int
+    """Its size."""
+    free_bytes: _builtins.int
+    """Bytes that nobody holds and nobody was promised."""
+    stay_ratio: _builtins.float
+    """Share of the plan's horizon that a new copy is expected to stay, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        kind: _common_pb2.ArtifactKind.ValueType = ...,
+        capacity_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+        stay_ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "free_bytes", b"free_bytes", "kind", b"kind", "stay_ratio", b"stay_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutlookRoom: _TypeAlias = OutlookRoom  # noqa: Y015
+
+@_typing.final
+class OutlookPool(_message.Message):
+    """A pool and the load that is planned for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    ACTIVE_KW_FIELD_NUMBER: _builtins.int
+    USD_PER_GPU_H_FIELD_NUMBER: _builtins.int
+    PLANNED_COUNT_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """GPU type."""
+    gpu_count: _builtins.int
+    """GPUs."""
+    active_kw: _builtins.float
+    """Power of a busy GPU, PUE included."""
+    usd_per_gpu_h: _builtins.float
+    """Price of a GPU hour, $; 0 where GPU hours are no cost."""
+    @_builtins.property
+    def planned_count(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """GPUs taken in each of the 72 coming hours by what runs, waits or is held."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        active_kw: _builtins.float = ...,
+        usd_per_gpu_h: _builtins.float = ...,
+        planned_count: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_kw", b"active_kw", "gpu_count", b"gpu_count", "planned_count", b"planned_count", "type", b"type", "usd_per_gpu_h", b"usd_per_gpu_h"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutlookPool: _TypeAlias = OutlookPool  # noqa: Y015
+
+@_typing.final
+class Outlook(_message.Message):
+    """What one site tells of the coming hours and of the demand that it remembers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    AT_S_FIELD_NUMBER: _builtins.int
+    CARBON_GCO2_PER_KWH_FIELD_NUMBER: _builtins.int
+    RATE_USD_PER_KWH_FIELD_NUMBER: _builtins.int
+    REMEMBERED_H_FIELD_NUMBER: _builtins.int
+    SUBMISSION_COUNT_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    ROOMS_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    SUBMISSIONS_FIELD_NUMBER: _builtins.int
+    site_id: _builtins.str
+    """Who tells."""
+    zone: _builtins.str
+    """Its electricity zone."""
+    address: _builtins.str
+    """Where its agent listens, `host:port`."""
+    at_s: _builtins.float
+    """World instant of the beat, on a whole hour; all hours count from it. Seconds since the epoch."""
+    carbon_gco2_per_kwh: _builtins.float
+    """Intensity now; 0 where unknown."""
+    remembered_h: _builtins.float
+    """How far back its memory of submissions reaches, world hours."""
+    submission_count: _builtins.int
+    """Submissions in that memory; `submissions` may be fewer of them, drawn evenly."""
+    @_builtins.property
+    def rate_usd_per_kwh(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Price + lambda x carbon in each of the 96 coming hours, as forecast; the last one holds."""
+
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutlookPool]:
+        """Its pools, at most 32; none where it takes no work."""
+
+    @_builtins.property
+    def rooms(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutlookRoom]:
+        """Its caches, one a kind."""
+
+    @_builtins.property
+    def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutlookCopy]:
+        """What it holds, at most 2,000."""
+
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutlookArtifact]:
+        """Each artifact that copies or submissions name, once; at most 4,000."""
+
+    @_builtins.property
+    def submissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Submission]:
+        """What was submitted to it, in order of arrival; at most 2,000."""
+
+    def __init__(
+        self,
+        *,
+        site_id: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        address: _builtins.str = ...,
+        at_s: _builtins.float = ...,
+        carbon_gco2_per_kwh: _builtins.float = ...,
+        rate_usd_per_kwh: _abc.Iterable[_builtins.float] | None = ...,
+        remembered_h: _builtins.float = ...,
+        submission_count: _builtins.int = ...,
+        pools: _abc.Iterable[Global___OutlookPool] | None = ...,
+        rooms: _abc.Iterable[Global___OutlookRoom] | None = ...,
+        copies: _abc.Iterable[Global___OutlookCopy] | None = ...,
+        artifacts: _abc.Iterable[Global___OutlookArtifact] | None = ...,
+        submissions: _abc.Iterable[Global___Submission] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "artifacts", b"artifacts", "at_s", b"at_s", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh", "copies", b"copies", "pools", b"pools", "rate_usd_per_kwh", b"rate_usd_per_kwh", "remembered_h", b"remembered_h", "rooms", b"rooms", "site_id", b"site_id", "submission_count", b"submission_count", "submissions", b"submissions", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Outlook: _TypeAlias = Outlook  # noqa: Y015
+
+@_typing.final
+class ExchangeOutlookRequest(_message.Message):
+    """The asker's outlook."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTLOOK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outlook(self) -> Global___Outlook:
+        """For the beat that it names; at most 1 MiB."""
+
+    def __init__(
+        self,
+        *,
+        outlook: Global___Outlook | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outlook", b"outlook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outlook", b"outlook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeOutlookRequest: _TypeAlias = ExchangeOutlookRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeOutlookResponse(_message.Message):
+    """The answerer's outlook."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTLOOK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outlook(self) -> Global___Outlook:
+        """For the same beat."""
+
+    def __init__(
+        self,
+        *,
+        outlook: Global___Outlook | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outlook", b"outlook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outlook", b"outlook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeOutlookResponse: _TypeAlias = ExchangeOutlookResponse  # noqa: Y015

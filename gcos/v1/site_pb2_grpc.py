@@ -85,6 +85,11 @@ class SiteServiceStub:
                 request_serializer=gcos_dot_v1_dot_site__pb2.ReadRunFilesRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_site__pb2.ReadRunFilesResponse.FromString,
                 _registered_method=True)
+        self.ExchangeOutlook = channel.unary_unary(
+                '/gcos.v1.SiteService/ExchangeOutlook',
+                request_serializer=gcos_dot_v1_dot_site__pb2.ExchangeOutlookRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_site__pb2.ExchangeOutlookResponse.FromString,
+                _registered_method=True)
 
 
 class SiteServiceServicer:
@@ -161,6 +166,13 @@ class SiteServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExchangeOutlook(self, request, context):
+        """Exchange outlooks: what each expects of the coming hours. Changes nothing durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SiteServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -213,6 +225,11 @@ def add_SiteServiceServicer_to_server(servicer, server):
                     servicer.ReadRunFiles,
                     request_deserializer=gcos_dot_v1_dot_site__pb2.ReadRunFilesRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_site__pb2.ReadRunFilesResponse.SerializeToString,
+            ),
+            'ExchangeOutlook': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeOutlook,
+                    request_deserializer=gcos_dot_v1_dot_site__pb2.ExchangeOutlookRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_site__pb2.ExchangeOutlookResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -486,6 +503,33 @@ class SiteService:
             '/gcos.v1.SiteService/ReadRunFiles',
             gcos_dot_v1_dot_site__pb2.ReadRunFilesRequest.SerializeToString,
             gcos_dot_v1_dot_site__pb2.ReadRunFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeOutlook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.SiteService/ExchangeOutlook',
+            gcos_dot_v1_dot_site__pb2.ExchangeOutlookRequest.SerializeToString,
+            gcos_dot_v1_dot_site__pb2.ExchangeOutlookResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,8 @@ class SiteServiceStub:
     """Read the output of a run at this site."""
     ReadRunFiles: _grpc.UnaryStreamMultiCallable[_site_pb2.ReadRunFilesRequest, _site_pb2.ReadRunFilesResponse]
     """Read the files that a run at this site left behind."""
+    ExchangeOutlook: _grpc.UnaryUnaryMultiCallable[_site_pb2.ExchangeOutlookRequest, _site_pb2.ExchangeOutlookResponse]
+    """Exchange outlooks: what each expects of the coming hours. Changes nothing durable."""
 
 @_typing.type_check_only
 class SiteServiceAsyncStub(SiteServiceStub):
@@ -79,6 +81,8 @@ class SiteServiceAsyncStub(SiteServiceStub):
     """Read the output of a run at this site."""
     ReadRunFiles: _aio.UnaryStreamMultiCallable[_site_pb2.ReadRunFilesRequest, _site_pb2.ReadRunFilesResponse]  # type: ignore[assignment]
     """Read the files that a run at this site left behind."""
+    ExchangeOutlook: _aio.UnaryUnaryMultiCallable[_site_pb2.ExchangeOutlookRequest, _site_pb2.ExchangeOutlookResponse]  # type: ignore[assignment]
+    """Exchange outlooks: what each expects of the coming hours. Changes nothing durable."""
 
 class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
     """What one agent says to another. All calls are safe to repeat."""
@@ -162,5 +166,13 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_site_pb2.ReadRunFilesResponse], _abc.AsyncIterator[_site_pb2.ReadRunFilesResponse]]:
         """Read the files that a run at this site left behind."""
+
+    @_abc_1.abstractmethod
+    def ExchangeOutlook(
+        self,
+        request: _site_pb2.ExchangeOutlookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_site_pb2.ExchangeOutlookResponse, _abc.Awaitable[_site_pb2.ExchangeOutlookResponse]]:
+        """Exchange outlooks: what each expects of the coming hours. Changes nothing durable."""
 
 def add_SiteServiceServicer_to_server(servicer: SiteServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -154,6 +154,7 @@ def evict(s: State, site: int, artifact: int, cache: int) -> None:
     if s.g[0].evictor == GDSF:
         known.inflation = max(known.inflation, worth(s, site, artifact))
     known.used -= s.artifacts[artifact].size_bytes
+    known.evicted += s.artifacts[artifact].size_bytes
     s.entries[site, artifact].state = ABSENT
 
 

@@ -20,6 +20,7 @@ from numba import types
 from gcos import accounting, durations, signals
 from policies import evictors, offer
 from policies.baselines import joint, rules
+from policies.maccs import copy_plan
 from site_agent import demand, migration, origin, participant, schedule
 from testbed.sim import engine
 
@@ -28,6 +29,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 #: What compiled functions take constants from.
 SOURCES: Final = (
     accounting,
+    copy_plan,
     demand,
     durations,
     engine,
@@ -42,7 +44,7 @@ SOURCES: Final = (
     signals,
 )
 #: Files beside this one that hold nothing compiled.
-_OTHERS: Final = frozenset({"forecasts.py", "journal.py", "run.py", "world.py"})
+_OTHERS: Final = frozenset({"forecasts.py", "journal.py", "outlooks.py", "run.py", "world.py"})
 
 
 def compiled(function: _Function) -> _Function:

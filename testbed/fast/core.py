@@ -34,6 +34,8 @@ from testbed.fast.kinds import (
 from testbed.fast.layout import (
     ABORT,
     ABSENT,
+    BEAT_BEGINS,
+    BEAT_ENDS,
     COMPLETE,
     DONE,
     ENDED,
@@ -47,6 +49,8 @@ from testbed.fast.layout import (
     LOG_FULL,
     LOG_MARGIN,
     LOST,
+    NO_BEAT,
+    PLAN,
     QUEUED,
     REPORTED,
     RETURNED,
@@ -388,8 +392,19 @@ def beat(s: State) -> None:
         for site in range(top.site_count):
             if s.sites[site].is_here:
                 look_around(s, site)
+
+
+@compiled
+def end_beat(s: State) -> None:
+    """Ask for the next beat and, after the first, for the first task."""
+    top = s.g[0]
+    top.beat = NO_BEAT
     if top.left_count:
         push(s.g, s.heap, top.now_s + HOUR_S, BEAT, BEAT_DUE, 0, 0)
+    if not top.is_begun:
+        top.is_begun = 1
+        if top.task_count:
+            push(s.g, s.heap, s.tasks[0].arrival_s, DECISION, SUBMIT, 0, 0)
 
 
 @compiled
@@ -462,9 +477,7 @@ def begin(table: Ints) -> None:
     s = handle_of(table)
     for index in range(len(s.churn)):
         push(s.g, s.heap, s.churn[index].at_s, BEAT, CHURN, index, 0)
-    beat(s)
-    if s.g[0].task_count:
-        push(s.g, s.heap, s.tasks[0].arrival_s, DECISION, SUBMIT, 0, 0)
+    s.g[0].beat = BEAT_BEGINS
 
 
 @compiled
@@ -472,9 +485,13 @@ def advance(table: Ints) -> int:
     """Handle events until none is left or the caller must do something; return what."""
     s = handle_of(table)
     top = s.g[0]
-    if top.is_beat_due:
-        top.is_beat_due = 0
+    if top.beat == BEAT_BEGINS:
+        top.beat = BEAT_ENDS
         beat(s)
+        if top.plans_copies:
+            return PLAN
+    if top.beat == BEAT_ENDS:
+        end_beat(s)
     while top.heap_count > 0:
         if top.heap_count + HEAP_MARGIN > len(s.heap):
             return HEAP_FULL
@@ -484,7 +501,7 @@ def advance(table: Ints) -> int:
         top.now_s = time_s
         top.event_count += 1
         if kind == BEAT_DUE:
-            top.is_beat_due = 1
+            top.beat = BEAT_BEGINS
             return HOUR
         handle(s, kind, a, b)
         if top.failure:

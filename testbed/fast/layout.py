@@ -77,6 +77,12 @@ HEAP_FULL: Final = 3
 FAILED_REJECTED: Final = 4
 FAILED_SLOTS: Final = 5
 FAILED_IN_USE: Final = 6
+PLAN: Final = 7
+
+# Where the hour's beat stands.
+NO_BEAT: Final = 0
+BEAT_BEGINS: Final = 1
+BEAT_ENDS: Final = 2
 
 # Migrators, evictors and bidders, by number.
 MIGRATORS: Final = ("none", "regret", "popularity")
@@ -141,7 +147,9 @@ GLOBALS: Final = _dtype(
     ("sequence", _I),
     ("heap_count", _I),
     ("log_count", _I),
-    ("is_beat_due", _I),
+    ("beat", _I),
+    ("is_begun", _I),
+    ("plans_copies", _I),
     ("gives_back_late", _I),
     ("evictor", _I),
     ("rule", _I),
@@ -196,7 +204,7 @@ SITE: Final = _dtype(
     ("in_last", _I),
     ("in_count", _I),
 )
-CACHE: Final = _dtype(("capacity", _I), ("used", _I), ("inflation", _F))
+CACHE: Final = _dtype(("capacity", _I), ("used", _I), ("evicted", _I), ("inflation", _F))
 LINK: Final = _dtype(
     ("rtt_s", _F),
     ("bytes_per_s", _F),

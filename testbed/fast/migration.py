@@ -7,11 +7,22 @@ An offer is not remembered: it is `bids`, until the next auction. Wishes lie in 
 import math
 
 from gcos.accounting import G_PER_KG
+from gcos.signals import HOUR_S
 from site_agent.migration import DAY_S, PULL_COUNT_MAX
-from testbed.fast.caches import cache_of, expected_saving_usd, has, victims_of
+from testbed.fast.caches import (
+    cache_of,
+    decayed,
+    expected_saving_usd,
+    has,
+    is_evictable,
+    victims_of,
+)
 from testbed.fast.compiled import compiled
-from testbed.fast.layout import FAILED_SLOTS, POPULARITY, REGRET, RESERVED, State
+from testbed.fast.handle import handle_of
+from testbed.fast.layout import FAILED_SLOTS, POPULARITY, REGRET, RESERVED, Floats, Ints, State
+from testbed.fast.offers import cheapest
 from testbed.fast.participant import need_of, transfer
+from testbed.fast.plan import full_profile
 
 
 @compiled
@@ -64,6 +75,39 @@ def look_around(s: State, site: int) -> None:
         if entry.is_known and uses >= top.popular_uses and not has(s, site, artifact):
             count = _wish(s, count, artifact, uses * entry.known_usd)
     _grant(s, site, count)
+
+
+@compiled
+def look(table: Ints, planned: Floats, uses: Floats, can_go: Ints) -> None:
+    """Lay out planned GPUs, (n, h), expected uses and which copies may go, (n, m)."""
+    s = handle_of(table)
+    top = s.g[0]
+    for site in range(top.site_count):
+        here = s.sites[site]
+        count = full_profile(s, site, top.now_s, -1)
+        step = 0
+        for hour in range(planned.shape[1]):
+            middle_s = top.now_s + HOUR_S * (hour + 0.5)
+            while step + 1 < count and s.times[step + 1] <= middle_s:
+                step += 1
+            planned[site, hour] = here.gpu_count - s.free[step]
+        for artifact in range(top.artifact_count):
+            entry = s.entries[site, artifact]
+            own = decayed(entry.demand, entry.demand_at_s, here.demand_now_s)
+            uses[site, artifact] = own + top.elsewhere_weight * entry.elsewhere
+            can_go[site, artifact] = 1 if is_evictable(entry) else 0
+
+
+@compiled
+def begin_copy(table: Ints, site: int, artifact: int) -> None:
+    """Pull a copy that the plan gives to a site, which has taken what it evicts off its worth."""
+    s = handle_of(table)
+    if has(s, site, artifact):
+        return
+    entry = s.entries[site, artifact]
+    _, _, usd, gco2 = cheapest(s, artifact, site, s.g[0].now_s)
+    entry.known_egress_usd, entry.known_gco2 = usd, gco2
+    _grant(s, site, _wish(s, 0, artifact, math.inf))
 
 
 @compiled

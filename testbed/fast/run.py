@@ -18,7 +18,7 @@ from gcos.errors import InvalidRequestError
 from gcos.system import SystemClock
 from policies import migrators
 from policies.baselines import joint, rules
-from policies.catalogue import Policy, policy_named
+from policies.catalogue import Foresight, Policy, policy_named
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import ELSEWHERE_WEIGHT
 from policies.migrators import NoMigrator
@@ -32,10 +32,14 @@ from testbed.fast.forecasts import Forecasts
 from testbed.fast.handle import table_of
 from testbed.fast.journal import Journal
 from testbed.fast.layout import State
+from testbed.fast.migration import begin_copy
+from testbed.fast.outlooks import Outlooks
 from testbed.fast.world import lay_out, unsupported
+from testbed.planner import planner
 from testbed.sim.books import figures
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.export import write_scenario
+from testbed.sim.foresight import CopyPlans
 from testbed.sim.instance import Instance
 from testbed.sim.result import Lookups, RunResult, Totals
 from testbed.sim.run import check, mode_named
@@ -62,6 +66,7 @@ class FastPolicy:
         credit_s: Time constant with which credit is forgotten (regret).
         popular_uses: Expected uses from which a copy is pulled (popularity).
         budget: What a site may spend on pulls in a day.
+        foresight: What copies are planned from; None: they are not.
     """
 
     rule: str
@@ -79,6 +84,7 @@ class FastPolicy:
     credit_s: float = migrators.CREDIT_S
     popular_uses: float = migrators.POPULAR_USES
     budget: Budget = field(default_factory=Budget)
+    foresight: Foresight | None = None
 
 
 #: Beside the compiled code: all of it is there.
@@ -104,6 +110,13 @@ class FastWorld:
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.forecasts = Forecasts(instance)
+        self._plans: dict[Foresight, CopyPlans] = {}
+
+    def plans(self, foresight: Foresight) -> CopyPlans:
+        """Return what plans copies: what submissions tell is the same for all runs."""
+        if foresight not in self._plans:
+            self._plans[foresight] = CopyPlans(self.instance, foresight, planner())
+        return self._plans[foresight]
 
 
 def why_not(instance: Instance, policy: str) -> str | None:
@@ -135,9 +148,16 @@ def _compiled_policy(policy: Policy) -> FastPolicy | None:
     """Return a policy as numbers, by what its bidder and its migrator call themselves."""
     rule = policy.bidder().actor.partition("/")[0]
     migrator = policy.migrator().name
-    if rule not in layout.RULES or migrator not in layout.MIGRATORS:
+    if policy.dispatcher is not None or rule not in layout.RULES:
         return None
-    return FastPolicy(rule, gives_back_late=policy.gives_back_late, migrator=migrator)
+    if migrator not in layout.MIGRATORS:
+        return None
+    return FastPolicy(
+        rule,
+        gives_back_late=policy.gives_back_late,
+        migrator=migrator,
+        foresight=policy.foresight,
+    )
 
 
 def run_fast(
@@ -171,7 +191,8 @@ def run_fast(
     state = lay_out(instance, mode)
     _configure(state, policy)
     journal = Journal(instance, log, is_hashed=is_hashed)
-    state = _run(world, state, journal)
+    plans = None if policy.foresight is None else world.plans(policy.foresight)
+    state = _run(world, state, journal, plans)
     top = state.g[0]
     return RunResult(
         policy=name or policy.rule,
@@ -224,7 +245,8 @@ def is_compiled() -> bool:
 
 def compile_ahead() -> None:
     """Compile everything, by running a small world."""
-    run_fast(FastWorld(instance_of(Sample(task_count=1))), FastPolicy("joint"))
+    policy = FastPolicy("joint", foresight=Foresight.TRUE)
+    run_fast(FastWorld(instance_of(Sample(task_count=10))), policy)
     with contextlib.suppress(OSError):  # where nothing can be kept
         (CACHE_DIRECTORY / _COMPLETE).touch()
 
@@ -234,6 +256,7 @@ def _configure(state: State, policy: FastPolicy) -> None:
     top["rule"] = layout.RULES.index(policy.rule)
     top["evictor"] = layout.EVICTORS.index(policy.eviction)
     top["migrator"] = layout.MIGRATORS.index(policy.migrator)
+    top["plans_copies"] = policy.foresight is not None
     for name in _NUMBERS:
         top[name] = getattr(policy, name)
     top["budget_bytes"] = policy.budget.bytes_a_day
@@ -241,14 +264,19 @@ def _configure(state: State, policy: FastPolicy) -> None:
     top["budget_gco2"] = policy.budget.gco2_a_day
 
 
-def _run(world: FastWorld, state: State, journal: Journal) -> State:
+def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | None) -> State:
     """Run to the end, with what the compiled loop asks for; return the arrays as they are then."""
+    outlooks = None if plans is None else Outlooks(world.instance, plans)
     world.forecasts.issue(state, world.instance.start_s)
     table = table_of(state)
     begin(table)
     while (stop := advance(table)) != layout.DONE:
         if stop == layout.HOUR:
             world.forecasts.issue(state, float(state.g[0]["now_s"]))
+        elif stop == layout.PLAN:
+            assert plans is not None
+            assert outlooks is not None
+            _plan(world.instance, state, plans, outlooks)
         elif stop == layout.LOG_FULL:
             journal.take(state)
         elif stop == layout.HEAP_FULL:
@@ -259,6 +287,16 @@ def _run(world: FastWorld, state: State, journal: Journal) -> State:
     journal.take(state)
     assert state.g[0]["left_count"] == 0, "a task was lost (I1)"
     return state
+
+
+def _plan(instance: Instance, state: State, plans: CopyPlans, outlooks: Outlooks) -> None:
+    """Let every site pull what the plan gives to it."""
+    now_s = float(state.g[0]["now_s"])
+    sites = [site.site_id for site in instance.sites]
+    artifacts = [upstream.artifact.artifact_id for upstream in instance.upstreams]
+    table = table_of(state)
+    for copy in plans.copies(outlooks.at(state), now_s=now_s):
+        begin_copy(table, sites.index(copy.site_id), artifacts.index(copy.need.artifact_id))
 
 
 def _fail(instance: Instance, state: State, stop: int) -> None:

@@ -10,6 +10,8 @@ import msgspec
 from gcos.errors import InvalidRequestError
 from gcos.system import SystemClock
 from policies.catalogue import policy_named
+from policies.maccs.copy_plan import plan_copies
+from testbed.planner import planner
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.export import write_scenario
 from testbed.sim.instance import Instance
@@ -41,7 +43,8 @@ def simulate(
         if log is not None:
             write_scenario(instance, mode, log / "scenario.json")
             lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
-        simulation = Simulation(instance, chosen, mode=mode, log=lines)
+        plan = planner() if chosen.foresight is not None else plan_copies
+        simulation = Simulation(instance, chosen, mode=mode, planner=plan, log=lines)
         simulation.run()
     books = simulation.books
     if log is not None:

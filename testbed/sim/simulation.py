@@ -48,7 +48,6 @@ from gcos.contract_net import (
     Terms,
     Verdict,
 )
-from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import CacheFullError
 from gcos.ids import ArtifactId, RunId, SiteId, TaskId
 from gcos.known_sites import Nomination, NominationQuery
@@ -69,13 +68,17 @@ from gcos.tasks import (
 from policies.catalogue import Policy
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import evictor_named
+from policies.maccs.copy_plan import plan_copies
 from site_agent import effects as fx
 from site_agent.auction import Auction
+from site_agent.copy_planning import Planner
+from site_agent.demand_log import LOG_COUNT_MAX, DemandLog
 from site_agent.effects import Now, Ready
 from site_agent.held_run import HeldRun
 from site_agent.lease import LEASE_S, LeaseTerms
 from site_agent.migration import Migration, Pull
 from site_agent.origin import AWARD_RETRY_S, Origin, OriginSettings
+from site_agent.outlook import SiteOutlook
 from site_agent.participant import DEMAND_COUNT_MAX, Exit, Participant
 from site_agent.sourcing import cheapest_fetch
 from testbed.sim.batches import Asked, Batches
@@ -83,6 +86,7 @@ from testbed.sim.books import Books, Tell
 from testbed.sim.cache_modes import CacheMode, cache_of
 from testbed.sim.engine import BEAT, DECISION, Engine
 from testbed.sim.forecast import Forecaster
+from testbed.sim.foresight import CopyPlans, pools_of, predictions_of
 from testbed.sim.instance import Churn, ChurnKind, Instance, SimTask
 from testbed.sim.mishaps import Mishaps
 from testbed.sim.network import Network
@@ -134,6 +138,7 @@ class _Place:
     origin: Origin
     participant: Participant
     migration: Migration
+    outlook: SiteOutlook
     is_here: bool = True
     #: Until then nobody knows that it left, and it cannot come back.
     noticed_s: float = -math.inf
@@ -181,6 +186,7 @@ class Simulation:
             before the engine's next event; None: origins settle theirs at once, by the scores.
         tell: Told of every charge as it is booked.
         is_instant: Messages take no time.
+        planner: Makes the plan of copies; compiled it takes a hundredth of the time.
         checks: Assert the cores' invariants after every event; slow.
     """
 
@@ -195,6 +201,7 @@ class Simulation:
         arbiter: Callable[[OpenAuction], None] | None = None,
         tell: Tell | None = None,
         is_instant: bool = True,
+        planner: Planner = plan_copies,
         checks: bool = False,
     ) -> None:
         self.instance = instance
@@ -210,6 +217,8 @@ class Simulation:
         is_small = len(instance.sites) <= NOMINEE_COUNT_MAX
         self._nominee_count = len(instance.sites) if is_small else NOMINEE_COUNT
         self._is_instant = is_instant
+        foresight = policy.foresight
+        self._plans = None if foresight is None else CopyPlans(instance, foresight, planner)
         self._checks = checks
         self._arbiter = arbiter
         self._mishaps = Mishaps(instance)
@@ -220,7 +229,7 @@ class Simulation:
         self._links = {(zones[a], zones[b]): link for (a, b), link in instance.links.items()}
         self._artifacts = {each.artifact.artifact_id: each.artifact for each in instance.upstreams}
         self._homes = {each.artifact.artifact_id: each.home for each in instance.upstreams}
-        self._pools = {site.pools[0].type: site.pools[0] for site in instance.sites}
+        self._pools = pools_of(instance)
         self._terms = Terms(
             carbon_price_usd_per_kg=instance.carbon_price_usd_per_kg,
             network_kwh_per_gb=instance.network_kwh_per_gb,
@@ -299,7 +308,15 @@ class Simulation:
             at_origin=lambda _task, _report: Charge(),
             lateness=lambda spec, _predictions: self._tasks[TaskId(spec.name)].late_penalty,
         )
-        return _Place(site, origin, participant, Migration(cache, self.policy.migrator()))
+        outlook = SiteOutlook(
+            participant,
+            DemandLog(instance.start_s),
+            carbon_price_usd_per_kg=instance.carbon_price_usd_per_kg,
+            scope=instance.scope,
+            began_s=instance.start_s,
+        )
+        migration = Migration(cache, self.policy.migrator())
+        return _Place(site, origin, participant, migration, outlook)
 
     def _beat(self) -> None:
         """Give every site the hour's signals, and whoever waits a look at them."""
@@ -327,6 +344,26 @@ class Simulation:
             if place.is_here:
                 for pull in place.migration.beat(now_s=self.engine.now_s):
                     self._pull(place, pull)
+        if self._plans is not None:
+            self._plan_copies(self._plans)
+
+    def _plan_copies(self, plans: CopyPlans) -> None:
+        """Let every site pull what the plan gives to it.
+
+        All would compute the same from the same outlooks, so it is computed once.
+        """
+        now_s = self.engine.now_s
+        outlooks = [
+            place.outlook.at(now_s, now_s=now_s, submission_count_max=LOG_COUNT_MAX)
+            for place in self.places.values()
+        ]
+        for copy in plans.copies(outlooks, now_s=now_s):
+            place = self.places[copy.site_id]
+            fetch = self._fetch(place, self._artifacts[copy.need.artifact_id])
+            for pull in place.migration.planned(
+                copy.need, fetch, copy.price_usd, copy.why, now_s=now_s
+            ):
+                self._pull(place, pull)
 
     # ---------------------------------------------------------------- tasks
 
@@ -356,6 +393,8 @@ class Simulation:
         )
         place = self.places[task.origin]
         needs = tuple(self._need(each) for each in (task.model, task.data))
+        if self._plans is not None:
+            place.outlook.log.note(self._plans.submission(task), needs)
         _, ready = place.origin.submit(key, spec, needs, (), now=self._now())
         self._apply(place, ready)
 
@@ -431,7 +470,7 @@ class Simulation:
             task.spec,
             fence=task.fence.next_attempt(),
             needs=tuple(self._need(need.artifact_id) for need in task.needs),
-            predictions=self._predictions(truth),
+            predictions=predictions_of(truth, self._pools),
         )
         return nomination, announcement
 
@@ -478,18 +517,6 @@ class Simulation:
             close=lambda bids: self._close_auction(
                 place, announcement, nomination, (*bids, *refusals)
             ),
-        )
-
-    def _predictions(self, task: SimTask) -> tuple[Prediction, ...]:
-        """Return what the predictor says: the median it was drawn from and its stated spread."""
-        return tuple(
-            Prediction(
-                pool_type=pool.type,
-                run_time=RunTime.lognormal(task.predicted_work_s / pool.speed_ratio, task.sigma),
-                source=PredictionSource.PREDICTOR,
-                is_cold=False,
-            )
-            for pool in self._pools.values()
         )
 
     def _need(self, artifact_id: ArtifactId) -> ArtifactNeed:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from gcos.cli.spans import span_s
 from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
 from gcos.contract_net import Announcement, ChangeKind, Holder, Refusal, Renewal, RunProgress
+from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import (
     ArtifactNotFoundError,
     GcosError,
@@ -33,6 +35,7 @@ from gcos.errors import (
 from gcos.ids import ArtifactId, RunId, SiteId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, SiteBook
 from gcos.log_tails import LogTail
+from gcos.outlook import Outlook
 from gcos.rpc.wire import from_proto
 from gcos.signals import Provenance, Signal, SiteSignals, StepSeries
 from gcos.sites import Link, Pool, PoolDigest, Site, SiteDigest
@@ -45,13 +48,17 @@ from policies.migrators import NoMigrator
 from site_agent import runner as runner_module
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
+from site_agent.copy_planning import Tariff
 from site_agent.custody import CustodyShell
+from site_agent.demand_log import DemandLog
 from site_agent.dual_cache import DualCache
 from site_agent.lease import LeaseTerms
 from site_agent.migration import Migration
 from site_agent.origin import Origin, OriginSettings
+from site_agent.outlook import SiteOutlook
 from site_agent.participant import Participant
 from site_agent.peers import AnnounceAnswer
+from site_agent.planning import Planning
 from site_agent.runner import Runner
 from site_agent.sent_workdirs import AWAITED_S
 from site_agent.task_servicer import TaskServicer
@@ -268,6 +275,19 @@ async def agent(*others: KnownSite, secrets: frozenset[str] = frozenset()) -> As
                     log=log,
                 ),
                 links=participant.links,
+                log=log,
+            ),
+            planning=Planning(
+                clock=clock,
+                outlook=SiteOutlook(
+                    participant,
+                    DemandLog(clock.world_s()),
+                    carbon_price_usd_per_kg=0.2,
+                    scope=CostScope.OPERATOR,
+                    began_s=clock.world_s(),
+                ),
+                peers=cast(Any, peers),
+                tariff=Tariff(0.2, 0.0065, participant.links),
                 log=log,
             ),
             signal_source=cast(Any, None),
@@ -966,3 +986,38 @@ async def test_bytes_that_arrive_renew_early_and_no_bytes_do_not(
             await asyncio.sleep(0)
         assert not here.runner._renew_now.is_set()
         looking.cancel()
+
+
+# ---------------------------------------------------------------- what is expected again
+
+
+async def test_tasks_of_the_journal_are_expected_again_unless_they_are_bound_to_a_place() -> None:
+    async with agent(known("on", "CA-ON")) as here:
+        await here.submit({"name": "free"})
+        await here.submit({"name": "bound", "placement": {"allow": ["de"]}})
+        await here.submit({"name": "unasked"})
+        predicted = (
+            Prediction(
+                "H100", RunTime.lognormal(60.0, 0.1), source=PredictionSource.PRIOR, is_cold=True
+            ),
+        )
+        tasks = [
+            replace(task, predictions=() if task.spec.name == "unasked" else predicted)
+            for task in here.tasks.values()
+        ]
+        here.runner.recall(tasks)
+        beat_s = math.ceil(here.clock.world_s() / 3600) * 3600.0
+        asker = replace(outlook_of(here), site_id=SiteId("on"), at_s=beat_s)
+        told = here.runner.planning.exchanged(asker, here.runner.sites())
+        names = [here.tasks[each.task_id].spec.name for each in told.submissions]
+        assert names == ["free"]
+
+
+def outlook_of(here: Agent) -> Outlook:
+    return SiteOutlook(
+        here.runner.participant,
+        DemandLog(WORLD_S),
+        carbon_price_usd_per_kg=0.2,
+        scope=CostScope.OPERATOR,
+        began_s=WORLD_S,
+    ).at(WORLD_S, now_s=WORLD_S, submission_count_max=0)

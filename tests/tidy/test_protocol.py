@@ -66,7 +66,8 @@ RENAMED = {
 
 RECORD_MODULES = (
     *(f"gcos.{name}" for name in ("accounting", "artifacts", "contract_net", "durations", "ids")),
-    *(f"gcos.{name}" for name in ("known_sites", "ledger", "signals", "sites", "task_events")),
+    *(f"gcos.{name}" for name in ("known_sites", "ledger", "outlook", "signals", "sites")),
+    "gcos.task_events",
     "gcos.task_record",
     "gcos.tasks",
     cache.__name__,

@@ -10,8 +10,10 @@ import pytest
 
 from policies.catalogue import POLICIES
 from policies.evictors import EVICTORS
+from policies.maccs.copy_plan import plan_copies
 from testbed.fast.run import FastWorld, fast_policy, run_fast, why_not
 from testbed.instances import draw
+from testbed.planner import planner
 from testbed.scenarios import load_scenario, scenario_names
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.instance import Churn, ChurnKind, ForecastNoise, Instance
@@ -32,10 +34,17 @@ def check_same(
     policy: str,
     mode: CacheMode = CacheMode.DUAL,
     eviction: str = "value",
-) -> None:
-    """Run both, and compare line by line, then sum by sum."""
+) -> str:
+    """Run both, and compare line by line, then sum by sum; return the log."""
     full_log, fast_log = io.StringIO(), io.StringIO()
-    full = Simulation(instance, POLICIES[policy], mode=mode, eviction=eviction, log=full_log)
+    full = Simulation(
+        instance,
+        POLICIES[policy],
+        mode=mode,
+        eviction=eviction,
+        log=full_log,
+        planner=plan_copies if len(instance.tasks) < 200 else planner(),
+    )
     full.run()
     fast = run_fast(
         FastWorld(instance),
@@ -51,6 +60,7 @@ def check_same(
     assert fast.event_count == full.engine.event_count
     check_totals(fast.whole, full.books.totals(full.books.whole))
     check_totals(fast.measured, full.books.totals(full.books.measured))
+    return full_log.getvalue()
 
 
 def check_totals(ours: Totals, theirs: Totals) -> None:
@@ -108,6 +118,23 @@ def test_sites_that_go_and_come(policy: str, *, keeps_caches: bool) -> None:
         Churn(START_S + 4.0 * 3600, ChurnKind.JOIN, site_id(0), keeps_caches=keeps_caches),
     )
     check_same(instance_of(replace(BUSY, churn=changes)), policy)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("default", "plan"),
+        ("default", "oracle-demand"),
+        ("cache-tenth", "plan"),
+        ("gpu-hours", "plan"),
+        ("churn", "plan"),
+    ],
+)
+def test_planned_copies(name: str, policy: str) -> None:
+    """Long enough that demand is remembered and copies pay."""
+    log = check_same(short(name, warmup_h=6, measure_h=12), policy)
+    copies = [line for line in log.splitlines() if '"transfer"' in line and '"task":null' in line]
+    assert copies, "no copy was planned"
 
 
 @pytest.mark.parametrize("name", scenario_names())

@@ -20,7 +20,7 @@ from testbed.sim.simulation import Simulation
 from tests.recheck.recheck import parse_export, recheck
 
 NAMES = list(POLICIES)
-FEW = ["random", "joint", "joint-lookahead", "joint+reauction"]
+FEW = ["random", "joint", "joint-lookahead", "joint+reauction", "plan"]
 TINY = Sample(model_cache_gb=15.0, data_cache_gb=21.0)
 BUSY = Sample(task_count=60, tasks_per_h=12.0)
 GONE = site_id(0)

@@ -1,0 +1,1 @@
+"""MACCS: multi-agent cache-aware cooperative scheduling. Plans and learning on artifacts."""
