@@ -164,7 +164,10 @@ def forget_copy(s: State, site: int, artifact: int) -> None:
     now_s = s.g[0].now_s
     known = s.artifacts[artifact]
     known.holders = known.holders & ~bit(site)
-    charge_storage(s, artifact, s.entries[site, artifact].copy_since_s, now_s)
+    since_s, until_s = s.entries[site, artifact].copy_since_s, now_s
+    if s.g[0].left_count == 0:  # storage ends with the last run
+        until_s = max(s.g[0].last_end_s, since_s)
+    charge_storage(s, artifact, since_s, until_s)
     line(s, EVICT, now_s, now_s, site, -1, artifact, -1, 0)
 
 

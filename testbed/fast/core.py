@@ -63,7 +63,7 @@ from testbed.fast.layout import (
 )
 from testbed.fast.migration import look_around, pull_ended, rejected, without_fetches_usd
 from testbed.fast.network import end_flow
-from testbed.fast.offers import bid, offer_of
+from testbed.fast.offers import bid, is_before
 from testbed.fast.participant import (
     confirm,
     exited,
@@ -128,21 +128,6 @@ def submit(s: State, task: int) -> None:
     push(s.g, s.heap, top.now_s, DECISION, NEGOTIATE, task, 0)
     if task + 1 < top.task_count:
         push(s.g, s.heap, s.tasks[task + 1].arrival_s, DECISION, SUBMIT, task + 1, 0)
-
-
-@compiled
-def is_before(s: State, task: int, one: int, other: int) -> bool:
-    """Tell whether the bid of site `one` is better: by score, then J, then the lower id."""
-    a, b = s.bids[one], s.bids[other]
-    if a.score != b.score:
-        return a.score < b.score
-    if math.isnan(a.offer_usd):  # J decides between equals only, and is not known before
-        a.offer_usd = offer_of(s, one, task)
-    if math.isnan(b.offer_usd):
-        b.offer_usd = offer_of(s, other, task)
-    if a.offer_usd != b.offer_usd:
-        return a.offer_usd < b.offer_usd
-    return one < other
 
 
 @compiled

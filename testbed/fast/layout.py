@@ -326,6 +326,8 @@ LINE: Final = _dtype(
 )
 BID: Final = _dtype(
     ("is_bid", _I),
+    # By what the rule compares sites, without and with what decides between equals.
+    ("value", _F),
     ("score", _F),
     ("offer_usd", _F),
     ("start_s", _F),

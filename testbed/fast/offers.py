@@ -39,6 +39,8 @@ from testbed.fast.plan import (
 )
 from testbed.fast.signals import flat_mean, integral, mean, value_at
 
+#: What the tie-break, below `TIE`, cannot turn round, rounding included.
+SURE = 4 * TIE
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -232,13 +234,39 @@ def choose_start(s: State, site: int, task: int, ready_s: float) -> None:
     answer.is_deferred = is_deferred
     answer.p50_finish_s = start_s + p50_s
     is_joint = rule in (JOINT, JOINT_LOOKAHEAD)
-    answer.score = 0.0
+    answer.value, answer.score = 0.0, 0.0
     if not is_joint:
-        value = score(s, site, task, rule, median_s, start_s, answer.fetch_bytes)
-        answer.score = value + TIE * uniform(s.task_text[task], s.site_text[site])
+        answer.value = score(s, site, task, rule, median_s, start_s, answer.fetch_bytes)
+        answer.score = math.nan
     answer.offer_usd = math.nan
     if is_joint or top.migrator:
         answer.offer_usd = offer_of(s, site, task)
+
+
+@compiled
+def is_before(s: State, task: int, one: int, other: int) -> bool:
+    """Tell whether the bid of site `one` is better: by score, then J, then the lower id.
+
+    What decides between equals is worked out where it may: a hash takes longer than a bid.
+    """
+    a, b = s.bids[one], s.bids[other]
+    if abs(a.value - b.value) > SURE:
+        return a.value < b.value
+    for k in range(2):
+        site = one if k == 0 else other
+        answer = s.bids[site]
+        if math.isnan(answer.score):
+            tie = uniform(s.task_text[task], s.site_text[site])
+            answer.score = answer.value + TIE * tie
+    if a.score != b.score:
+        return a.score < b.score
+    if math.isnan(a.offer_usd):
+        a.offer_usd = offer_of(s, one, task)
+    if math.isnan(b.offer_usd):
+        b.offer_usd = offer_of(s, other, task)
+    if a.offer_usd != b.offer_usd:
+        return a.offer_usd < b.offer_usd
+    return one < other
 
 
 @compiled

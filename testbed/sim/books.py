@@ -113,6 +113,8 @@ class Books:
         self._index = {site.site_id: i for i, site in enumerate(instance.sites)}
         self._links = {pair: link.egress_usd_per_gb for pair, link in instance.links.items()}
         self._copies: dict[tuple[SiteId, ArtifactId], _Copy] = {}
+        #: Copies that went since the last run ended, and when: storage ends with the last of all.
+        self._gone: list[tuple[_Copy, float]] = []
         self.whole = Account((instance.start_s, math.inf))
         self.measured = Account(instance.measured_s)
         self._last_end_s = instance.start_s
@@ -160,8 +162,8 @@ class Books:
         )
 
     def evict(self, site_id: SiteId, artifact: Artifact, *, now_s: float) -> None:
-        """Charge the storage of a copy that goes."""
-        self._store(self._copies.pop((site_id, artifact.artifact_id)), until_s=now_s)
+        """Let a copy go; its storage is charged as the next run ends."""
+        self._gone.append((self._copies.pop((site_id, artifact.artifact_id)), now_s))
         self._write(
             {
                 "e": "evict",
@@ -198,9 +200,10 @@ class Books:
 
     def close(self) -> None:
         """Charge what still lies in the caches, up to the end of the last run."""
-        for copy in self._copies.values():
+        for copy in (*self._copies.values(), *(copy for copy, _ in self._gone)):
             self._store(copy, until_s=max(self._last_end_s, copy.since_s))
         self._copies.clear()
+        self._gone.clear()
 
     # ---------------------------------------------------------------- what came of it
 
@@ -301,6 +304,9 @@ class Books:
 
     def _end(self, kind: str, task: SimTask, site: Site, start_s: float, end_s: float) -> None:
         self._last_end_s = max(self._last_end_s, end_s)
+        for copy, until_s in self._gone:
+            self._store(copy, until_s=until_s)
+        self._gone.clear()
         self._write(
             {
                 "e": kind,

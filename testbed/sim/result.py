@@ -25,8 +25,8 @@ class Lookups:
 class Totals:
     """Sums over the whole run, or over its measured window.
 
-    Measured are charges of tasks that arrive, and of transfers that start, in the window, and
-    storage and idle power during it (DESIGN section 10).
+    Measured are charges of tasks that arrive, and of transfers that start, in the window, the
+    storage of what these transfers brought, and idle power during it (DESIGN section 10).
 
     Attributes:
         charge: What runs, transfers, storage and lateness cost.

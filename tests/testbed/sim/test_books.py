@@ -171,6 +171,35 @@ def test_only_what_arrives_or_starts_in_the_window_is_measured() -> None:
     assert alone.totals(alone.whole).charge == measured.charge
 
 
+@pytest.mark.parametrize(("evicted_h", "stored_h"), [(3.0, 3.0), (9.0, 5.0)])
+def test_storage_ends_with_the_eviction_or_the_last_run(evicted_h: float, stored_h: float) -> None:
+    """A copy that comes at the begin, and the last run ends after five hours."""
+    instance = instance_of(Sample(storage_usd_per_gb_h=0.01))
+    task = replace(instance.tasks[0], arrival_s=START_S, late_penalty=NOBODY)
+    upstream, site = instance.upstreams[0], instance.sites[0]
+    source = next(each.site_id for each in instance.sites if each is not site)
+    books = Books(instance)
+    books.transfer(
+        upstream.artifact,
+        source,
+        site.site_id,
+        start_s=START_S,
+        end_s=START_S + 60.0,
+        task_id=None,
+        is_stored=True,
+    )
+    for at_h, kind in sorted([(evicted_h, "evict"), (5.0, "run")]):
+        at_s = START_S + at_h * HOUR_S
+        if kind == "run":
+            books.run(task, site, site.pools[0], start_s=START_S + HOUR_S, end_s=at_s)
+        else:
+            books.evict(site.site_id, upstream.artifact, now_s=at_s)
+    books.close()
+    size_gb = upstream.artifact.size_bytes / BYTES_PER_GB
+    found_usd = books.totals(books.whole).charge.storage_usd
+    assert found_usd == pytest.approx(0.01 * size_gb * stored_h)
+
+
 def test_every_line_of_the_log_is_in_the_hash() -> None:
     instance = instance_of(Sample())
     log = io.StringIO()
