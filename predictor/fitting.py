@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from predictor.codes import frequent_names
-from predictor.diptree import (
-    DiPTree,
+from predictor.diptree import DiPTree
+from predictor.fit import Fit
+from predictor.leaf_graph import FlatTree, function_of, graph_of
+from predictor.records import (
     Finished,
     Floats,
     Hyperparameters,
@@ -23,8 +25,6 @@ from predictor.diptree import (
     Ticket,
     bare_partition,
 )
-from predictor.fit import Fit
-from predictor.leaf_graph import FlatTree, function_of, graph_of
 
 #: ln of the 19 quantiles by index of the row.
 Forecasts = dict[int, Floats]
