@@ -14,6 +14,7 @@ an agent whose predictor is away uses the prior as it is: the roofline and `STAR
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gcos.durations import (
     SECONDS_MAX,
@@ -72,11 +73,35 @@ WORK_UNKNOWN_S = 1_800.0
 START_UP_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How work goes on, whatever the number of tokens: in batches of equal time.
+
+    Attributes:
+        epoch_count: Passes over the tokens.
+        batch_token_count: Tokens of a batch.
+        batch_s: Roofline's seconds of a batch on `gpu_count` GPUs, at speed ratio 1.
+        gpu_count: GPUs that `batch_s` is of.
+    """
+
+    epoch_count: float
+    batch_token_count: float
+    batch_s: float
+    gpu_count: int
+
+
 def reference_s(features: WorkFeatures) -> float:
     """Return `gpu_count` times the roofline's seconds for all the work, at speed ratio 1."""
     token_count = _token_count(features)
     if token_count == 0:
         return WORK_UNKNOWN_S * max(features.gpu_count, 1)
+    pace = pace_of(features)
+    batch_count = token_count * pace.epoch_count / pace.batch_token_count
+    return max(batch_count * pace.batch_s * pace.gpu_count, SECONDS_MIN)
+
+
+def pace_of(features: WorkFeatures) -> Pace:
+    """Return the pace of a task. Where no text is generated, a batch is a token on one GPU."""
     model_bytes = features.model_bytes or MODEL_BYTES_UNKNOWN
     if features.kind is WorkKind.BATCH_INFERENCE:
         gpu_count = max(features.gpu_count, 1)
@@ -91,11 +116,10 @@ def reference_s(features: WorkFeatures) -> float:
             output_token_count=output_token_count,
         )
         tokens_per_batch = batch_size_count * (prompt_token_count + output_token_count)
-        batch_count = token_count * features.epoch_count / tokens_per_batch
-        return max(batch_count * one_batch_s * gpu_count, SECONDS_MIN)
+        return Pace(features.epoch_count, tokens_per_batch, one_batch_s, gpu_count)
     flops = FLOPS_PER_PARAMETER[features.kind] * model_bytes / BYTES_PER_PARAMETER
     token_s = flops / (ARITHMETIC_EFFICIENCY * PEAK_FLOPS_PER_S)
-    return max(token_count * features.epoch_count * token_s, SECONDS_MIN)
+    return Pace(features.epoch_count, 1.0, token_s, 1)
 
 
 def lengths(sequence_token_count: int) -> tuple[float, float]:

@@ -6,16 +6,14 @@ that trees can tell names apart. A name that is new since the fit has rank 0, an
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from predictor.diptree import Row
+from predictor.records import Row
 
 #: Names of a column that have a rank of their own.
 NAME_COUNT_MAX = 250
 
 
-def frequent_names(rows: Iterable["Row"]) -> tuple[tuple[str, ...], ...]:
+def frequent_names(rows: Iterable[Row]) -> tuple[tuple[str, ...], ...]:
     """Return the names of each categorical key, the most frequent first."""
     counts: list[Counter[str]] = []
     for row in rows:
@@ -38,7 +36,7 @@ class Codes:
             {name: float(rank) for rank, name in enumerate(column, 1)} for column in names
         ]
 
-    def of(self, row: "Row") -> list[float]:
+    def of(self, row: Row) -> list[float]:
         """Return the rank of each category of `row`; 0 where it has none."""
         named = zip(self._ranks, row.categories, strict=False)
         return [ranks.get(name, 0.0) for ranks, name in named]

@@ -22,29 +22,34 @@ observations.
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gcos.durations import SECONDS_MAX, SECONDS_MIN
+from gcos.durations import LEVELS
 from predictor.codes import Codes
-from predictor.head_residuals import RESIDUAL_KIND_COUNT, HeadResiduals
+from predictor.head_residuals import HeadResiduals
 from predictor.histories import Histories
 from predictor.levels import LevelCalibration
 from predictor.nodes import SPEED_COUNT, Nodes
+from predictor.places import Place, PlaceColumns
+from predictor.records import (
+    RESIDUAL_KIND_COUNT,
+    Floats,
+    Forecast,
+    Forecasts,
+    Hyperparameters,
+    Ids,
+    Lessons,
+    Partition,
+    Row,
+    Singles,
+    Ticket,
+    TreeFunction,
+    bare_partition,
+)
 from predictor.stack import Stack
-
-Floats = NDArray[np.float64]
-Singles = NDArray[np.float32]
-Ids = NDArray[np.intp]
-#: What a tree learned about its experts and levels: arrays by name.
-Lessons = dict[str, Floats]
-#: Feature vectors, (n_rows, n_features) float32, to (n_rows, n_trees + 2) float32: the leaf of each
-#: tree, counted through all trees, then the boosted head's forecast of ln t and ln of its usual
-#: error (both 0 without a head).
-TreeFunction = Callable[[Singles], Singles]
 
 #: What trees see in place of an unknown number; far from what anyone measures.
 UNKNOWN_NUMBER = -1e9
@@ -58,192 +63,12 @@ _OF_HEAD = slice(1 + SPEED_COUNT, None)
 _NOT_OF_CONTEXTS = [0, *range(1 + SPEED_COUNT, EXPERT_COUNT)]
 #: Rows asked of `predict_many` since the last change that are worth a table of all leaves.
 TABLE_WORTH_COUNT = 96
+#: Rows whose leaves are summed together, so that they stay in the processor's cache.
+CHUNK_COUNT = 32
 #: Places remembered between two changes.
 PLACE_COUNT_MAX = 4096
 #: Groups of rows, by how well their deepest context is known, that have stack weights of their own.
 STACK_COUNTS = (0.5, 4.0, 16.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What is known of a run before it starts.
-
-    Attributes:
-        numbers: Numeric keys; NaN where unknown. As many in every row.
-        categories: Categorical keys; "" where unknown. As many in every row.
-        contexts: Names of the groups it belongs to, from general to specific; a name need not
-            repeat its parents' (the path is what counts). "All" is implied. As many in every row.
-    """
-
-    numbers: tuple[float, ...] = ()
-    categories: tuple[str, ...] = ()
-    contexts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A run that succeeded, as history to fit on.
-
-    Attributes:
-        row: What was known before.
-        seconds: How long it took, above 0.
-        started_s: When its prediction was asked for (submit or start).
-        ended_s: When `seconds` became known.
-    """
-
-    row: Row
-    seconds: float
-    started_s: float
-    ended_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Hyperparameters:
-    """What validation may choose. All have defaults that need no tuning.
-
-    Attributes:
-        tree_count: Trees of the partition; 0 leaves contexts alone.
-        leaf_count_max: Leaves of a tree.
-        leaf_rows_min: Rows behind a leaf.
-        bin_count: Bins of ln t, even: half of equal mass, half of equal width.
-        kappa: Pseudo-counts of the parent in a node's distribution.
-        leaf_decay: Weight of the next older run in a leaf and in the deepest context.
-        inner_decay: The same in nodes above.
-        middle_decay: The same in all contexts of the second trie, which forgets faster.
-        fast_decay: The same in all contexts of the third.
-        stack_decay: Weight of the next older run in the stack's Gram matrix.
-        head_round_count: Trees of the boosted head; 0: no head.
-        head_leaf_count: Leaves of each of them.
-        context_count_max: Contexts remembered; those longest unheard of leave.
-        fit_count_max: Newest rows of history that the partition is fitted on.
-        head_fit_count_max: The same for the head, whose forecast no later run corrects.
-    """
-
-    tree_count: int = 30
-    leaf_count_max: int = 256
-    leaf_rows_min: int = 10
-    bin_count: int = 64
-    kappa: float = 3.0
-    leaf_decay: float = 0.98
-    inner_decay: float = 0.995
-    middle_decay: float = 0.97
-    fast_decay: float = 0.85
-    stack_decay: float = 0.9997
-    head_round_count: int = 150
-    head_leaf_count: int = 31
-    context_count_max: int = 5000
-    fit_count_max: int = 16_000
-    head_fit_count_max: int = 40_000
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """A frozen structure: the bins, and the nodes on the way to each leaf.
-
-    Attributes:
-        edges: (bin_count + 1,) ascending, of ln t; what lies outside counts in the border bins.
-        base: (bin_count,), sum 1: what is believed before any run.
-        paths: (n_leaves, depth_max), nodes from root to leaf by leaf, counted from 1; 0 pads.
-        node_count: Nodes of all trees.
-        tree_count: Trees.
-        names: Names of each categorical key that have a rank, the most frequent first.
-        residual_edges: (2, n) ascending edges of bins of the head's residuals, as they are and in
-            usual errors; (2, 0) without a head.
-        head_edges: Borders between groups of forecasts that have residuals of their own.
-    """
-
-    edges: Floats
-    base: Floats
-    paths: Ids
-    node_count: int
-    tree_count: int
-    names: tuple[tuple[str, ...], ...]
-    residual_edges: Floats
-    head_edges: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A prediction as it was made, for `observe` to learn from.
-
-    Attributes:
-        cumulative: (EXPERT_COUNT, bin_count + 1), probability below each edge, by expert.
-        leaves: (tree_count,) leaf in each tree.
-        head: The boosted head's ln t, and ln of its usual error.
-        group: Which stack weights were used.
-        levels: What was to be read in place of `LEVELS` by each correction of levels.
-        typicals: Candidates for the typical ln t; none where too few runs were known.
-    """
-
-    cumulative: Floats
-    leaves: Ids
-    head: tuple[float, float]
-    group: int
-    levels: Floats
-    typicals: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """One prediction. All that it tells comes from one monotone distribution.
-
-    Attributes:
-        quantiles_s: (19,) at `gcos.durations.LEVELS`.
-        typical_s: Median of the newest runs of the deepest context with at least five; or None.
-        effective_count: Runs behind it, after forgetting.
-        depth: Number of contexts of the row that have runs.
-        ticket: Hand it to `observe` when the run ends, if you still have it.
-    """
-
-    quantiles_s: Floats
-    typical_s: float | None
-    effective_count: float
-    depth: int
-    ticket: Ticket
-
-
-@dataclass(frozen=True, slots=True)
-class Forecasts:
-    """Predictions of many rows, in order; see `Forecast`.
-
-    Attributes:
-        quantiles_s: (n, 19).
-        typicals_s: (n,), None where too few runs are known.
-        effective_counts: (n,).
-        depths: (n,).
-    """
-
-    quantiles_s: Floats
-    typicals_s: list[float | None]
-    effective_counts: list[float]
-    depths: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What is known of a row's contexts and categories alone, until the next change.
-
-    Attributes:
-        names: Their ranks and what they lately said, (n,) float32.
-        cumulative: Probability below each edge by speed, (SPEED_COUNT, n_edges).
-        effective_count: Runs behind it.
-        depth: Contexts that have runs.
-        group: Which stack weights are used.
-        mixed: The contexts' part of the mixture, (n_edges,).
-        weights: Weights of trees and of head in it, (3,).
-        typicals: Candidates for the typical ln t.
-        typical_s: The one that is told.
-    """
-
-    names: Singles
-    cumulative: Floats
-    effective_count: float
-    depth: int
-    group: int
-    mixed: Floats
-    weights: Floats
-    typicals: tuple[float, ...]
-    typical_s: float | None
 
 
 class DiPTree:
@@ -275,11 +100,12 @@ class DiPTree:
 
     def features(self, row: Row) -> Singles:
         """Return what the trees see, (n_features,)."""
-        return np.concatenate((_numbers([row])[0], self._names(row)))
+        seen: Singles = self._seen(row.numbers, self.place(row))[0]
+        return seen
 
     def predict(self, row: Row) -> Forecast:
         """Return the forecast of one row."""
-        place = self._place(row)
+        place = self.place(row)
         ticket = self._ask(row, place)
         cumulative = self.stack.mixed(ticket.cumulative, ticket.group)
         ln_quantiles = np.interp(self.levels.levels(), cumulative, self.partition.edges)
@@ -291,27 +117,87 @@ class DiPTree:
             ticket=ticket,
         )
 
+    def tell(self, numbers: Sequence[float], place: Place) -> Floats:
+        """Return ln of the quantiles of `predict`, (19,), up to rounding, without a ticket.
+
+        As few calls as can be: cold, as between two calls of a service, each costs microseconds.
+
+        Args:
+            numbers: Numeric keys of a row.
+            place: Of its names, no older than the last change.
+        """
+        mixed = place.mixed
+        if self._trees is not None:
+            told = self._trees(self._seen(numbers, place))
+            of_trees, plainly, in_errors = place.weights.tolist()
+            leaves = told[0, :-2].astype(np.intp)
+            table = self._leaf_table(1)
+            if table is not None:
+                below = np.matmul(_ones(len(leaves)), table.take(leaves, axis=0))[0].astype(
+                    np.float64
+                )
+                below *= of_trees / float(below[-1])
+                mixed = mixed.copy()
+                mixed[1:] += below
+            else:
+                mixed = mixed + of_trees * self._by_paths(leaves[None])[0]
+            if self._head is not None:
+                forecast, ln_error = told[0, -2:].tolist()
+                plain, scaled = self._head.curves(forecast, ln_error)
+                plain *= plainly
+                mixed += plain
+                scaled *= in_errors
+                mixed += scaled
+                # Experts agree about the ends, where residuals alone may not reach.
+                mixed[0], mixed[-1] = 0.0, 1.0
+        return np.interp(self.levels.levels(), mixed, self.partition.edges)
+
     def predict_many(self, rows: Sequence[Row]) -> Forecasts:
         """Return the forecasts of at least one row, equal to those of `predict` up to rounding.
 
         It is for those who only ask: there are no tickets. What no row changes is remembered until
         the next run is learned, and all rows go through trees and arrays together.
         """
-        places = [self._place(row) for row in rows]
-        mixed = np.array([place.mixed for place in places])
+        places = PlaceColumns.of([self.place(row) for row in rows], self.partition.edges)
+        numbers = np.array([row.numbers for row in rows], dtype=np.float64)
+        return self.predict_at(places, np.arange(len(rows)), numbers)
+
+    def predict_at(self, places: PlaceColumns, ids: Ids, numbers: Floats) -> Forecasts:
+        """Return the same for rows at places, none older than the last change.
+
+        Args:
+            places: Of some rows.
+            ids: Which of them each row has, (n,).
+            numbers: Numeric keys, (n, n_numbers).
+        """
+        # Of rows that lie side by side much the same branches are taken, and branches that a
+        # processor foresees cost half: by ln t as the head last told it, or as contexts believe.
+        order = places.centres.take(ids).argsort()
+        ids_in_order = ids.take(order)
+        mixed = places.mixed.take(ids_in_order, axis=0)
         if self._trees is not None:
-            names = np.array([place.names for place in places])
-            told = self._trees(np.concatenate((_numbers(rows), names), axis=1))
-            weights = np.array([place.weights for place in places])
-            mixed += weights[:, :1] * self._by_trees(told[:, :-2].astype(np.intp))
+            names = places.names.take(ids_in_order, axis=0)
+            told = self._trees(
+                np.concatenate((_as_seen(numbers.take(order, axis=0)), names), axis=1)
+            )
             if self._head is not None:
-                of_head = self._head.cumulatives(told[:, -2:].astype(np.float64))
-                mixed += np.einsum("nk,kne->ne", weights[:, 1:], of_head)
+                places.centres[ids_in_order] = told[:, -2]  # better known for the next batch
+            of_trees, *of_head = places.weights.take(ids_in_order, axis=0).T[:, :, None]
+            below = self._by_trees(told[:, :-2].astype(np.intp))
+            below *= of_trees
+            mixed += below
+            if self._head is not None:
+                curves = self._head.cumulatives(told[:, -2:].astype(np.float64))
+                curves *= np.stack(of_head)
+                for curve in curves:
+                    mixed += curve
+        ln_quantiles = np.empty((len(mixed), len(LEVELS)))
+        ln_quantiles[order] = _read(mixed, self.levels.levels(), self.partition.edges)
         return Forecasts(
-            quantiles_s=np.exp(_read(mixed, self.levels.levels(), self.partition.edges)),
-            typicals_s=[place.typical_s for place in places],
-            effective_counts=[place.effective_count for place in places],
-            depths=[place.depth for place in places],
+            quantiles_s=np.exp(ln_quantiles, out=ln_quantiles),
+            typicals_s=places.typicals_s.take(ids),
+            effective_counts=places.effective_counts.take(ids),
+            depths=places.depths.take(ids),
         )
 
     def observe(self, row: Row, seconds: float, ticket: Ticket | None = None) -> None:
@@ -349,7 +235,7 @@ class DiPTree:
 
     def ticket(self, row: Row) -> Ticket:
         """Return the ticket of a prediction of `row` as of now."""
-        return self._ask(row, self._place(row))
+        return self._ask(row, self.place(row))
 
     def bare_ticket(self, row: Row, told: Singles) -> Ticket:
         """Return a ticket for `absorb` alone, without what experts believe, which takes longest.
@@ -420,12 +306,13 @@ class DiPTree:
 
     def _forget_answers(self) -> None:
         """Forget what is remembered between two changes."""
-        self._places: dict[tuple[tuple[str, ...], tuple[str, ...]], _Place] = {}
-        self._leaf_table: Singles | None = None
+        self._places: dict[tuple[tuple[str, ...], tuple[str, ...]], Place] = {}
+        self._table: Singles | None = None
         #: Rows asked of `predict_many` since.
         self._asked_count = 0
 
-    def _place(self, row: Row) -> _Place:
+    def place(self, row: Row) -> Place:
+        """Return what is known of a row's names, until the next change."""
         key = (row.contexts, row.categories)
         place = self._places.get(key)
         if place is None:
@@ -434,10 +321,21 @@ class DiPTree:
             place = self._places[key] = self._new_place(row)
         return place
 
+    def _seen(self, numbers: Sequence[float], place: Place) -> Singles:
+        """Return what the trees see, (1, n_features)."""
+        count = len(numbers)
+        seen = np.empty((1, count + len(place.names)), dtype=np.float32)
+        seen[0, :count] = [
+            number if -NUMBER_MAX <= number <= NUMBER_MAX else _bounded(number)
+            for number in numbers
+        ]
+        seen[0, count:] = place.names
+        return seen
+
     def _names(self, row: Row) -> Singles:
         return np.array(self._codes.of(row) + self._histories.features(row), dtype=np.float32)
 
-    def _new_place(self, row: Row) -> _Place:
+    def _new_place(self, row: Row) -> Place:
         context_count = len(row.contexts) + 1
         slots = self._known_slots(row)
         masses, effective_count, deepest = self._nodes.by_contexts(slots, context_count)
@@ -457,7 +355,7 @@ class DiPTree:
             weights[0] = 0.0
         typicals = self._histories.typicals(row)
         typical = self._histories.typical(typicals)
-        return _Place(
+        return Place(
             names=self._names(row),
             cumulative=cumulative,
             effective_count=effective_count,
@@ -469,7 +367,7 @@ class DiPTree:
             typical_s=None if typical is None else math.exp(typical),
         )
 
-    def _ask(self, row: Row, place: _Place) -> Ticket:
+    def _ask(self, row: Row, place: Place) -> Ticket:
         cumulative = np.empty((EXPERT_COUNT, len(self.partition.edges)))
         cumulative[_OF_CONTEXTS] = place.cumulative
         head = (0.0, 0.0)
@@ -477,8 +375,7 @@ class DiPTree:
         if self._trees is None:
             cumulative[0] = place.cumulative[0]
         else:
-            features = np.concatenate((_numbers([row])[0], place.names))
-            told = self._trees(features[None])[0]
+            told = self._trees(self._seen(row.numbers, place))[0]
             leaves = told[:-2].astype(np.intp)
             head = (float(told[-2]), float(told[-1]))
             cumulative[0, 0] = 0.0
@@ -497,14 +394,28 @@ class DiPTree:
 
     def _by_trees(self, leaves: Ids) -> Floats:
         """Return the probability below each edge, (n, n_edges), of `leaves`, (n, n_trees)."""
-        self._asked_count += len(leaves)
-        if self._leaf_table is None and self._asked_count >= TABLE_WORTH_COUNT:
-            self._leaf_table = self._nodes.leaf_table()
-        if self._leaf_table is not None:
-            below = self._leaf_table.take(leaves, axis=0).sum(axis=1, dtype=np.float32)
-            told: Floats = below.astype(np.float64)
+        table = self._leaf_table(len(leaves))
+        if table is not None:
+            ones = _ones(leaves.shape[1])
+            told: Floats = np.zeros((len(leaves), len(self.partition.edges)))
+            for first in range(0, len(leaves), CHUNK_COUNT):
+                chunk = slice(first, first + CHUNK_COUNT)
+                # As a product with ones, which sums three times as fast.
+                below = np.matmul(ones, table.take(leaves[chunk], axis=0))
+                told[chunk, 1:] = below[:, 0]
             told /= told[:, -1:]
             return told
+        return self._by_paths(leaves)
+
+    def _leaf_table(self, count: int) -> Singles | None:
+        """Return the table of all leaves, once it is worth its price; `count` more are asked."""
+        self._asked_count += count
+        if self._table is None and self._asked_count >= TABLE_WORTH_COUNT:
+            self._table = self._nodes.leaf_table()
+        return self._table
+
+    def _by_paths(self, leaves: Ids) -> Floats:
+        """Return the same as `_by_trees`, from the nodes on the way to each leaf."""
         cumulative: Floats = np.zeros((len(leaves), len(self.partition.edges)))
         for below, of_row in zip(cumulative, leaves, strict=True):
             self._nodes.by_leaves(of_row).cumsum(out=below[1:])
@@ -545,28 +456,17 @@ class DiPTree:
         return len(self._slots)
 
 
-def bare_partition(bin_count: int) -> Partition:
-    """Return what a tree without history has: equal bins from a millisecond to a century."""
-    low, high = math.log(SECONDS_MIN), math.log(SECONDS_MAX)
-    return Partition(
-        edges=np.linspace(low, high, bin_count + 1),
-        base=np.full(bin_count, 1 / bin_count),
-        paths=np.zeros((0, 0), dtype=np.intp),
-        node_count=0,
-        tree_count=0,
-        names=(),
-        residual_edges=np.zeros((RESIDUAL_KIND_COUNT, 0)),
-        head_edges=np.zeros(0),
-    )
-
-
-def _numbers(rows: Sequence[Row]) -> Singles:
-    """Return the numeric keys as trees see them, (n, n_numbers)."""
-    numbers = np.array([row.numbers for row in rows], dtype=np.float64)
+def _as_seen(numbers: Floats) -> Singles:
+    """Return numeric keys, of any shape, as trees see them."""
     if numbers.size and not abs(numbers).max() <= NUMBER_MAX:
         numbers = np.clip(numbers, -NUMBER_MAX, NUMBER_MAX)
         numbers[np.isnan(numbers)] = UNKNOWN_NUMBER
     return numbers.astype(np.float32)
+
+
+def _bounded(number: float) -> float:
+    """Return a number that is none, or too large, as trees see it."""
+    return UNKNOWN_NUMBER if math.isnan(number) else math.copysign(NUMBER_MAX, number)
 
 
 def _read(cumulative: Floats, levels: Floats, edges: Floats) -> Floats:
@@ -580,8 +480,13 @@ def _read(cumulative: Floats, levels: Floats, edges: Floats) -> Floats:
     return np.interp(
         (levels + places).ravel(),
         (cumulative + places).ravel(),
-        np.broadcast_to(edges, cumulative.shape).ravel(),
+        np.tile(edges, len(cumulative)),
     ).reshape(len(cumulative), -1)
+
+
+@lru_cache(maxsize=8)
+def _ones(count: int) -> Singles:
+    return np.ones((1, count), dtype=np.float32)
 
 
 _NO_CURVES: Floats = np.zeros((0, 0))

@@ -10,12 +10,13 @@ say how long such work takes, not how far the roofline is off; neither informs t
 """
 
 import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from gcos.durations import SECONDS_MAX, Observation, PoolSpeed, WorkFeatures
+from gcos.durations import SECONDS_MAX, SECONDS_MIN, Observation, PoolSpeed, WorkFeatures
 from gcos.errors import InvalidRequestError
-from gcos.run_time_prior import has_known_size, reference_s
-from predictor.diptree import Row
+from gcos.run_time_prior import Pace, has_known_size, pace_of, reference_s
+from predictor.records import Row
 
 #: Names of the contexts, from general to specific: what a prediction reports.
 CONTEXTS = (
@@ -34,6 +35,9 @@ POOL_DEPTH = 3
 _UNSIZED = "unsized"
 
 Context = tuple[str, ...]
+
+#: Place of the number of tokens among the numeric keys.
+TOKENS_AT = 3
 
 NAME_LENGTH_MAX = 512
 DATA_COUNT_MAX = 64
@@ -69,6 +73,59 @@ def ln_work(features: WorkFeatures) -> float:
 def row_of(features: WorkFeatures, pool_type: str) -> Row:
     """Return what the trees see of a task on a pool type; its time there is a residual."""
     return Row(numbers_of(features), *names_of(features, pool_type)[:2])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """A task without its number of tokens, which many tasks share. Compared by identity.
+
+    Attributes:
+        features: The task, with 1 token if it has any.
+        pace: How its tokens are worked off.
+        least_s: Reference seconds are at least this; all of them without tokens.
+        gpu_count: GPUs of the run, at least 1.
+        numbers: Numeric keys; the first and that at `TOKENS_AT` are of another number of tokens.
+    """
+
+    features: WorkFeatures
+    pace: Pace
+    least_s: float
+    gpu_count: int
+    numbers: tuple[float, ...]
+
+
+#: A template, and how many tokens the task has: none only if the template has none.
+Question = tuple[Template, int]
+
+
+def template_of(features: WorkFeatures) -> Template:
+    """Return what `features` shares with tasks of other numbers of tokens."""
+    has_tokens = features.token_count > 0
+    one = replace(features, token_count=1) if has_tokens else features
+    return Template(
+        features=one,
+        pace=pace_of(one),
+        least_s=SECONDS_MIN if has_tokens else reference_s(one),
+        gpu_count=max(one.gpu_count, 1),
+        numbers=numbers_of(one),
+    )
+
+
+def question_of(features: WorkFeatures) -> Question:
+    """Return the question after a task."""
+    return template_of(features), features.token_count
+
+
+def numbers_at(question: Question) -> tuple[tuple[float, ...], float]:
+    """Return the numeric keys of a task, and its reference seconds on its GPUs."""
+    template, token_count = question
+    pace = template.pace
+    batch_count = token_count * pace.epoch_count / pace.batch_token_count
+    seconds = max(batch_count * pace.batch_s * pace.gpu_count, template.least_s)
+    seconds /= template.gpu_count
+    _, *before = template.numbers[:TOKENS_AT]
+    after = template.numbers[TOKENS_AT + 1 :]
+    return (math.log(seconds), *before, math.log1p(token_count), *after), seconds
 
 
 def numbers_of(features: WorkFeatures) -> tuple[float, ...]:

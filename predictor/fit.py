@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from gcos import codec
 from gcos.errors import GcosError
-from predictor.diptree import DiPTree, Hyperparameters, Lessons, Partition
+from predictor.diptree import DiPTree
 from predictor.leaf_graph import function_of
+from predictor.records import Hyperparameters, Lessons, Partition
 
 _LESSON = "lesson_"
 _PARTITION = "partition_"

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from predictor.codes import frequent_names
-from predictor.diptree import (
-    DiPTree,
+from predictor.diptree import DiPTree
+from predictor.fit import Fit
+from predictor.leaf_graph import FlatTree, function_of, graph_of
+from predictor.records import (
     Finished,
     Floats,
     Hyperparameters,
@@ -23,8 +25,6 @@ from predictor.diptree import (
     Ticket,
     bare_partition,
 )
-from predictor.fit import Fit
-from predictor.leaf_graph import FlatTree, function_of, graph_of
 
 #: ln of the 19 quantiles by index of the row.
 Forecasts = dict[int, Floats]
@@ -77,17 +77,23 @@ def fit_history(
     early, late = ordered[: len(ordered) - held], ordered[len(ordered) - held :]
     # Half the trees give nearly the same forecasts, and weights are all that is wanted.
     lighter = replace(hyper, tree_count=(hyper.tree_count + 1) // 2)
-    judge = _structure(early, lighter, seed).tree()
-    memorize(judge, early, teaches_head=True)
+    of_judge, seen = _structure(early, lighter, seed)
+    judge = of_judge.tree()
+    memorize(judge, early, teaches_head=True, seen=seen)
     forecasts = replay(judge, late)
-    structure = _structure(ordered, hyper, seed)
+    structure, _ = _structure(ordered, hyper, seed)
     tree = structure.tree()
     tree.inherit(judge)
     return replace(structure, lessons=tree.lessons()), forecasts
 
 
-def _structure(ordered: Sequence[Finished], hyper: Hyperparameters, seed: int) -> Fit:
-    """Return partition and head fitted on the newest rows; bins alone where there are too few."""
+def _structure(
+    ordered: Sequence[Finished], hyper: Hyperparameters, seed: int
+) -> tuple[Fit, tuple[Singles, Floats]]:
+    """Return partition and head fitted on the newest rows, and `causal_features` of all.
+
+    Where there are too few rows, bins are all there is.
+    """
     newest = -max(hyper.fit_count_max, hyper.head_fit_count_max)
     names = frequent_names(run.row for run in ordered[newest:])
     of_all, ln_s_of_all = causal_features(ordered, hyper, names)
@@ -96,7 +102,8 @@ def _structure(ordered: Sequence[Finished], hyper: Hyperparameters, seed: int) -
     until_s = ordered[-1].ended_s
     partition = replace(bare_partition(hyper.bin_count), edges=edges, base=base, names=names)
     if len(ln_s) < FIT_COUNT_MIN or hyper.tree_count == 0:
-        return Fit(hyper, partition, b"", DiPTree(hyper, partition).lessons(), until_s)
+        bins = Fit(hyper, partition, b"", DiPTree(hyper, partition).lessons(), until_s)
+        return bins, (of_all, ln_s_of_all)
     trees = _partition_trees(features, ln_s, hyper, seed)
     newest = -hyper.head_fit_count_max
     has_head = hyper.head_round_count > 0
@@ -117,7 +124,8 @@ def _structure(ordered: Sequence[Finished], hyper: Hyperparameters, seed: int) -
             ),
             head_edges=np.quantile(forecasts, np.arange(1, HEAD_GROUP_COUNT) / HEAD_GROUP_COUNT),
         )
-    return Fit(hyper, partition, graph, DiPTree(hyper, partition, tell).lessons(), until_s)
+    fit = Fit(hyper, partition, graph, DiPTree(hyper, partition, tell).lessons(), until_s)
+    return fit, (of_all, ln_s_of_all)
 
 
 def _residual_edges(residuals: Floats) -> Floats:
@@ -150,18 +158,25 @@ def causal_features(
     return np.stack(told), ln_s
 
 
-def memorize(tree: DiPTree, ordered: Sequence[Finished], *, teaches_head: bool) -> None:
+def memorize(
+    tree: DiPTree,
+    ordered: Sequence[Finished],
+    *,
+    teaches_head: bool,
+    seen: tuple[Singles, Floats] | None = None,
+) -> None:
     """Let `tree`, which knows no run yet, learn each end, in the order of time, and judge nothing.
 
     Args:
         tree: Learns.
         ordered: By end.
         teaches_head: Whether the head's residuals count.
+        seen: `causal_features` of `ordered`, if they are at hand.
     """
     assert tree.observed_count == 0
     if not ordered:
         return
-    features, ln_s = causal_features(ordered, tree.hyper, tree.partition.names)
+    features, ln_s = seen or causal_features(ordered, tree.hyper, tree.partition.names)
     told = tree.told_by_trees(features)
     tickets: dict[int, Ticket] = {}
     for index, is_start in _events(ordered):

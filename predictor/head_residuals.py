@@ -7,50 +7,54 @@ has the residuals of all forecasts, and those by the size of the forecast.
 
 import copy
 import math
-from typing import TYPE_CHECKING
+from bisect import bisect_left
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from predictor.diptree import Lessons, Partition
+from predictor.records import RESIDUAL_KIND_COUNT, Lessons, Partition
 
 Floats = NDArray[np.float64]
+Ids = NDArray[np.intp]
 
-#: As they are, in usual errors.
-RESIDUAL_KIND_COUNT = 2
 #: Pseudo-counts of all residuals in those of a group of forecasts.
 HEAD_KAPPA = 30.0
 HEAD_DECAY = 0.998
+#: Cells of a table of pieces; edges nearer to each other than a cell are told apart less exactly.
+CELL_COUNT_MAX = 8192
 
 
 class HeadResiduals:
     """Learns how far forecasts are off."""
 
-    def __init__(self, partition: "Partition") -> None:
+    def __init__(self, partition: Partition) -> None:
         self._partition = partition
         kinds, edge_count = partition.residual_edges.shape
         group_count = len(partition.head_edges) + 1
+        self._head_edges: list[float] = partition.head_edges.tolist()
         self._all: Floats = np.full((kinds, edge_count - 1), 1.0 / (edge_count - 1))
         self._groups: Floats = np.zeros((group_count, kinds, edge_count - 1))
+        self._pieces = [_Pieces(edges) for edges in partition.residual_edges]
         #: Probability below each residual edge, by group, until the next change.
         self._below: dict[int, Floats] = {}
+        #: The same of all groups as lines, by kind.
+        self._lines: list[tuple[Floats, Floats]] | None = None
 
     def copy(self) -> "HeadResiduals":
         """Return an independent copy."""
         other = copy.copy(self)
         other._all, other._groups = self._all.copy(), self._groups.copy()
-        other._below = {}
+        other._forget()
         return other
 
-    def arrays(self) -> "Lessons":
+    def arrays(self) -> Lessons:
         """Return what it learned."""
         return {"head_all": self._all, "head_groups": self._groups}
 
-    def restore(self, lessons: "Lessons") -> None:
+    def restore(self, lessons: Lessons) -> None:
         """Take over what another of the same bins learned."""
         self._all, self._groups = lessons["head_all"].copy(), lessons["head_groups"].copy()
-        self._below = {}
+        self._forget()
 
     def inherit(self, other: "HeadResiduals") -> None:
         """Move the residuals of another head onto this one's bins."""
@@ -62,7 +66,7 @@ class HeadResiduals:
             if are_alike:
                 for group, of_group in zip(self._groups, other._groups, strict=True):
                     group[kind] = _rebinned(of_group[kind], old, new)
-        self._below = {}
+        self._forget()
 
     def cumulative(self, forecast: float, ln_error: float) -> Floats:
         """Return the probability below each edge of ln t, (RESIDUAL_KIND_COUNT, n_edges).
@@ -71,17 +75,19 @@ class HeadResiduals:
             forecast: Of ln t.
             ln_error: ln of its usual error.
         """
+        told: Floats = np.stack(self.curves(forecast, ln_error))
+        told[:, 0], told[:, -1] = 0.0, 1.0
+        return told
+
+    def curves(self, forecast: float, ln_error: float) -> tuple[Floats, Floats]:
+        """Return the same, by kind, but for both ends, where all experts agree."""
         edges = self._partition.residual_edges
         below = self._below_edges(self._group(forecast))
         plain = self._partition.edges - forecast
-        told: Floats = np.stack(
-            (
-                np.interp(plain, edges[0], below[0]),
-                np.interp(plain * math.exp(-ln_error), edges[1], below[1]),
-            )
+        return (
+            np.interp(plain, edges[0], below[0]),
+            np.interp(plain * math.exp(-ln_error), edges[1], below[1]),
         )
-        told[:, 0], told[:, -1] = 0.0, 1.0
-        return told
 
     def cumulatives(self, told: Floats) -> Floats:
         """Return the same for many forecasts and ln of their usual errors, (n, 2).
@@ -89,25 +95,21 @@ class HeadResiduals:
         Returns:
             (RESIDUAL_KIND_COUNT, n, n_edges).
         """
-        if len(told) == 1:
-            return self.cumulative(float(told[0, 0]), float(told[0, 1]))[:, None]
         forecasts = told[:, 0]
-        below = np.array([self._below_edges(group) for group in range(len(self._groups))])
+        if self._lines is None:
+            below = np.array([self._below_edges(group) for group in range(len(self._groups))])
+            self._lines = [piece.lines(below[:, k]) for k, piece in enumerate(self._pieces)]
         groups = self._partition.head_edges.searchsorted(forecasts)
         plain = self._partition.edges - forecasts[:, None]
-        kinds = (plain, plain * np.exp(-told[:, 1:]))
         curves: Floats = np.empty((RESIDUAL_KIND_COUNT, *plain.shape))
-        for kind, (residuals, ends) in enumerate(
-            zip(kinds, self._partition.residual_edges, strict=True)
-        ):
-            # The groups' curves side by side on one axis, so that one call reads them all.
-            places = (ends[-1] - ends[0] + 1.0) * np.arange(len(below))
-            within = np.clip(residuals, ends[0], ends[-1])
-            curves[kind] = np.interp(
-                (within + places[groups, None]).ravel(),
-                (ends + places[:, None]).ravel(),
-                below[:, kind].ravel(),
-            ).reshape(plain.shape)
+        kinds = (plain, plain * np.exp(-told[:, 1:]))
+        for kind, residuals in enumerate(kinds):
+            pieces, (slopes, starts) = self._pieces[kind], self._lines[kind]
+            places = pieces.find(residuals)
+            places += (groups * pieces.count)[:, None]
+            slopes.take(places, out=curves[kind], mode="clip")  # unlike other modes, unbuffered
+            curves[kind] *= residuals
+            curves[kind] += starts.take(places)
         curves[..., 0], curves[..., -1] = 0.0, 1.0
         return curves
 
@@ -124,7 +126,10 @@ class HeadResiduals:
             bin_ = int(edges[1:-1].searchsorted(residual, side="right"))
             self._all[kind, bin_] += 1
             group[kind, bin_] += 1
-        self._below = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._below, self._lines = {}, None
 
     def _below_edges(self, group: int) -> Floats:
         below = self._below.get(group)
@@ -137,7 +142,43 @@ class HeadResiduals:
         return below
 
     def _group(self, forecast: float) -> int:
-        return int(self._partition.head_edges.searchsorted(forecast))
+        return bisect_left(self._head_edges, forecast)
+
+
+class _Pieces:
+    """Finds the pieces between edges in which many numbers lie, without a search for each.
+
+    A table of cells, of which none holds two edges, tells all but the last comparison.
+    """
+
+    def __init__(self, edges: Floats) -> None:
+        #: Between edges, and two that are level, below and above all.
+        self.count = len(edges) + 1
+        self._edges = edges
+        self._upper: Floats = np.append(edges, np.inf)
+        width = float(edges[-1] - edges[0])
+        cell_count = min(math.ceil(width / float(np.diff(edges).min())), CELL_COUNT_MAX)
+        self._cells_per_unit = cell_count / width
+        starts = edges[0] + np.arange(-1, cell_count + 1) / self._cells_per_unit
+        self._first: Ids = edges.searchsorted(starts, side="right")
+
+    def find(self, numbers: Floats) -> Ids:
+        """Return the piece of each of `numbers`: 0 below the first edge, `count` - 1 above."""
+        cells = numbers * self._cells_per_unit
+        cells += 1 - self._edges[0] * self._cells_per_unit
+        np.clip(cells, 0, len(self._first) - 1, out=cells)
+        pieces: Ids = self._first.take(cells.astype(np.intp))
+        pieces += numbers >= self._upper.take(pieces)
+        return pieces
+
+    def lines(self, heights: Floats) -> tuple[Floats, Floats]:
+        """Return slopes and values at 0 of the lines between `heights`, (n, n_edges), flat."""
+        slopes = np.zeros((len(heights), self.count))
+        slopes[:, 1:-1] = np.diff(heights, axis=1) / np.diff(self._edges)
+        starts = np.empty_like(slopes)
+        starts[:, 0], starts[:, -1] = heights[:, 0], heights[:, -1]
+        starts[:, 1:-1] = heights[:, :-1] - slopes[:, 1:-1] * self._edges[:-1]
+        return slopes.ravel(), starts.ravel()
 
 
 def _rebinned(masses: Floats, old_edges: Floats, new_edges: Floats) -> Floats:

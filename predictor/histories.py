@@ -9,10 +9,8 @@ eq. 3), and only know runs that had ended.
 import copy
 import math
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from predictor.diptree import Row
+from predictor.records import Row
 
 #: Numbers told for each context and category.
 HISTORY_COUNT = 5
@@ -84,7 +82,7 @@ class Histories:
         values = sum(len(history.newest_values) for history in self._by_name.values())
         return 8 * (8 * len(self._by_name) + values)
 
-    def features(self, row: "Row") -> list[float]:
+    def features(self, row: Row) -> list[float]:
         """Return `HISTORY_COUNT` numbers for "all", each context and each category."""
         told: list[float] = []
         slow = fast = newest = 0.0
@@ -113,7 +111,7 @@ class Histories:
                 told += (slow, fast, history.newest, history.spread, math.log1p(history.count))
         return told
 
-    def typicals(self, row: "Row") -> tuple[float, ...]:
+    def typicals(self, row: Row) -> tuple[float, ...]:
         """Return the median ln t of the deepest context with `TYPICAL_COUNT_MIN` runs.
 
         One for each of `TYPICAL_COUNTS`; none where no context has so many runs.
@@ -136,7 +134,7 @@ class Histories:
             error = min(abs(typical - ln_s), TYPICAL_ERROR_MAX)
             self._typical_errors[index] += TYPICAL_RATE * (error - self._typical_errors[index])
 
-    def learn(self, row: "Row", ln_s: float) -> None:
+    def learn(self, row: Row, ln_s: float) -> None:
         """Add an ended run."""
         names: list[Name] = [(column, name) for column, name in enumerate(row.categories)]
         names += [row.contexts[:depth] for depth in range(len(row.contexts), -1, -1)]

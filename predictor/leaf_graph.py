@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from predictor.diptree import Singles, TreeFunction
+from predictor.records import Singles, TreeFunction
 
 #: Attributes of the ensemble: numbers or words, by name.
 _Columns = dict[str, list[object]]

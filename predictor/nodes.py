@@ -5,13 +5,11 @@
 """
 
 import copy
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from predictor.diptree import Hyperparameters, Partition
+from predictor.records import Hyperparameters, Partition
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -26,7 +24,7 @@ SCALE_MIN = 1e-4
 class Nodes:
     """Histograms of all nodes of one partition and of all contexts."""
 
-    def __init__(self, partition: "Partition", hyper: "Hyperparameters") -> None:
+    def __init__(self, partition: Partition, hyper: Hyperparameters) -> None:
         self._first = 1 + partition.node_count
         self._partition = partition
         self._hyper = hyper
@@ -81,7 +79,7 @@ class Nodes:
         return told
 
     def leaf_table(self) -> Singles:
-        """Return the probability below each edge, (n_leaves, bins + 1), in every leaf.
+        """Return the probability below each bin's upper edge, (n_leaves, bins), in every leaf.
 
         From the roots down each node is mixed with its parent once, however many leaves it has: the
         price of about a hundred calls of `by_leaves`.
@@ -95,8 +93,7 @@ class Nodes:
             beliefs[nodes] = (beliefs[nodes] + kappa * beliefs[parents]) / totals[nodes]
         paths = self._partition.paths
         last = paths[np.arange(len(paths)), (paths > 0).sum(axis=1) - 1]
-        table = np.zeros((len(paths), beliefs.shape[1] + 1), dtype=np.float32)
-        np.cumsum(beliefs[last], axis=1, out=table[:, 1:])
+        table: Singles = beliefs[last].cumsum(axis=1)
         return table
 
     def add_to_leaves(self, leaves: Ids, bin_: int) -> None:

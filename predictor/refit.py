@@ -14,9 +14,9 @@ import numpy as np
 
 from gcos import codec
 from gcos.durations import LEVELS, Observation, PoolSpeed
-from predictor.diptree import Finished, Floats, Hyperparameters
 from predictor.features import ln_work
 from predictor.fit import Fit
+from predictor.records import Finished, Floats, Hyperparameters
 from predictor.task_predictor import TaskPredictor, finished
 
 TIMEOUT_S = 600.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gcos import codec
-from gcos.durations import Observation, PoolSpeed, WorkFeatures
+from gcos.durations import Observation, PoolSpeed
 from gcos.errors import GcosError, InvalidRequestError
 from gcos.logs import Log
 from gcos.rpc.interception import Context
@@ -16,9 +16,9 @@ from gcos.rpc.wire import from_proto, to_proto
 from gcos.run_time_snapshot import RunTimeSnapshot
 from gcos.store import Delete, Put, Store
 from gcos.v1 import predictor_pb2, predictor_pb2_grpc
-from predictor.features import check_features, check_observation, check_pool
+from predictor.features import Question, check_observation
 from predictor.fit import Fit
-from predictor.question_wire import features_of, pool_of
+from predictor.question_wire import QuestionReader, under
 from predictor.task_predictor import Structure, TaskPredictor
 
 SERVICE_NAME: Final = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"].full_name
@@ -28,8 +28,8 @@ POOL_COUNT_MAX: Final = 64
 #: Works x pools of one request: about 1.8 MB of answer, below gRPC's limit of 4 MiB.
 PREDICTION_COUNT_MAX: Final = 8192
 OBSERVATION_COUNT_MAX: Final = 1024
-#: Predictions made between two turns of the event loop: about 1 ms by trees, 3 ms by the trie.
-PREDICTIONS_PER_TURN_COUNT: Final = 128
+#: Predictions made between two turns of the event loop: about 3 ms, by trees or by the trie.
+PREDICTIONS_PER_TURN_COUNT: Final = 256
 PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT: Final = 32
 #: Predictions remembered until the next run ends: about 4 MB.
 REMEMBERED_COUNT_MAX: Final = 16_384
@@ -96,6 +96,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
     def __init__(self, predictor: TaskPredictor, store: Store) -> None:
         self._predictor = predictor
         self._store = store
+        self._reader = QuestionReader()
         self._remembered = _Remembered()
         self._observing = asyncio.Lock()
         self._snapshot = RunTimeSnapshot("", ())
@@ -118,24 +119,23 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
                 field="works",
                 hint="ask in several calls",
             )
-        pools = _pools_of(request)
-        works = [work.SerializeToString() for work in request.works]
-        told = self._remembered.recall(self._predictor.generation, pools, works)
+        pools = self._reader.pools(request.pools)
+        questions = self._reader.questions(request.works)
+        told = self._remembered.recall(self._predictor.generation, pools, questions)
         unknown = [index for index, document in enumerate(told) if document is None]
         if unknown:
-            await self._answer(request, pools, works, unknown, told)
+            await self._answer(pools, questions, unknown, told)
         return predictor_pb2.PredictResponse.FromString(b"".join(told))  # type: ignore[arg-type]
 
     async def _answer(
         self,
-        request: predictor_pb2.PredictRequest,
         pools: tuple[PoolSpeed, ...],
-        works: Sequence[bytes],
+        questions: Sequence[Question],
         unknown: Sequence[int],
         told: list[bytes | None],
     ) -> None:
         """Fill in `told` where nothing is remembered."""
-        asked = _features_of(request, unknown)
+        asked = [questions[index] for index in unknown]
         has_trees = self._predictor.structure is not None
         per_turn = (
             PREDICTIONS_PER_TURN_COUNT if has_trees else PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT
@@ -146,10 +146,11 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
                 await asyncio.sleep(0)  # a large batch must not keep small ones waiting
             turn = slice(first, first + works_per_turn)
             answers = self._predictor.predict_many(asked[turn], pools)
-            new = {}
-            for index, document in zip(unknown[turn], answers.encoded(), strict=True):
-                new[works[index]] = told[index] = document
+            documents = answers.encoded()
+            for index, document in zip(unknown[turn], documents, strict=True):
+                told[index] = document
             # Asking may have declared another speed: the generation is that of after.
+            new = dict(zip(asked[turn], documents, strict=True))
             self._remembered.keep(self._predictor.generation, pools, new)
 
     async def Observe(
@@ -239,45 +240,13 @@ def _check_count(count: int, limit: int, field: str) -> None:
         )
 
 
-def _features_of(
-    request: predictor_pb2.PredictRequest, indices: Sequence[int]
-) -> list[WorkFeatures]:
-    asked = []
-    for index in indices:
-        try:
-            features = features_of(request.works[index])
-            check_features(features)
-        except InvalidRequestError as exc:
-            raise _under(f"works[{index}]", exc) from exc
-        asked.append(features)
-    return asked
-
-
-def _pools_of(request: predictor_pb2.PredictRequest) -> tuple[PoolSpeed, ...]:
-    pools = []
-    for index, message in enumerate(request.pools):
-        try:
-            pool = pool_of(message)
-            check_pool(pool)
-        except InvalidRequestError as exc:
-            raise _under(f"pools[{index}]", exc) from exc
-        pools.append(pool)
-    return tuple(pools)
-
-
 @contextlib.contextmanager
 def _placed(place: str) -> Iterator[None]:
     """Put `place` before the field and the message of an error raised inside."""
     try:
         yield
     except InvalidRequestError as exc:
-        raise _under(place, exc) from exc
-
-
-def _under(place: str, error: InvalidRequestError) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{place}: {error.message}", field=f"{place}.{error.field}", hint=error.hint
-    )
+        raise under(place, exc) from exc
 
 
 class _Remembered:
@@ -285,24 +254,27 @@ class _Remembered:
 
     def __init__(self) -> None:
         self._generation = (-1, -1)
-        #: By pool types, then by the bytes of the task.
-        self._answers: dict[tuple[PoolSpeed, ...], dict[bytes, bytes]] = {}
+        #: By pool types, then by question.
+        self._answers: dict[tuple[PoolSpeed, ...], dict[Question, bytes]] = {}
         self._count = 0
 
     def recall(
-        self, generation: tuple[int, int], pools: tuple[PoolSpeed, ...], works: Sequence[bytes]
+        self,
+        generation: tuple[int, int],
+        pools: tuple[PoolSpeed, ...],
+        questions: Sequence[Question],
     ) -> list[bytes | None]:
-        """Return the answer to each task, or None."""
+        """Return the answer to each question, or None."""
         known = self._answers.get(pools)
         if generation != self._generation or known is None:
-            return [None] * len(works)
-        return list(map(known.get, works))
+            return [None] * len(questions)
+        return list(map(known.get, questions))
 
     def keep(
         self,
         generation: tuple[int, int],
         pools: tuple[PoolSpeed, ...],
-        told: Mapping[bytes, bytes],
+        told: Mapping[Question, bytes],
     ) -> None:
         """Remember answers of `generation`; those of another are forgotten."""
         if generation != self._generation or self._count >= REMEMBERED_COUNT_MAX:

@@ -14,11 +14,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from gcos.durations import (
-    LEVELS,
-    SECONDS_MAX,
     SECONDS_MIN,
     Observation,
     Outcome,
@@ -30,14 +26,31 @@ from gcos.ids import RunId
 from gcos.run_time_prior import has_known_size
 from gcos.run_time_snapshot import ContextRunTime, RunTimeSnapshot
 from gcos.tasks import WorkKind
-from predictor.answers import Answers, Floats
-from predictor.diptree import DiPTree, Finished, Forecasts, Row
-from predictor.features import CONTEXTS, ln_work, names_of, numbers_of, row_of
+from predictor.answers import Answer, AnswerColumns, Answers
+from predictor.diptree import DiPTree
+from predictor.features import (
+    Question,
+    Template,
+    ln_work,
+    names_of,
+    numbers_at,
+    question_of,
+    row_of,
+)
+from predictor.places import Place
+from predictor.records import Finished, Row
 from predictor.residuals import Key
 from predictor.task_trie import OBSERVATION_COUNT_MAX, Knowledge, TaskTrie
+from predictor.templates import TemplateColumns
 
 #: Runs of a model on a pool type from which DiPTree is preferred to the trie.
 KNOWN_COUNT = 8
+#: Answers up to which columns take longer than rows one by one.
+FEW_COUNT = 8
+#: Templates on pool types remembered until the next change.
+PLACE_COUNT_MAX = 4096
+#: Lists of pool types whose templates are remembered.
+COLUMNS_COUNT_MAX = 8
 #: How far back observations are put in their place, in world time.
 WATERMARK_S = 3600.0
 #: Observations between checkpoints, and checkpoints kept: what may have to be learned again.
@@ -77,6 +90,11 @@ class TaskPredictor:
         self._learned: Key = _FIRST
         self._since_checkpoint_count = 0
         self._change_count = 0
+        #: What trees know of names, and the same by pool types, after so many changes.
+        self._places: dict[tuple[Template, str], Place | None] = {}
+        self._places_since = -1
+        self._columns: dict[tuple[str, ...], TemplateColumns] = {}
+        self._columns_since = -1
         #: Observations too late to be put in their place; they wait for the next replay.
         self.late_count = 0
 
@@ -112,46 +130,103 @@ class TaskPredictor:
 
     def predict(self, features: WorkFeatures, pools: Sequence[PoolSpeed]) -> tuple[Prediction, ...]:
         """Return one prediction for each pool type, in order."""
-        return self.predict_many([features], pools).predictions() if pools else ()
+        return self.predict_many([question_of(features)], pools).predictions() if pools else ()
 
-    def predict_many(self, works: Sequence[WorkFeatures], pools: Sequence[PoolSpeed]) -> Answers:
-        """Return one answer for each task and pool type, at least one of each, in order."""
+    def predict_many(
+        self, questions: Sequence[Question], pools: Sequence[PoolSpeed]
+    ) -> Answers | AnswerColumns:
+        """Return one answer for each question and pool type, at least one of each, in order."""
+        version = self._version(self._trie.version())
+        tree = self._tree
+        if tree is None:
+            rows = [row for question in questions for row in self._ask_trie(question, pools)]
+        elif len(questions) * len(pools) > FEW_COUNT:
+            return self._ask_together(tree, questions, pools, version)
+        else:
+            rows = [row for question in questions for row in self._ask_tree(tree, question, pools)]
+        return Answers(tuple(pool.type for pool in pools), rows, version)
+
+    def _known_place(self, template: Template, pool_type: str) -> Place | None:
+        """Return what trees know of names since the last change; None where the trie answers."""
+        if self._places_since != self._change_count or len(self._places) >= PLACE_COUNT_MAX:
+            self._places_since = self._change_count
+            self._places = {}
+        key = (template, pool_type)
+        if key in self._places:
+            return self._places[key]
+        assert self._tree is not None
+        categories, contexts, of_pool = names_of(template.features, pool_type)
+        is_known = self._trie.run_count(of_pool) >= KNOWN_COUNT
+        place = self._tree.place(Row((), categories, contexts)) if is_known else None
+        self._places[key] = place
+        return place
+
+    def _ask_trie(self, question: Question, pools: Sequence[PoolSpeed]) -> list[Answer]:
+        template, token_count = question
+        features = replace(template.features, token_count=token_count)
+        return [Answer.of(told) for told in self._trie.predict(features, pools)]
+
+    def _ask_tree(
+        self, tree: DiPTree, question: Question, pools: Sequence[PoolSpeed]
+    ) -> list[Answer]:
+        """Ask trees where runs are known, and the trie where not."""
+        answers: list[Answer | None] = []
+        new = []
+        numbers, reference_s = numbers_at(question)
+        for pool in pools:
+            place = self._known_place(question[0], pool.type)
+            if place is None:
+                new.append(pool)
+                answers.append(None)
+            else:
+                answers.append(Answer.relative(tree.tell(numbers, place), place, reference_s))
+        told = iter(self._ask_trie(question, new) if new else ())
+        return [next(told) if answer is None else answer for answer in answers]
+
+    def _ask_together(
+        self,
+        tree: DiPTree,
+        questions: Sequence[Question],
+        pools: Sequence[PoolSpeed],
+        version: str,
+    ) -> AnswerColumns:
+        """Ask the same of many questions, in columns."""
         pool_types = tuple(pool.type for pool in pools)
-        columns = _Columns(len(works) * len(pools))
-        rows: list[Row] = []
-        #: Index of each of `rows` among the answers, and reference times.
-        places: list[int] = []
-        ln_references: list[float] = []
-        for index, features in enumerate(works):
-            first = index * len(pools)
-            if self._tree is None:
-                columns.put(self._trie.predict(features, pools), range(first, first + len(pools)))
-                continue
-            numbers = numbers_of(features)
-            new: list[int] = []
-            for place, pool_type in enumerate(pool_types):
-                categories, contexts, of_pool = names_of(features, pool_type)
-                if self._trie.run_count(of_pool) < KNOWN_COUNT:
-                    new.append(place)
-                    continue
-                rows.append(Row(numbers, categories, contexts))
-                places.append(first + place)
-                ln_references.append(numbers[0])
+        answers = AnswerColumns.blank(len(questions), pool_types, version)
+        columns = self._columns_of(tree, pool_types)
+        gathered = columns.gather(questions)
+        ids = gathered.place_ids.ravel()
+        numbers, references_s = gathered.numbers, gathered.references_s
+        if len(pools) > 1:
+            numbers = numbers.repeat(len(pools), axis=0)
+            references_s = references_s.repeat(len(pools))
+        if ids.min() >= 0:
+            told = tree.predict_at(columns.places, ids, numbers)
+            answers.put_forecasts(slice(None), told, references_s)
+            return answers
+        (known,) = (ids >= 0).nonzero()
+        if len(known):
+            told = tree.predict_at(columns.places, ids[known], numbers[known])
+            answers.put_forecasts(known, told, references_s[known])
+        for index, of_question in enumerate(gathered.place_ids.tolist()):
+            new = [at for at, place_id in enumerate(of_question) if place_id < 0]
             if new:
-                told = self._trie.predict(features, [pools[place] for place in new])
-                columns.put(told, [first + place for place in new])
-        if rows:
-            assert self._tree is not None
-            columns.put_forecasts(self._tree.predict_many(rows), places, ln_references)
-        return Answers(
-            pool_types=pool_types,
-            quantiles_s=columns.quantiles_s,
-            typicals_s=columns.typicals_s,
-            effective_counts=columns.effective_counts,
-            contexts=columns.contexts,
-            are_cold=columns.are_cold,
-            version=self._version(self._trie.version()),
-        )
+                rows = self._ask_trie(questions[index], [pools[at] for at in new])
+                for at, row in zip(new, rows, strict=True):
+                    answers.put(index * len(pools) + at, row)
+        return answers
+
+    def _columns_of(self, tree: DiPTree, pool_types: tuple[str, ...]) -> TemplateColumns:
+        """Return the templates asked for on `pool_types` since the last change."""
+        if self._columns_since != self._change_count:
+            self._columns_since, self._columns = self._change_count, {}
+        columns = self._columns.get(pool_types)
+        if columns is None:
+            if len(self._columns) == COLUMNS_COUNT_MAX:
+                self._columns = {}
+            columns = TemplateColumns(pool_types, tree.partition.edges, self._known_place)
+            self._columns[pool_types] = columns
+        return columns
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -266,51 +341,6 @@ class TaskPredictor:
 
     def _version(self, of_trie: str) -> str:
         return of_trie if self._structure is None else f"{of_trie}-{self._structure.version}"
-
-
-class _Columns:
-    """Answers while they are put together."""
-
-    def __init__(self, count: int) -> None:
-        self.quantiles_s: Floats = np.empty((count, len(LEVELS)))
-        self.typicals_s: list[float | None] = [None] * count
-        self.effective_counts = [0.0] * count
-        self.contexts = [""] * count
-        self.are_cold = [False] * count
-
-    def put(self, told: Sequence[Prediction], places: Sequence[int]) -> None:
-        """Put what the trie tells."""
-        for prediction, place in zip(told, places, strict=True):
-            self.quantiles_s[place] = prediction.run_time.quantiles_s
-            self.typicals_s[place] = prediction.typical_s
-            self.effective_counts[place] = prediction.effective_count
-            self.contexts[place] = prediction.context
-            self.are_cold[place] = prediction.is_cold
-
-    def put_forecasts(
-        self, told: Forecasts, places: list[int], ln_references: Sequence[float]
-    ) -> None:
-        """Put what trees tell, relative to reference times."""
-        references_s = np.exp(np.array(ln_references))
-        quantiles_s = told.quantiles_s * references_s[:, None]
-        np.maximum(quantiles_s, SECONDS_MIN, out=quantiles_s)
-        np.minimum(quantiles_s, SECONDS_MAX, out=quantiles_s)
-        # Rounding must not make a quantile fall.
-        self.quantiles_s[places] = np.maximum.accumulate(quantiles_s, axis=1)
-        deepest = len(CONTEXTS)
-        rows = zip(
-            places,
-            told.typicals_s,
-            told.effective_counts,
-            told.depths,
-            references_s.tolist(),
-            strict=True,
-        )
-        for place, typical, effective_count, depth, reference_s in rows:
-            if typical is not None:
-                self.typicals_s[place] = min(max(typical * reference_s, SECONDS_MIN), SECONDS_MAX)
-            self.effective_counts[place] = effective_count
-            self.contexts[place] = CONTEXTS[min(depth, deepest) - 1]
 
 
 def learn(tree: DiPTree, observation: Observation, until_s: float) -> None:

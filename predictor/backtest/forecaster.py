@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.diptree import Finished, Row
+from predictor.records import Finished, Row
 
 Floats = NDArray[np.float64]
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from gcos.errors import WrongStateError
 from predictor.backtest.contender import Configuration
 from predictor.backtest.forecaster import Told
-from predictor.diptree import DiPTree, Finished, Hyperparameters, Row, Ticket
+from predictor.diptree import DiPTree
 from predictor.fitting import trained
+from predictor.records import Finished, Hyperparameters, Row, Ticket
 
 #: Newest ended jobs that a refit replays; more would make it take minutes.
 HISTORY_COUNT_MAX = 50_000

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gcos.durations import SECONDS_MAX, SECONDS_MIN
 from gcos.errors import InvalidRequestError
 from predictor.backtest.reading import Cell, Note, Table, TraceError
-from predictor.diptree import Finished, Row
+from predictor.records import Finished, Row
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gcos.durations import LEVELS, RunTime
 from predictor.backtest.forecaster import Told
-from predictor.diptree import Finished, Row
+from predictor.records import Finished, Row
 
 Floats = NDArray[np.float64]
 

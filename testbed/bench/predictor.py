@@ -29,11 +29,12 @@ from gcos.store import MemoryStore
 from gcos.system import SystemClock
 from gcos.tasks import WorkKind
 from gcos.v1 import predictor_pb2, predictor_pb2_grpc
-from predictor.diptree import DiPTree, Finished, Hyperparameters, Singles
+from predictor.diptree import DiPTree
 from predictor.features import row_of
 from predictor.fit import Fit
 from predictor.fitting import fit_history, memorize
 from predictor.leaf_graph import function_of
+from predictor.records import Finished, Hyperparameters, Singles
 from predictor.servicer import PredictorServicer
 from predictor.task_predictor import Structure, TaskPredictor, finished
 from testbed.bench import BenchRow

@@ -10,7 +10,7 @@ from predictor.backtest.reading import Table
 from predictor.backtest.replay import Replayed
 from predictor.backtest.study import rows_to_predict, study
 from predictor.backtest.trace import Columns, Trace, trace_of
-from predictor.diptree import Finished, Row
+from predictor.records import Finished, Row
 
 
 def _trace(row_count: int) -> Trace:

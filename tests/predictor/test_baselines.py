@@ -13,7 +13,7 @@ from predictor.baselines.contenders import baselines_of
 from predictor.baselines.design import design_of
 from predictor.baselines.learners import MODULES, research_module
 from predictor.baselines.recent import NOTHING_KNOWN_S, GlobalQuantiles, LastOfContext
-from predictor.diptree import Finished, Row
+from predictor.records import Finished, Row
 
 
 def _finished(seconds: float, *contexts: str) -> Finished:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from gcos.durations import LEVELS
 from gcos.seeds import stream
 from predictor.codes import Codes, frequent_names
-from predictor.diptree import TABLE_WORTH_COUNT, DiPTree, Finished, Hyperparameters, Row
+from predictor.diptree import TABLE_WORTH_COUNT, DiPTree
 from predictor.levels import LevelCalibration
+from predictor.records import Finished, Hyperparameters, Row
 from predictor.stack import Stack, gram
 
 pytest.importorskip("sklearn")
@@ -283,7 +284,8 @@ def test_many_rows_are_told_what_each_is_told(
         for index, row in enumerate(rows):
             alone = one.predict(row)
             assert together.quantiles_s[index] == pytest.approx(alone.quantiles_s, rel=1e-5)
-            assert together.typicals_s[index] == alone.typical_s
+            nothing = math.isnan(together.typicals_s[index])
+            assert (None if nothing else together.typicals_s[index]) == alone.typical_s
             assert together.effective_counts[index] == alone.effective_count
             assert together.depths[index] == alone.depth
 
@@ -302,3 +304,13 @@ def test_a_number_that_is_none_is_unknown_also_among_many(tree: DiPTree) -> None
     odd = [Row((value, math.nan), ("m1",), ("m1",)) for value in (math.inf, math.nan, 1e300)]
     told = tree.predict_many(odd)
     assert np.isfinite(told.quantiles_s).all()
+
+
+def test_curves_of_many_forecasts_are_those_of_each(tree: DiPTree) -> None:
+    told = np.column_stack((stream(9, "forecasts").normal(2, 4, 500), np.linspace(-3, 3, 500)))
+    head = tree._head
+    assert head is not None
+    together = head.cumulatives(told)
+    for index, (forecast, ln_error) in enumerate(told.tolist()):
+        alone = head.cumulative(forecast, ln_error)
+        assert together[:, index] == pytest.approx(alone, rel=0, abs=1e-12)

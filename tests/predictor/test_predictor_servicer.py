@@ -1,6 +1,7 @@
 """The predictor over real gRPC and SQLite: batches, limits, durability."""
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -38,8 +39,9 @@ from gcos.store import MemoryStore, Put, SqliteStore, Store, Write
 from gcos.tasks import WorkKind
 from gcos.v1 import common_pb2, predictor_pb2, predictor_pb2_grpc
 from predictor import servicer as limits
-from predictor.answers import Answers
-from predictor.question_wire import features_of
+from predictor.answers import AnswerColumns, Answers
+from predictor.features import COUNT_MAX, Question, ln_work, numbers_at, numbers_of, question_of
+from predictor.question_wire import QuestionReader
 from predictor.servicer import SERVICE_NAME, PredictorServicer, recovered
 from predictor.task_predictor import TaskPredictor
 
@@ -240,8 +242,8 @@ async def test_a_better_fit_is_adopted_and_outlives_the_process() -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("lightgbm")
     pytest.importorskip("onnx")
-    from predictor.diptree import Hyperparameters
     from predictor.fitting import fit_history
+    from predictor.records import Hyperparameters
     from predictor.task_predictor import finished
 
     is_fitted = asyncio.Event()
@@ -372,9 +374,11 @@ async def test_what_was_asked_before_is_answered_from_memory_until_a_run_ends() 
     asked: list[int] = []
     predict_many = tree.predict_many
 
-    def counted(works: Sequence[WorkFeatures], pools: Sequence[PoolSpeed]) -> Answers:
-        asked.append(len(works))
-        return predict_many(works, pools)
+    def counted(
+        questions: Sequence[Question], pools: Sequence[PoolSpeed]
+    ) -> Answers | AnswerColumns:
+        asked.append(len(questions))
+        return predict_many(questions, pools)
 
     tree.predict_many = counted  # type: ignore[method-assign]
     other = replace(WORK, token_count=7)
@@ -409,7 +413,7 @@ def test_answers_are_written_as_protobuf_writes_them() -> None:
     for index in range(6):
         tree.observe(run_of(index))
     works = [WORK, replace(WORK, model="new"), replace(WORK, token_count=0, data_bytes=0)]
-    answers = tree.predict_many(works, POOLS)
+    answers = tree.predict_many([question_of(work) for work in works], POOLS)
     read = predictor_pb2.PredictResponse.FromString(b"".join(answers.encoded()))
     written = predictor_pb2.PredictResponse(
         works=[
@@ -428,16 +432,25 @@ def test_answers_are_written_as_protobuf_writes_them() -> None:
         WorkFeatures,
         st.sampled_from(WorkKind),
         model=st.text(max_size=9),
-        model_bytes=st.integers(0, 2**62),
+        model_bytes=st.integers(0, COUNT_MAX),
         data=st.lists(st.text(max_size=5), max_size=3).map(tuple),
-        token_count=st.integers(0, 2**62),
-        epoch_count=st.floats(0, 9),
+        token_count=st.integers(0, COUNT_MAX),
+        epoch_count=st.floats(0.01, 9),
         project=st.text(max_size=5),
     )
 )
 def test_questions_are_read_as_the_converter_reads_them(features: WorkFeatures) -> None:
-    message = to_proto(features, predictor_pb2.WorkFeatures)
-    assert features_of(message) == from_proto(message, WorkFeatures) == features
+    reader = QuestionReader()
+    for count in (features.token_count, 0, 1, 7):
+        work = replace(features, token_count=count)
+        asked = [to_proto(work, predictor_pb2.WorkFeatures) for _ in range(2)]
+        (template, token_count), (again, _) = reader.questions(asked)
+        assert replace(template.features, token_count=token_count) == work
+        assert from_proto(asked[0], WorkFeatures) == work
+        assert again is template
+        numbers, reference_s = numbers_at((template, token_count))
+        assert numbers == numbers_of(work)
+        assert math.log(reference_s) == ln_work(work)
 
 
 @pytest.mark.live

@@ -16,8 +16,9 @@ from gcos.ids import RunId
 from gcos.run_time_prior import PROMPT_COUNT, prior_predictions
 from gcos.seeds import stream
 from gcos.tasks import WorkKind
-from predictor.diptree import DiPTree, Hyperparameters, Row
+from predictor.diptree import DiPTree
 from predictor.fit_prior import Measured, coefficients_of, energy_benchmark, splitwise
+from predictor.records import Hyperparameters, Row
 from predictor.roofline import fitted_coefficients
 from predictor.task_predictor import TaskPredictor
 

@@ -20,10 +20,12 @@ from gcos.tasks import WorkKind
 pytest.importorskip("sklearn")
 pytest.importorskip("lightgbm")
 pytest.importorskip("onnx")
-from predictor import refit
-from predictor.diptree import Hyperparameters
+from predictor import refit, task_predictor, templates
+from predictor.answers import Answer, AnswerColumns, Answers
+from predictor.features import question_of
 from predictor.fit import Fit
 from predictor.fitting import fit_history
+from predictor.records import Hyperparameters
 from predictor.task_predictor import WATERMARK_S, Structure, TaskPredictor, finished
 
 H100, A100 = PoolSpeed("H100", 1.0), PoolSpeed("A100", 0.5)
@@ -222,3 +224,73 @@ def test_a_snapshot_scales_what_was_known_and_leaves_the_rest_to_the_prior(
     assert known.run_time.p50_s == pytest.approx(
         newest.quantiles_ratio[9] * pool_reference_s(size, 1.0)
     )
+
+
+def asked_of(count: int) -> list[WorkFeatures]:
+    """Known and new models, sizes of all kinds, and none."""
+    rng = stream(8, "asked")
+    return [
+        replace(
+            work(f"m{rng.integers(7)}", int(2 ** rng.uniform(0, 6))),
+            token_count=0 if rng.uniform() < 0.1 else int(10 ** rng.uniform(0, 9)),
+            gpu_count=int(rng.integers(3)),
+        )
+        for _ in range(count)
+    ]
+
+
+def test_many_are_told_what_each_is_told(structure: Structure) -> None:
+    predictor = using(structure, [run_of(index) for index in range(200)])
+    works = asked_of(150)
+    pools = [H100, PoolSpeed("new", 2.0), A100]
+    predictor.predict(work("unheard of"), pools)  # declares the speeds
+    for _ in range(2):  # what the first learns of the order of a batch changes no answer
+        answers = predictor.predict_many([question_of(features) for features in works], pools)
+        alone = [told for features in works for told in predictor.predict(features, pools)]
+        assert isinstance(answers, AnswerColumns)
+        for together, told in zip(answers.predictions(), alone, strict=True):
+            assert together.run_time.quantiles_s == pytest.approx(told.run_time.quantiles_s, 1e-9)
+            assert together.typical_s == pytest.approx(told.typical_s)
+            assert replace(together, run_time=told.run_time, typical_s=told.typical_s) == told
+        contexts = {told.context for told in alone}
+        assert contexts > {"kind", "kind/model", "kind/model/pool/shape/data"}
+    as_rows = Answers(answers.pool_types, answers_of(answers), answers.version)
+    assert answers.encoded() == as_rows.encoded()
+    first = answers.pool_types[:1]
+    one_pool = predictor.predict_many([question_of(features) for features in works], pools[:1])
+    assert isinstance(one_pool, AnswerColumns)
+    assert one_pool.encoded() == Answers(first, answers_of(one_pool), one_pool.version).encoded()
+
+
+def answers_of(columns: AnswerColumns) -> list[Answer]:
+    return [Answer.of(told) for told in columns.predictions()]
+
+
+def test_many_are_told_what_was_learned_since(structure: Structure) -> None:
+    runs = [run_of(index) for index in range(200)]
+    asked, fresh = using(structure, runs), using(structure, runs)
+    questions = [question_of(features) for features in asked_of(60)]
+    for index in range(200, 230):
+        asked.predict_many(questions, [H100])
+        for predictor in (asked, fresh):
+            predictor.observe(run_of(index))
+    assert (
+        asked.predict_many(questions, [H100]).encoded()
+        == fresh.predict_many(questions, [H100]).encoded()
+    )
+
+
+def test_more_templates_than_are_remembered_are_answered(
+    structure: Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = using(structure, [run_of(index) for index in range(200)])
+    questions = [question_of(features) for features in asked_of(60)]
+    told = predictor.predict_many(questions, [H100]).predictions()
+    monkeypatch.setattr(task_predictor, "PLACE_COUNT_MAX", 10)
+    monkeypatch.setattr(templates, "TEMPLATE_COUNT_MAX", 40)
+    predictor.observe(run_of(1))  # known; but what was remembered is forgotten
+    for part in (slice(0, 30), slice(30, 60), slice(0, 30)):
+        again = predictor.predict_many(questions[part], [H100]).predictions()
+        assert [a.run_time.p50_s for a in again] == pytest.approx(
+            [a.run_time.p50_s for a in told[part]], 1e-5
+        )

@@ -1,0 +1,91 @@
+"""What contexts and categories say of a row until the next change, alone and in columns. Pure.
+
+Most of a prediction depends on names only. It is worked out once for each name between two changes;
+of a batch it is gathered from columns, so that no row of it costs a step of Python.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+Ids = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is known of a row's contexts and categories alone.
+
+    Attributes:
+        names: Their ranks and what they lately said, (n,) float32.
+        cumulative: Probability below each edge by speed, (SPEED_COUNT, n_edges).
+        effective_count: Runs behind it.
+        depth: Contexts that have runs.
+        group: Which stack weights are used.
+        mixed: The contexts' part of the mixture, (n_edges,).
+        weights: Weights of trees and of head in it, (3,).
+        typicals: Candidates for the typical ln t.
+        typical_s: The one that is told.
+    """
+
+    names: Singles
+    cumulative: Floats
+    effective_count: float
+    depth: int
+    group: int
+    mixed: Floats
+    weights: Floats
+    typicals: tuple[float, ...]
+    typical_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceColumns:
+    """Places in columns: `names`, `mixed` and `weights` of `Place`, and what is told of each.
+
+    Attributes:
+        names: (n, n_names) float32.
+        mixed: (n, n_edges).
+        weights: (n, 3).
+        centres: (n,), about ln t: what contexts believe, then what the head last told. For the
+            order of a batch alone.
+        typicals_s: (n,), NaN where too few runs are known.
+        effective_counts: (n,).
+        depths: (n,).
+    """
+
+    names: Singles
+    mixed: Floats
+    weights: Floats
+    centres: Floats
+    typicals_s: Floats
+    effective_counts: Floats
+    depths: Ids
+
+    @classmethod
+    def of(cls, places: Sequence[Place], edges: Floats) -> "PlaceColumns":
+        """Return `places`, at least one, in order; `edges` are those of `mixed`."""
+        mixed = np.array([place.mixed for place in places])
+        return cls(
+            names=np.array([place.names for place in places]),
+            mixed=mixed,
+            weights=np.array([place.weights for place in places]),
+            # The mean is what lies above each piece of the curve, from the lowest edge on.
+            centres=edges[0] + (mixed[:, -1:] - mixed[:, 1:]) @ np.diff(edges),
+            typicals_s=np.array(
+                [np.nan if place.typical_s is None else place.typical_s for place in places]
+            ),
+            effective_counts=np.array([place.effective_count for place in places]),
+            depths=np.array([place.depth for place in places]),
+        )
+
+    def and_also(self, more: "PlaceColumns") -> "PlaceColumns":
+        """Return these places, then `more`."""
+        columns = ((getattr(self, name), getattr(more, name)) for name in _COLUMNS)
+        return PlaceColumns(*map(np.concatenate, columns))
+
+
+_COLUMNS = tuple(field.name for field in fields(PlaceColumns))
