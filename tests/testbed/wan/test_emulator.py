@@ -51,7 +51,7 @@ async def test_links_are_measured_as_asked_for_and_changed_while_they_carry(path
     async with Emulator(path) as emulator:
         config = emulator.config
         asked = asked_reading(config, (), "de", "sg")
-        reading = await measure(config, token, asked, flow_s=0.1)
+        reading = await measure(config, token, asked, flow_s=0.4)
         assert reading.rtt_s >= 0.02 - 0.004
         assert 0 < reading.bytes_per_s < 4e6 * 1.3
         answer = await change(config, token, slowed("de", "sg", 3.0))
