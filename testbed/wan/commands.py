@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gcos.cli.output import Output
+    from testbed.scenarios import Scenario
     from testbed.wan.cluster import Testbed
     from testbed.wan.control import LinkReading
-    from testbed.wan.experiment import Experiment
-    from testbed.wan.records import Answer, LinkChange
+    from testbed.wan.docker_cluster import ContainerOptions
+    from testbed.wan.records import LinkChange
+    from testbed.world import World
 
 testbed_commands = typer.Typer(
     help="Run regions on this machine, with the distances between them.", no_args_is_help=True
@@ -28,8 +30,8 @@ _Directory = Annotated[
     typer.Option("--dir", help="Directory of the testbed ($GCOS_HOME, else ~/.local/share/gcos)."),
 ]
 #: With these a link of 4 Gbit/s carries 30 MB/s here, which one process can do for all links.
-_SPEED = 60.0
-_BYTE_RATIO = 1000.0
+SPEED = 60.0
+BYTE_RATIO = 1000.0
 _Place = Annotated[str, typer.Argument(help="A site, broker or predictor.")]
 
 
@@ -39,12 +41,12 @@ def up(
         str, typer.Option(metavar="NAME|FILE", help="Whose sites: a scenario of gcos evaluate.")
     ] = "no-clean-zones",
     backend: Annotated[
-        str, typer.Option(help="relay: processes on loopback, without root.")
+        str, typer.Option(help="relay: processes on loopback; docker: containers.")
     ] = "relay",
-    speed: Annotated[float, typer.Option(help="World seconds per wall second.")] = _SPEED,
+    speed: Annotated[float, typer.Option(help="World seconds per wall second.")] = SPEED,
     byte_ratio: Annotated[
         float, typer.Option(help="World bytes that each stored byte stands for.")
-    ] = _BYTE_RATIO,
+    ] = BYTE_RATIO,
     gpus: Annotated[int, typer.Option(help="GPUs of each site.")] = 2,
     policy: Annotated[str, typer.Option(help="How sites bid, as in gcos evaluate.")] = "joint",
     network: Annotated[
@@ -58,6 +60,9 @@ def up(
         str | None, typer.Option(help="Zone of the predictor (one without a site).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of jitter and loss.")] = 0,
+    image: Annotated[
+        str, typer.Option(help="Image of containers (testbed/wan/docker/build.sh builds it).")
+    ] = "gcos-testbed:latest",
     directory: _Directory = None,
 ) -> None:
     """Start an agent for each site, a broker and a predictor, and the links between.
@@ -77,21 +82,40 @@ def up(
     """
     import signal  # noqa: PLC0415
 
-    from gcos.errors import InvalidRequestError  # noqa: PLC0415
+    from gcos.errors import InvalidRequestError, WrongStateError  # noqa: PLC0415
     from testbed import local_cluster  # noqa: PLC0415
     from testbed.commands import place  # noqa: PLC0415
     from testbed.local_state import ClusterOptions, Wishes  # noqa: PLC0415
     from testbed.scenarios import load_scenario  # noqa: PLC0415
-    from testbed.wan import cluster, matrix  # noqa: PLC0415
+    from testbed.wan import cluster, docker_cluster, matrix  # noqa: PLC0415
     from testbed.world import load_world  # noqa: PLC0415
 
-    if backend != "relay":
+    if backend not in {"relay", "docker"}:
         raise InvalidRequestError(
-            f"{backend!r} is no backend", field="backend", hint="there is: relay"
+            f"{backend!r} is no backend", field="backend", hint="there are: relay, docker"
         )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     where = place(directory)
+    if backend == "docker":
+        containers = docker_cluster.ContainerOptions(
+            where,
+            image=image,
+            policy=policy,
+            speed=speed,
+            byte_ratio=byte_ratio,
+            gpu_count=gpus,
+            seed=seed,
+        )
+        _up_in_containers(
+            containers, load_scenario(scenario), load_world(network), broker_zone, predictor_zone
+        )
+        return
+    if docker_cluster.is_there(where):
+        raise WrongStateError(
+            f"a testbed in containers is in {where}",
+            hint="bring back what ended of it with --backend docker, or choose another --dir",
+        )
     try:
         running = local_cluster.revive(where, Wishes(), tell=_tell)
         if running is None:
@@ -119,6 +143,35 @@ def up(
     )
 
 
+def _up_in_containers(
+    options: "ContainerOptions",
+    scenario: "Scenario",
+    world: "World",
+    broker_zone: str | None,
+    predictor_zone: str | None,
+) -> None:
+    from testbed.wan import docker_cluster, matrix  # noqa: PLC0415
+
+    try:
+        if docker_cluster.is_there(options.directory):
+            names = docker_cluster.revive(options.directory)
+            _tell(f"brought back {', '.join(names) or 'nothing: all of them run'}")
+            return
+        zones = matrix.places(scenario, broker_zone=broker_zone, predictor_zone=predictor_zone)
+        links = matrix.links(zones, world, speed=options.speed, byte_ratio=options.byte_ratio)
+        plan = docker_cluster.up(options, zones, links, tell=_tell)
+    except KeyboardInterrupt:
+        _tell("interrupted; what was made is gone")
+        raise typer.Exit(130) from None
+    site = plan.container(plan.places[0])
+    typer.echo(
+        f"{len(plan.places) - 2} regions run in containers.\n\nTry:\n"
+        f"  docker exec {site} gcos sites ls\n"
+        f"  gcos testbed links --measure --dir {options.directory}\n"
+        f"  gcos testbed down --force --dir {options.directory}"
+    )
+
+
 @testbed_commands.command()
 def down(
     keep: Annotated[
@@ -134,8 +187,22 @@ def down(
     Example:
       gcos testbed down --force
     """
+    from gcos.errors import InvalidRequestError  # noqa: PLC0415
     from testbed.commands import down as down_cluster  # noqa: PLC0415
+    from testbed.commands import place  # noqa: PLC0415
+    from testbed.wan import docker_cluster  # noqa: PLC0415
 
+    where = place(directory)
+    if docker_cluster.is_there(where):
+        if not force:
+            raise InvalidRequestError(
+                "containers are removed with their journals",
+                field="force",
+                hint="gcos testbed down --force",
+            )
+        docker_cluster.down(where, tell=_tell)
+        _tell("containers, network and files are gone")
+        return
     down_cluster(directory, keep=keep, force=force)
 
 
@@ -158,12 +225,15 @@ def status(
 
     from testbed.wan.control import ask  # noqa: PLC0415
     from testbed.wan.records import Order  # noqa: PLC0415
-    from testbed.wan.reports import TestbedStatus, show_status, status_of  # noqa: PLC0415
+    from testbed.wan.reports import container_status, show_status, status_of  # noqa: PLC0415
 
-    found = _opened(directory)
-    answer: Answer = asyncio.run(ask(found.config.address, Order(found.token)))
-    shown: TestbedStatus = status_of(found, answer)
-    show_status(shown, _output(context, output, quiet))
+    where = _containers(directory)
+    if where is not None:
+        shown = container_status(where)
+    else:
+        found = _opened(directory)
+        shown = status_of(found, asyncio.run(ask(found.config.address, Order(found.token))))
+    show_status(shown, output_of(context, output, quiet))
 
 
 @testbed_commands.command()
@@ -193,9 +263,15 @@ def links(
 
     from testbed.wan.reports import show_links  # noqa: PLC0415
 
-    found = _opened(directory)
-    out = _output(context, output, quiet)
-    readings = asyncio.run(_readings(found, out, flow_s if measure else None))
+    out = output_of(context, output, quiet)
+    flow = flow_s if measure else None
+    where = _containers(directory)
+    if where is not None:
+        from testbed.wan import docker_cluster  # noqa: PLC0415
+
+        readings = docker_cluster.readings(where, flow_s=flow)
+    else:
+        readings = asyncio.run(_readings(_opened(directory), out, flow))
     show_links(readings, out)
     if measure and not all(reading.is_true for reading in readings):
         out.say("some links are not as asked for; see gcos testbed status for lateness")
@@ -251,9 +327,14 @@ def heal(
 
     if (src is None) != (dst is None):
         raise InvalidRequestError("one place alone has no link", hint="name two places, or none")
-    found = _opened(directory)
-    places = () if src is None or dst is None else (src, dst)
-    undone = healed(found.config.changes, places)
+    where = _containers(directory)
+    if where is not None:
+        from testbed.wan import docker_cluster  # noqa: PLC0415
+
+        changes = docker_cluster.changes_of(where)
+    else:
+        changes = _opened(directory).config.changes
+    undone = healed(changes, () if src is None or dst is None else (src, dst))
     if undone:
         _change(directory, undone)
     _tell(f"{len(undone)} directions are as at the start again")
@@ -271,166 +352,15 @@ def kill(
     """
     from testbed.wan.cluster import kill as kill_process  # noqa: PLC0415
 
+    where = _containers(directory)
+    if where is not None:
+        from testbed.wan import docker_cluster  # noqa: PLC0415
+
+        name = docker_cluster.kill(where, site)
+        _tell(f"killed {name}; bring it back with: gcos testbed up --backend docker")
+        return
     process = kill_process(_opened(directory), site)
     _tell(f"killed {process.name} (process {process.pid}); bring it back with: gcos testbed up")
-
-
-@testbed_commands.command("self-test")
-def self_test(
-    context: typer.Context,
-    backend: Annotated[
-        str, typer.Option(help="netem, nfqueue or relay; with commas, several; else all.")
-    ] = "netem,nfqueue,relay",
-    rtt_ms: Annotated[float, typer.Option(help="Round-trip time to ask for.", min=1.0)] = 80.0,
-    mbit: Annotated[float, typer.Option(help="Rate to ask for, Mbit/s.", min=1.0)] = 200.0,
-    output: OutputOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """Measure what each backend makes of a link, in a place of its own.
-
-    netem and nfqueue need root: they are measured between two network namespaces,
-    which are gone afterwards. A backend that cannot be used here is told of.
-
-    Exit codes:
-      0  all that could be measured are within 1 ms and 5 %, and kept time
-      1  one is not
-      3  none could be measured
-
-    Example:
-      gcos testbed self-test --backend relay --rtt-ms 150
-    """
-    from gcos.errors import UnavailableError  # noqa: PLC0415
-    from testbed.wan import self_test as tests  # noqa: PLC0415
-    from testbed.wan.reports import show_self_tests  # noqa: PLC0415
-
-    out = _output(context, output, quiet)
-    found = []
-    refusals = []
-    for name in filter(None, (each.strip() for each in backend.split(","))):
-        try:
-            with out.progress(f"measuring {name}"):
-                found.append(tests.self_test(name, rtt_s=rtt_ms / 1e3, bytes_per_s=mbit * 1e6 / 8))
-        except UnavailableError as exc:
-            refusals.append(exc)
-            out.say(f"{name} cannot be used here: {exc.message}")
-    if not found and refusals:
-        raise refusals[0]
-    show_self_tests(found, out)
-    if not all(each.is_true and not each.is_void for each in found):
-        raise typer.Exit(1)
-
-
-@testbed_commands.command()
-def experiment(
-    context: typer.Context,
-    scenario: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Whose sites: a scenario of gcos evaluate.")
-    ] = "no-clean-zones",
-    policies: Annotated[
-        str, typer.Option(help="Policies, separated by commas.")
-    ] = "joint,rule,random",
-    jobs: Annotated[int, typer.Option(help="Jobs for each policy.", min=8)] = 200,
-    part: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Between whom a link is cut (first two).")
-    ] = None,
-    kill_site: Annotated[
-        str | None, typer.Option("--kill", metavar="SITE", help="Who is killed (the third).")
-    ] = None,
-    gap_s: Annotated[float, typer.Option(help="Wall seconds between two submissions.")] = 0.3,
-    network: Annotated[
-        Path | None,
-        typer.Option(help="Table of links (testbed/world/README.md), or a directory with it."),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write the report there, as Markdown.")
-    ] = None,
-    output: OutputOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """Run jobs under several policies while a link is cut and a site is killed.
-
-    Each policy gets a testbed of its own, which is gone afterwards. What became of
-    each job is counted from outside.
-
-    Exit codes:
-      0  every acknowledged job ended in one terminal state
-      1  some did not
-      2  an option cannot be
-      130  interrupted; nothing is left running
-
-    Example:
-      gcos testbed experiment --policies joint,rule --jobs 200 --report report.md
-    """
-    import signal  # noqa: PLC0415
-
-    from testbed.wan.reports import experiment_markdown, show_experiment  # noqa: PLC0415
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    out = _output(context, output, quiet)
-    try:
-        found = _experiment(scenario, policies, jobs, part, kill_site, gap_s, network, out)
-    except KeyboardInterrupt:
-        out.say("interrupted; nothing is left running")
-        raise typer.Exit(130) from None
-    show_experiment(found, out)
-    if report is not None:
-        report.write_text(experiment_markdown(found), encoding="utf-8")
-    if not found.is_success:
-        raise typer.Exit(1)
-
-
-def _experiment(
-    scenario: str,
-    policies: str,
-    jobs: int,
-    part: str | None,
-    kill_site: str | None,
-    gap_s: float,
-    network: Path | None,
-    out: "Output",
-) -> "Experiment":
-    from tempfile import TemporaryDirectory  # noqa: PLC0415
-
-    from gcos.errors import InvalidRequestError  # noqa: PLC0415
-    from policies.catalogue import policy_named  # noqa: PLC0415
-    from testbed.local_state import ClusterOptions  # noqa: PLC0415
-    from testbed.scenarios import load_scenario  # noqa: PLC0415
-    from testbed.wan import matrix  # noqa: PLC0415
-    from testbed.wan.experiment import Experiment, Mishaps, run_policy  # noqa: PLC0415
-    from testbed.world import load_world  # noqa: PLC0415
-
-    names = tuple(name for each in policies.split(",") if (name := each.strip()))
-    for name in names:
-        policy_named(name, field="policies")
-    zones = matrix.places(load_scenario(scenario))
-    sites = tuple(name for name in zones if name not in {"broker", "predictor"})
-    parted = tuple(part.split(",")) if part else sites[:2]
-    killed = kill_site or next(site for site in reversed(sites) if site not in parted)
-    if len(parted) != 2 or not {*parted, killed} <= set(zones) or killed not in sites:
-        raise InvalidRequestError(
-            "a link is cut between two places, and a site is killed",
-            field="part",
-            hint=f"places are {', '.join(zones)}",
-        )
-    links = matrix.links(zones, load_world(network), speed=_SPEED, byte_ratio=_BYTE_RATIO)
-    mishaps = Mishaps((parted[0], parted[1]), killed)
-    runs = []
-    for name in names:
-        with TemporaryDirectory(prefix="gcos-wan-") as scratch:
-            options = ClusterOptions(
-                Path(scratch) / "bed",
-                site_ids=sites,
-                speed=_SPEED,
-                byte_ratio=_BYTE_RATIO,
-                gpu_count=2,
-            )
-            runs.append(
-                run_policy(
-                    options, links, name, jobs=jobs, mishaps=mishaps, tell=out.say, gap_s=gap_s
-                )
-            )
-    return Experiment(scenario, jobs, mishaps, tuple(runs))
 
 
 def _change(directory: Path | None, changes: "Sequence[LinkChange]") -> None:
@@ -438,6 +368,12 @@ def _change(directory: Path | None, changes: "Sequence[LinkChange]") -> None:
 
     from testbed.wan.control import change  # noqa: PLC0415
 
+    where = _containers(directory)
+    if where is not None:
+        from testbed.wan import docker_cluster  # noqa: PLC0415
+
+        docker_cluster.change(where, changes)
+        return
     found = _opened(directory)
     asyncio.run(change(found.config, found.token, changes))
 
@@ -459,6 +395,15 @@ async def _readings(
     return tuple(readings)
 
 
+def _containers(directory: Path | None) -> Path | None:
+    """Return the directory of a testbed in containers; None: there is none in it."""
+    from testbed.commands import place  # noqa: PLC0415
+    from testbed.wan import docker_cluster  # noqa: PLC0415
+
+    where = place(directory)
+    return where if docker_cluster.is_there(where) else None
+
+
 def _opened(directory: Path | None) -> "Testbed":
     from testbed.commands import place  # noqa: PLC0415
     from testbed.wan.cluster import open_testbed  # noqa: PLC0415
@@ -466,7 +411,8 @@ def _opened(directory: Path | None) -> "Testbed":
     return open_testbed(place(directory))
 
 
-def _output(context: typer.Context, output: Format | None, is_quiet: bool) -> "Output":
+def output_of(context: typer.Context, output: Format | None, is_quiet: bool) -> "Output":
+    """Return where a command writes, by its own options and those before it."""
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
 
     invocation = context.find_object(Invocation)

@@ -109,15 +109,24 @@ async def measure(
     """
     if asked.is_cut:
         return asked
+    async with echoing() as target:
+        return await measure_to(target, config, token, asked, flow_s=flow_s)
+
+
+async def measure_to(
+    target: str, config: WanConfig, token: str, asked: LinkReading, *, flow_s: float = FLOW_S
+) -> LinkReading:
+    """Do the same to a server of `testbed.relay.echoing` that is there already."""
+    if asked.is_cut:
+        return asked
     flow_bytes = int(asked.asked_bytes_per_s * flow_s)
     limit_s = max(_PROBE_S_MIN, asked.asked_rtt_s * _PROBE_RTTS) + 5 * flow_s
     found: RelayReading | None = None
-    async with echoing() as target:
-        order = Order(token, probe=(asked.src, asked.dst), target=target)
-        async with _asked(config.address, order) as answer:
-            with contextlib.suppress(TimeoutError, OSError):
-                async with asyncio.timeout(limit_s):
-                    found = await read_link(answer.address, flow_bytes=flow_bytes)
+    order = Order(token, probe=(asked.src, asked.dst), target=target)
+    async with _asked(config.address, order) as answer:
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(limit_s):
+                found = await read_link(answer.address, flow_bytes=flow_bytes)
     return LinkReading(
         asked.src,
         asked.dst,

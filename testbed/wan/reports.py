@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gcos.cli.output import Output, Table
+from testbed.wan import docker_cluster
 from testbed.wan.cluster import Testbed
 from testbed.wan.control import LinkReading
 from testbed.wan.experiment import Experiment
@@ -18,7 +20,7 @@ class ProcessStatus:
     Attributes:
         name: What it is.
         pid: Its id.
-        address: Where it serves.
+        address: Where it serves; of a container, what Docker says of it.
         is_alive: It executes.
     """
 
@@ -52,6 +54,19 @@ def status_of(testbed: Testbed, answer: Answer) -> TestbedStatus:
         ),
         answer.changes,
         verdict(answer.lanes),
+    )
+
+
+def container_status(directory: Path) -> TestbedStatus:
+    """Return the state of a testbed in containers, which have no ids of their own here: 0."""
+    lanes = [lane for answer in docker_cluster.answers(directory) for lane in answer.lanes]
+    return TestbedStatus(
+        tuple(
+            ProcessStatus(name, 0, status, is_alive=status.startswith("Up"))
+            for name, status in docker_cluster.processes(directory).items()
+        ),
+        docker_cluster.changes_of(directory),
+        verdict(lanes),
     )
 
 
