@@ -246,6 +246,8 @@ class _End(asyncio.Protocol):
         self._relay.opened(self)
         if self.peer is None:
             self._pause()
+        else:
+            self.peer.arm()
 
     def data_received(self, data: bytes) -> None:
         now_s = self._loop.time()
@@ -299,7 +301,10 @@ class _End(asyncio.Protocol):
         """Set the timer for the next arrival."""
         if self._timer is not None or not self._flight or self._is_stalled:
             return
-        if self._lane.is_cut:
+        if self.peer is None or self.peer._transport is None:
+            # Some Pythons (3.11.2) read once although it was paused; nobody is there yet.
+            self._was_held = True
+        elif self._lane.is_cut:
             self._was_held = True
             self._lane.hold(self)
         else:
@@ -344,7 +349,8 @@ class _End(asyncio.Protocol):
             if data:
                 receiver.write(data)
             elif receiver.can_write_eof():
-                receiver.write_eof()
+                with contextlib.suppress(OSError):  # it was cut before we were told
+                    receiver.write_eof()
         self._was_held = self._is_stalled
         if self._flight_bytes < self._queue_bytes and self.peer is not None:
             self.resume()
