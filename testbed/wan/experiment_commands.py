@@ -61,6 +61,45 @@ def self_test(
 
 
 @testbed_commands.command()
+def negotiate(
+    context: typer.Context,
+    origin: Annotated[str, typer.Argument(help="Site that owns the tasks.")],
+    winner: Annotated[str, typer.Argument(help="The only site that may run them.")],
+    count: Annotated[int, typer.Option(help="How many negotiations.", min=1)] = 11,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Directory of the testbed ($GCOS_HOME, ...).")
+    ] = None,
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure what a negotiation between two sites costs, beside its one-way delays.
+
+    Between processes only (--backend relay).
+
+    Example:
+      gcos testbed negotiate de sg
+    """
+    import asyncio  # noqa: PLC0415
+
+    from testbed.commands import place  # noqa: PLC0415
+    from testbed.wan.cluster import open_testbed  # noqa: PLC0415
+    from testbed.wan.negotiation import negotiate as measure  # noqa: PLC0415
+
+    bed = open_testbed(place(directory))
+    for site in (origin, winner):
+        bed.process(site)
+    found = asyncio.run(measure(bed, origin, winner, count=count))
+    out = output_of(context, output, quiet)
+    if out.is_record:
+        out.record(found)
+        return
+    out.line(
+        f"{found.count} negotiations from {origin} to {winner}: {found.p50_s * 1e3:.1f} ms at the "
+        f"median; delays and two fdatasync add up to {found.limit_s * 1e3:.1f} ms"
+    )
+
+
+@testbed_commands.command()
 def experiment(
     context: typer.Context,
     scenario: Annotated[

@@ -71,6 +71,14 @@ def test_two_regions_come_up_are_parted_healed_killed_brought_back_and_removed(
         assert len(links) == 5
         assert {link["is_measured"] for link in links} == {True}
 
+        found = call(
+            capsys, "testbed", "negotiate", "de", "on", "--count", "1", "-o", "json", *where
+        )
+        # Never sooner than the delays allow, but for what timers lead.
+        reading = json.loads(found)
+        assert reading["limit_s"] > 4 * 0.05
+        assert reading["p50_s"] > reading["limit_s"] - 0.03
+
         # Registrations and beats have taken the links.
         status = json.loads(call(capsys, "testbed", "status", "-o", "json", *where))
         assert status["timing"]["deliveries"] > 0
