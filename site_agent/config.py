@@ -112,6 +112,8 @@ class AgentConfig:
         run_path: `PATH` of jobs.
         log_level: debug, info, warning or error.
         transfer: How artifacts come from other agents.
+        routes: What to dial in place of an address of a broker, a predictor or another agent, such
+            as the near end of a tunnel: `host:port` by `host:port`.
         copies: What copies ahead of need may cost in any 24 h of world time.
         world: How world time and bytes are scaled.
         sources: What artifacts may be pulled from.
@@ -147,6 +149,7 @@ class AgentConfig:
     run_path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    routes: dict[str, str] = field(default_factory=dict)
     copies: Budget = field(default_factory=Budget)
     world: WorldConfig = field(default_factory=WorldConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
@@ -210,6 +213,11 @@ def _check_numbers(pue: float, pools: tuple[Pool, ...], config: AgentConfig) -> 
     for name in ("lease_s", "bid_window_s", "beat_s"):
         if not getattr(config, name) > 0:
             raise InvalidRequestError("must be above 0 seconds", field=name)
+    for address in (*config.routes, *config.routes.values()):
+        if not address.rpartition(":")[2].isdecimal():
+            raise InvalidRequestError(
+                f"{address[:80]!r} is no address", field="routes", hint="write host:port"
+            )
     budget = config.copies
     if not min(budget.bytes_a_day, budget.usd_a_day, budget.gco2_a_day) >= 0:
         raise InvalidRequestError(

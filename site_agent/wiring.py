@@ -77,7 +77,7 @@ async def run_agent(config: AgentConfig, clock: Clock, stopping: asyncio.Event) 
         site = _site(config)
         async with (
             SqliteStore.open(config.data_dir / "journal.db") as store,
-            Channels(token) as channels,
+            Channels(token, config.routes) as channels,
         ):
             await _Agent(config, site, clock, log, token, store, channels).run(stopping)
 

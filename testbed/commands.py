@@ -61,7 +61,7 @@ def up(
     # Closing the terminal half-way is an interruption too: nothing must be left half started.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    place = _place(directory)
+    where = place(directory)
     try:
         wishes = local_cluster.Wishes(
             site_ids=None if sites is None else _names(sites),
@@ -72,11 +72,11 @@ def up(
         cluster = None
         # A world that runs cannot be given another start.
         if world_start is None:
-            cluster = local_cluster.revive(place, wishes, tell=_tell)
+            cluster = local_cluster.revive(where, wishes, tell=_tell)
         if cluster is None:
             options = wishes.options(
-                place,
-                local_cluster.read_state(place),
+                where,
+                local_cluster.read_state(where),
                 world_start_s=None if world_start is None else _instant_s(world_start),
             )
             cluster = local_cluster.up(options, tell=_tell)
@@ -112,12 +112,12 @@ def down(
     """
     from testbed import local_cluster  # noqa: PLC0415
 
-    place = _place(directory)
+    where = place(directory)
     if not (keep or force):
-        _refuse_unfinished(local_cluster.unfinished_count(place, tell=_tell))
-    was_there = local_cluster.down(place, keep=keep, tell=_tell)
+        _refuse_unfinished(local_cluster.unfinished_count(where, tell=_tell))
+    was_there = local_cluster.down(where, keep=keep, tell=_tell)
     # Nothing to stop is what was wanted: scripts call `down` twice.
-    _tell("the cluster is down" if was_there else f"no cluster is in {place}: nothing to stop")
+    _tell("the cluster is down" if was_there else f"no cluster is in {where}: nothing to stop")
 
 
 def _refuse_unfinished(count: int) -> None:
@@ -141,7 +141,8 @@ def _names(sites: str) -> tuple[str, ...]:
     return tuple(part for site in sites.split(",") if (part := site.strip()))
 
 
-def _place(directory: Path | None) -> Path:
+def place(directory: Path | None) -> Path:
+    """Return the directory of the cluster: as told, else this user's."""
     import os  # noqa: PLC0415
 
     from gcos.home import home_directory  # noqa: PLC0415

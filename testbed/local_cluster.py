@@ -5,7 +5,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -28,7 +28,7 @@ from testbed.local_directory import (
     remove_own,
     strangers_in,
 )
-from testbed.local_plan import DRAIN_S, environment, launch_of, plan_of
+from testbed.local_plan import DRAIN_S, Plan, environment, launch_of, plan_of
 from testbed.local_processes import LocalProcess, stop
 from testbed.local_readiness import await_ready, count_unfinished
 from testbed.local_state import ClusterOptions, ClusterState, Wishes, check, read_state, write_state
@@ -49,7 +49,9 @@ __all__ = [
 STOP_S: Final = 25.0
 
 
-def up(options: ClusterOptions, *, tell: Tell) -> LocalCluster:
+def up(
+    options: ClusterOptions, *, tell: Tell, extend: Callable[[Plan], Plan] | None = None
+) -> LocalCluster:
     """Start a cluster and return once all of it serves and the broker knows every site.
 
     On failure, and on KeyboardInterrupt, everything that was started is stopped again.
@@ -57,6 +59,7 @@ def up(options: ClusterOptions, *, tell: Tell) -> LocalCluster:
     Args:
         options: What it is to be.
         tell: Gets a line for each step.
+        extend: Adds to the plan, such as a process between the agents, before it is carried out.
 
     Raises:
         InvalidRequestError: An option cannot be.
@@ -76,6 +79,8 @@ def up(options: ClusterOptions, *, tell: Tell) -> LocalCluster:
         if kept is not None:
             tell(f"going on with what an earlier cluster left in {directory}")
         plan = plan_of(options, kept)
+        if extend is not None:
+            plan = extend(plan)
         started: list[LocalProcess] = []
         try:
             for launch in plan.launches:

@@ -8,6 +8,7 @@
       published/            tasks may have outputs copied here (`as: uri`)
       broker.toml  broker.log
       predictor.toml  predictor.log  predictor/
+      wan.json  wan.log     links and relays of `gcos testbed up`
       sites/SITE/           agent.toml, agent.log, data/: journal, caches, outputs
       sites/SITE/data/secrets/NAME
 
@@ -35,6 +36,7 @@ PUBLISHED_NAME: Final = "published"
 SITES_NAME: Final = "sites"
 _OWN_NAMES: Final = (
     *("broker.toml", "broker.log", "predictor.toml", "predictor.log", "predictor"),
+    *("wan.json", "wan.log"),
     *(SITES_NAME, TOKEN_NAME, STATE_NAME),
 )
 _USER_NAMES: Final = (ARTIFACTS_NAME, PUBLISHED_NAME)
@@ -42,6 +44,8 @@ _KNOWN_NAMES: Final = frozenset((*_OWN_NAMES, *_USER_NAMES, CLUSTER_FILE, LOCK_N
 
 #: The name of an agent's process is this and its site.
 AGENT: Final = "agent "
+#: The process that emulates links, which answers no health checks.
+WAN: Final = "wan"
 
 #: Protocol seconds for the kernel to release the lock of a process that has ended.
 _RELEASE_S: Final = 5.0

@@ -23,6 +23,7 @@ from testbed.local_directory import (
     PUBLISHED_NAME,
     SITES_NAME,
     TOKEN_NAME,
+    WAN,
     write_whole,
 )
 from testbed.local_processes import LocalProcess, start
@@ -78,7 +79,7 @@ def plan_of(options: ClusterOptions, kept: ClusterState | None) -> Plan:
     token = read_token(token_file) if token_file.exists() else write_token(token_file)
     state = next_state(options, kept, wall_s=SystemClock().wall_s())
     names = ["broker", "predictor", *(f"{AGENT}{site}" for site in options.site_ids)]
-    addresses = _addresses(names, kept)
+    addresses = free_addresses(names, kept)
     common = {"token_file": str(token_file)}
     _write_config(directory / "broker.toml", {"address": addresses["broker"], **common})
     _write_config(
@@ -129,6 +130,14 @@ def _write_agent_config(
 
 def launch_of(directory: Path, name: str, address: str) -> Launch:
     """Return how to start a process whose configuration is written."""
+    if name == WAN:
+        return Launch(
+            name,
+            address=address,
+            module="testbed.wan.emulator",
+            arguments=(str(directory / "wan.json"),),
+            log=directory / "wan.log",
+        )
     if not name.startswith(AGENT):
         config = directory / f"{name}.toml"
         return Launch(
@@ -148,7 +157,9 @@ def launch_of(directory: Path, name: str, address: str) -> Launch:
     )
 
 
-def _addresses(names: Sequence[str], kept: ClusterState | None) -> dict[str, str]:
+def free_addresses(
+    names: Sequence[str], kept: ClusterState | None, host: str = LOOPBACK
+) -> dict[str, str]:
     """Return a free address for each process, the earlier one where it still is: journals name it.
 
     All are bound at once before any is used, so that none is given twice.
@@ -162,10 +173,10 @@ def _addresses(names: Sequence[str], kept: ClusterState | None) -> dict[str, str
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             port = int(earlier.get(name, ":0").rpartition(":")[2])
             try:
-                probe.bind((LOOPBACK, port))
+                probe.bind((host, port))
             except OSError:
-                probe.bind((LOOPBACK, 0))
-            found[name] = f"{LOOPBACK}:{probe.getsockname()[1]}"
+                probe.bind((host, 0))
+            found[name] = f"{host}:{probe.getsockname()[1]}"
         return found
 
 

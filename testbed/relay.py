@@ -1,9 +1,11 @@
 """An emulated wide-area link for TCP, in user space and without privileges: a relay.
 
 Whoever connects to the relay is connected to its target, but each byte leaves only when the link
-has sent those before it at its rate, and arrives a delay later. Each direction is one link, shared
-by all connections. TCP ends at the relay, so congestion control does not see the distance: what is
-emulated is the time of flight, the serialisation, the handshake and a queue in front of the link.
+has sent those before it at its rate, and arrives a delay later. Each direction is a `Lane`, shared
+by all connections, and by all relays that are given it. TCP ends at the relay, so congestion
+control does not see the distance: what is emulated is the time of flight, the serialisation, the
+handshake and a queue in front of the link. A lost packet is one that arrives a round trip late,
+with all behind it, as after a fast retransmission. A lane that is cut holds what it has.
 
     sender ──▶ [queue of at most `queue_bytes`] ──▶ rate ──▶ delay ──▶ receiver
 
@@ -18,19 +20,27 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from random import Random
 from statistics import median
 from typing import Final
 
 from gcos.system import SystemClock
+from testbed.lateness import Lateness
 
-#: A loop's timer fires up to a millisecond late, as epoll counts in these: set so much earlier, it
-#: is right on average.
-_TIMER_S: Final = 0.0005
+#: A loop's timer fires up to a millisecond late, as epoll counts in these, and later where cores
+#: are shared. It is set so much earlier that as many deliveries come early as late: the lead begins
+#: here, moves by a step with each delivery and ends at the limit.
+_LEAD_S: Final = 0.0005
+_LEAD_STEP_S: Final = 0.00005
+_LEAD_S_MAX: Final = 0.002
 _BURST_S: Final = 0.05
 _QUEUE_BYTES_MIN: Final = 1 << 20
 _PING_COUNT: Final = 21
 _CHECK_S: Final = 1.5
 _BLOCK: Final = bytes(256 << 10)
+_PIECE_BYTES: Final = 64 << 10
+#: Payload of an Ethernet packet of TCP, which is what a network loses.
+_SEGMENT_BYTES: Final = 1448
 
 _now_s = SystemClock().protocol_s
 
@@ -41,11 +51,93 @@ class RelayReading:
 
     Attributes:
         rtt_s: Median time of a byte there and back.
-        bytes_per_s: Throughput of one connection, one way, once it flows.
+        bytes_per_s: Throughput of one connection, one way, over the second half of its bytes.
     """
 
     rtt_s: float
     bytes_per_s: float
+
+
+class Lane:
+    """One direction of a link; its figures may be changed while it carries.
+
+    Attributes:
+        rate_bytes_per_s: Rate.
+        delay_s: Time of flight, one way.
+        jitter_s: Half the width of the uniform spread around it; order is kept.
+        loss_ratio: Share of packets that are lost.
+        is_cut: Nothing arrives until `heal`.
+        lateness: How well the relay kept time.
+        lead_s: How much earlier than due timers are set, so that deliveries are on time.
+    """
+
+    def __init__(
+        self,
+        rate_bytes_per_s: float,
+        delay_s: float,
+        *,
+        jitter_s: float = 0.0,
+        loss_ratio: float = 0.0,
+        random: Random | None = None,
+    ) -> None:
+        """Carry nothing yet; `random` is needed for jitter and loss."""
+        assert random is not None or not (jitter_s or loss_ratio), "chance is handed in"
+        self.rate_bytes_per_s = rate_bytes_per_s
+        self.delay_s = delay_s
+        self.jitter_s = jitter_s
+        self.loss_ratio = loss_ratio
+        self.is_cut = False
+        self.lateness = Lateness()
+        self._random = random or Random(0)
+        self._free_s = 0.0
+        self.lead_s = _LEAD_S
+        self._held: dict[_End, None] = {}
+        self._waiting: dict[asyncio.Event, None] = {}
+
+    def arrival_s(self, size_bytes: int, now_s: float) -> float:
+        """Return when the last of so many bytes, handed over now, arrives."""
+        self._free_s = max(self._free_s, now_s) + size_bytes / self.rate_bytes_per_s
+        flight_s = self.delay_s
+        if self.jitter_s:
+            flight_s += self._random.uniform(-self.jitter_s, self.jitter_s)
+        if self.loss_ratio:
+            packets = -(-size_bytes // _SEGMENT_BYTES)
+            if self._random.random() < 1 - (1 - self.loss_ratio) ** packets:
+                flight_s += 2 * self.delay_s
+        return self._free_s + max(flight_s, 0.0)
+
+    def delivered(self, late_s: float) -> None:
+        """Learn that a delivery came so much after its time; below 0: before it."""
+        self.lateness.add(max(0.0, late_s))
+        step_s = _LEAD_STEP_S if late_s > 0 else -_LEAD_STEP_S
+        self.lead_s = min(max(self.lead_s + step_s, 0.0), _LEAD_S_MAX)
+
+    def cut(self) -> None:
+        """Let nothing arrive any more."""
+        self.is_cut = True
+
+    def heal(self) -> None:
+        """Let arrive what was held, as TCP sends it again, and what comes."""
+        self.is_cut = False
+        held, self._held = list(self._held), {}
+        for end in held:
+            end.arm()
+        for waiting in self._waiting:
+            waiting.set()
+
+    def hold(self, end: "_End") -> None:
+        """Arm `end` when the lane is healed."""
+        self._held[end] = None
+
+    async def healed(self) -> None:
+        """Return once the lane is not cut."""
+        while self.is_cut:
+            event = asyncio.Event()
+            self._waiting[event] = None
+            try:
+                await event.wait()
+            finally:
+                self._waiting.pop(event)
 
 
 class Relay:
@@ -55,43 +147,60 @@ class Relay:
         address: `host:port` to connect to.
     """
 
-    def __init__(self, target: str, *, rate_bytes_per_s: float, delay_s: float) -> None:
-        """Relay to `target`, `host:port`, each way at the rate and with the one-way delay."""
-        self.address = ""
-        self.delay_s = delay_s
+    def __init__(
+        self, target: str, *, there: Lane, back: Lane, address: str = "127.0.0.1:0"
+    ) -> None:
+        """Relay to `target`, `host:port`, listening at `address`; port 0 takes a free one."""
+        self.address = address
         host, _, port = target.rpartition(":")
         self._target = host, int(port)
-        self._lanes = _Lane(rate_bytes_per_s), _Lane(rate_bytes_per_s)
-        #: Bytes of one connection in queue and flight; more are left to the sender.
-        self.queue_bytes = max(_QUEUE_BYTES_MIN, int(rate_bytes_per_s * (delay_s + _BURST_S)))
+        self._lanes = there, back
         self._stack = contextlib.AsyncExitStack()
         self._group = asyncio.TaskGroup()
         self._ends: set[_End] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def symmetric(cls, target: str, *, rate_bytes_per_s: float, delay_s: float) -> "Relay":
+        """Return a relay to `target` whose two lanes have this rate and one-way delay."""
+        there, back = (Lane(rate_bytes_per_s, delay_s) for _ in range(2))
+        return cls(target, there=there, back=back)
 
     async def __aenter__(self) -> "Relay":
         """Listen."""
         await self._stack.enter_async_context(self._group)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._accepted, "127.0.0.1", 0)
+        host, _, port = self.address.rpartition(":")
+        try:
+            server = await loop.create_server(self._accepted, host, int(port))
+        except BaseException:
+            await self._stack.aclose()
+            raise
         self._stack.callback(server.close)
-        host, port = server.sockets[0].getsockname()
-        self.address = f"{host}:{port}"
+        bound_host, bound_port = server.sockets[0].getsockname()
+        self.address = f"{bound_host}:{bound_port}"
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         """Stop listening and cut what is connected."""
         for end in tuple(self._ends):
             end.abort()
+        for task in tuple(self._connecting):
+            task.cancel()
         await self._stack.aclose()
 
     def _accepted(self) -> "_End":
         near = _End(self, self._lanes[0])
-        self._group.create_task(self._connect(near))
+        task = self._group.create_task(self._connect(near))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
         return near
 
     async def _connect(self, near: "_End") -> None:
         """Reach the target as late as a handshake over the link would have ended."""
-        await asyncio.sleep(2 * self.delay_s)
+        for lane in self._lanes:
+            await lane.healed()
+        await asyncio.sleep(sum(lane.delay_s for lane in self._lanes))
         far = _End(self, self._lanes[1])
         far.peer, near.peer = near, far
         try:
@@ -110,22 +219,10 @@ class Relay:
         self._ends.discard(end)
 
 
-class _Lane:
-    """One direction of the link: when its last byte will have left."""
-
-    def __init__(self, rate_bytes_per_s: float) -> None:
-        self._rate_bytes_per_s = rate_bytes_per_s
-        self._free_s = 0.0
-
-    def departure_s(self, size_bytes: int, now_s: float) -> float:
-        self._free_s = max(self._free_s, now_s) + size_bytes / self._rate_bytes_per_s
-        return self._free_s
-
-
 class _End(asyncio.Protocol):
     """The relay's end of one connection: what it receives, it hands to its peer, later."""
 
-    def __init__(self, relay: Relay, lane: _Lane) -> None:
+    def __init__(self, relay: Relay, lane: Lane) -> None:
         self.peer: _End | None = None
         self._relay = relay
         self._lane = lane
@@ -137,6 +234,8 @@ class _End(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._is_paused = False
         self._is_stalled = False
+        #: Whether the head of the flight waited for its receiver: that lateness is not ours.
+        self._was_held = False
 
     # ---- called by the loop
 
@@ -147,19 +246,18 @@ class _End(asyncio.Protocol):
         self._relay.opened(self)
         if self.peer is None:
             self._pause()
+        else:
+            self.peer.arm()
 
     def data_received(self, data: bytes) -> None:
         now_s = self._loop.time()
-        arrival_s = self._lane.departure_s(len(data), now_s) + self._relay.delay_s
-        self._flight.append((arrival_s, data))
+        self._append(self._lane.arrival_s(len(data), now_s), data)
         self._flight_bytes += len(data)
-        if self._flight_bytes >= self._relay.queue_bytes:
+        if self._flight_bytes >= self._queue_bytes:
             self._pause()
-        self._arm()
 
     def eof_received(self) -> bool:
-        self._flight.append((self._loop.time() + self._relay.delay_s, b""))
-        self._arm()
+        self._append(self._loop.time() + self._lane.delay_s, b"")
         return True  # the other direction goes on
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -167,7 +265,7 @@ class _End(asyncio.Protocol):
         if self._timer is not None and exc is not None:
             self._timer.cancel()
         if self.peer is not None:
-            self._loop.call_later(self._relay.delay_s, self.peer.close_after_flight)
+            self._loop.call_later(self._lane.delay_s, self.peer.close_after_flight)
 
     def pause_writing(self) -> None:
         """Hold the flight back: the receiver takes nothing."""
@@ -177,7 +275,7 @@ class _End(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self.peer is not None:
             self.peer._is_stalled = False
-            self.peer._arm()
+            self.peer.arm()
 
     # ---- called by the relay and the peer
 
@@ -199,34 +297,64 @@ class _End(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def arm(self) -> None:
+        """Set the timer for the next arrival."""
+        if self._timer is not None or not self._flight or self._is_stalled:
+            return
+        if self.peer is None or self.peer._transport is None:
+            # Some Pythons (3.11.2) read once although it was paused; nobody is there yet.
+            self._was_held = True
+        elif self._lane.is_cut:
+            self._was_held = True
+            self._lane.hold(self)
+        else:
+            self._timer = self._loop.call_at(self._flight[0][0] - self._lane.lead_s, self._land)
+
     # ---- the flight
+
+    @property
+    def _queue_bytes(self) -> int:
+        """Bytes of one connection in queue and flight; more are left to the sender."""
+        lane = self._lane
+        return max(_QUEUE_BYTES_MIN, int(lane.rate_bytes_per_s * (lane.delay_s + _BURST_S)))
+
+    def _append(self, arrival_s: float, data: bytes) -> None:
+        """Let `data` arrive, but never before what was sent before it."""
+        if self._flight:
+            arrival_s = max(arrival_s, self._flight[-1][0])
+        self._flight.append((arrival_s, data))
+        self.arm()
 
     def _pause(self) -> None:
         if not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
 
-    def _arm(self) -> None:
-        if self._timer is None and self._flight and not self._is_stalled:
-            self._timer = self._loop.call_at(self._flight[0][0] - _TIMER_S, self._land)
-
     def _land(self) -> None:
         """Hand over what has arrived."""
         self._timer = None
-        until_s = self._loop.time() + _TIMER_S
+        if self._lane.is_cut:
+            self.arm()
+            return
+        now_s = self._loop.time()
+        until_s = now_s + self._lane.lead_s
         receiver = None if self.peer is None else self.peer._transport
         while self._flight and self._flight[0][0] <= until_s and not self._is_stalled:
-            _, data = self._flight.popleft()
+            arrival_s, data = self._flight.popleft()
+            if not self._was_held:
+                self._lane.delivered(now_s - arrival_s)
             self._flight_bytes -= len(data)
             if receiver is None or receiver.is_closing():
                 continue
             if data:
                 receiver.write(data)
             elif receiver.can_write_eof():
-                receiver.write_eof()
-        if self._flight_bytes < self._relay.queue_bytes and self.peer is not None:
+                with contextlib.suppress(OSError):  # it was cut before we were told
+                    receiver.write_eof()
+        self._was_held = self._is_stalled
+        if self._flight_bytes < self._queue_bytes and self.peer is not None:
             self.resume()
-        self._arm()
+        self.arm()
 
 
 # ---- the relay measured ---------------------------------------------------------------------
@@ -234,18 +362,34 @@ class _End(asyncio.Protocol):
 
 async def check(*, rate_bytes_per_s: float, delay_s: float) -> RelayReading:
     """Measure a relay of this rate and delay against a server on loopback."""
-    async with _echoing() as target:
-        made = Relay(target, rate_bytes_per_s=rate_bytes_per_s, delay_s=delay_s)
+    async with echoing() as target:
+        made = Relay.symmetric(target, rate_bytes_per_s=rate_bytes_per_s, delay_s=delay_s)
         async with made as relay:
-            host, _, port = relay.address.rpartition(":")
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                rtts = [await _ping(reader, writer) for _ in range(_PING_COUNT)]
-                flowing = await _flow(reader, writer, int(rate_bytes_per_s * _CHECK_S))
-            finally:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
+            return await read_link(relay.address, flow_bytes=int(rate_bytes_per_s * _CHECK_S))
+
+
+async def read_link(address: str, *, flow_bytes: int) -> RelayReading:
+    """Measure the way to a server of `echoing` at `address`, over one connection.
+
+    Args:
+        address: `host:port`.
+        flow_bytes: How much is sent to measure the rate, from the server to us; 0: nothing.
+
+    Raises:
+        OSError: It cannot be reached, or ended.
+    """
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        rtts = [await _ping(reader, writer) for _ in range(_PING_COUNT)]
+        flowing = await _flow(reader, writer, flow_bytes) if flow_bytes else 0.0
+    except asyncio.IncompleteReadError as exc:
+        raise ConnectionResetError(f"{address} ended the connection") from exc
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
     return RelayReading(rtt_s=median(rtts[1:]), bytes_per_s=flowing)
 
 
@@ -259,13 +403,24 @@ async def _ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> f
 async def _flow(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size_bytes: int
 ) -> float:
-    """Have `size_bytes` sent by the server; return bytes per second from the first one on."""
+    """Have `size_bytes` sent by the server; return bytes per second over the second half.
+
+    By then congestion control, where it sees the link, has found its rate.
+    """
     writer.write(size_bytes.to_bytes(8, "big"))
-    first = await reader.read(1 << 20)
-    began_s, count = _now_s(), 0
-    while len(first) + count < size_bytes:
-        count += len(await reader.read(1 << 20))
-    return count / (_now_s() - began_s)
+    arrivals: list[tuple[float, int]] = []
+    count = 0
+    while count < size_bytes:
+        piece = await reader.read(_PIECE_BYTES)
+        if not piece:
+            raise ConnectionResetError("the server ended while bytes were flowing")
+        count += len(piece)
+        arrivals.append((_now_s(), count))
+    # Pieces that came at once must not hide the time before them: those after an instant count.
+    began_s, began_count = next(each for each in arrivals if each[1] >= size_bytes // 2)
+    if arrivals[-1][0] - began_s < (began_s - arrivals[0][0]) / 4:
+        began_s, began_count = arrivals[0]
+    return (count - began_count) / max(arrivals[-1][0] - began_s, 1e-9)
 
 
 class _Echo(asyncio.Protocol):
@@ -304,8 +459,9 @@ class _Echo(asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def _echoing() -> AsyncIterator[str]:
-    server = await asyncio.get_running_loop().create_server(_Echo, "127.0.0.1", 0)
+async def echoing(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Give the address of a server that `read_link` measures against."""
+    server = await asyncio.get_running_loop().create_server(_Echo, host, port)
     try:
         host, port = server.sockets[0].getsockname()
         yield f"{host}:{port}"
@@ -314,7 +470,7 @@ async def _echoing() -> AsyncIterator[str]:
 
 
 async def _run(target: str, rate_bytes_per_s: float, delay_s: float) -> None:
-    made = Relay(target, rate_bytes_per_s=rate_bytes_per_s, delay_s=delay_s)
+    made = Relay.symmetric(target, rate_bytes_per_s=rate_bytes_per_s, delay_s=delay_s)
     async with made as relay:
         sys.stdout.write(f"{relay.address}\n")
         sys.stdout.flush()

@@ -1,6 +1,6 @@
 """Channels to peers: one for each address, kept, with the token on every call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -35,9 +35,15 @@ _OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 
 
 class Channels:
-    """Keeps channels until the block ends. They connect at their first call."""
+    """Keeps channels until the block ends. They connect at their first call.
 
-    def __init__(self, token: str) -> None:
+    Args:
+        token: Secret of the cluster.
+        routes: What to dial in place of an address: the near end of a tunnel or of a relay.
+    """
+
+    def __init__(self, token: str, routes: Mapping[str, str] | None = None) -> None:
+        self._routes = routes or {}
         self._metadata = ((AUTHORIZATION_KEY, f"Bearer {token}"),)
         self._channels: dict[tuple[str, int | None], grpc.aio.Channel] = {}
 
@@ -76,11 +82,12 @@ class Channels:
     def _kept(self, address: str, index: int | None) -> grpc.aio.Channel:
         channel = self._channels.get((address, index))
         if channel is None:
-            require_loopback(address)
+            dialled = self._routes.get(address, address)
+            require_loopback(dialled)
             options = list(_OPTIONS)
             if index is not None:
                 options.append(("grpc.use_local_subchannel_pool", 1))
-            channel = _TokenChannel(grpc.aio.insecure_channel(address, options), self._metadata)
+            channel = _TokenChannel(grpc.aio.insecure_channel(dialled, options), self._metadata)
             self._channels[address, index] = channel
         return channel
 

@@ -84,6 +84,11 @@ def read_token(path: Path) -> str:
     return token
 
 
+def is_same_secret(shown: str, expected: str) -> bool:
+    """Compare two secrets in a time that does not tell where they differ."""
+    return hmac.compare_digest(shown.encode(), expected.encode())
+
+
 def _token_error(message: str, hint: str) -> InvalidRequestError:
     return InvalidRequestError(message, field="token_file", hint=hint)
 

@@ -217,6 +217,15 @@ def _column(
                 f"{values[index] / factor:g} is below {column.least / factor:g}",
                 hint="it cannot be less: see where it comes from, or leave the row out",
             )
+    if column.most is not None:
+        is_above = values > column.most
+        if is_above.any():
+            index = int(np.argmax(is_above))
+            raise place.refused(
+                index,
+                f"{values[index] / factor:g} is above {column.most / factor:g}",
+                hint="see where it comes from, or leave the cell empty",
+            )
     return values
 
 

@@ -51,6 +51,7 @@ class Column:
         other_names: Names under which public tables have it, and the factor to our unit.
         clock_name: Name of a column of clock times that may stand for it.
         least: Smallest legal value.
+        most: Largest legal value.
         is_required: A table without it is refused.
         may_be_empty: Empty cells are legal.
         default: Value of every row where the file lacks the column; empty where there is none.
@@ -62,6 +63,7 @@ class Column:
     other_names: Mapping[str, float] | None = None
     clock_name: str = ""
     least: float | None = None
+    most: float | None = None
     is_required: bool = True
     may_be_empty: bool = False
     default: float | Default | None = None
@@ -255,6 +257,23 @@ NETWORK: Final = TableSchema(
             Kind.NUMBER,
             "list price of leaving src_zone, $ per 1e9 bytes",
             least=0.0,
+            is_required=False,
+            may_be_empty=True,
+        ),
+        Column(
+            "jitter_ms",
+            Kind.NUMBER,
+            "half the width of the uniform spread of the one-way delay, ms; empty: none",
+            least=0.0,
+            is_required=False,
+            may_be_empty=True,
+        ),
+        Column(
+            "loss_ratio",
+            Kind.NUMBER,
+            "share of packets that are lost; empty: none",
+            least=0.0,
+            most=0.5,
             is_required=False,
             may_be_empty=True,
         ),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -96,12 +96,30 @@ class WorldLink:
         gbps: Measured rate of a bulk transfer, 1e9 bits per second; None: nobody measured it.
         egress_usd_per_gb: List price of leaving the source, $ per 1e9 bytes.
         is_rtt_measured: The round-trip time was measured; else it is estimated from distance.
+        jitter_s: Half the width of the uniform spread of the one-way delay.
+        loss_ratio: Share of packets that are lost.
     """
 
     rtt_s: float
     gbps: float | None
     egress_usd_per_gb: float
     is_rtt_measured: bool
+    jitter_s: float = 0.0
+    loss_ratio: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _StatedLink:
+    """A row of a table of links; NaN where its cell is empty. Fields are columns."""
+
+    rtt_ms: float = math.nan
+    gbps: float = math.nan
+    egress_usd_per_gb: float = math.nan
+    jitter_ms: float = math.nan
+    loss_ratio: float = math.nan
+
+
+_LINK_FIGURES: Final = tuple(field.name for field in fields(_StatedLink))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +202,7 @@ class World:
         self._directory = directory
         self._columns: dict[tuple[str, str, str], HourlyColumn] = {}
         self._zone_rows: dict[tuple[str, str], Rows] = {}
-        self._links: Mapping[tuple[str, str], tuple[float, float, float]] | None = None
+        self._links: Mapping[tuple[str, str], _StatedLink] | None = None
         self._places: Mapping[str, Place] | None = None
 
     def carbon(self, zone: str, factor: EmissionFactor, start_s: float, hours: int) -> Hourly:
@@ -291,8 +309,8 @@ class World:
         if src_zone == dst_zone:
             return tables.SAME_ZONE_EGRESS_USD_PER_GB
         stated = self._link_table().get((src_zone, dst_zone))
-        if stated is not None and not math.isnan(stated[2]):
-            return stated[2]
+        if stated is not None and not math.isnan(stated.egress_usd_per_gb):
+            return stated.egress_usd_per_gb
         try:
             return tables.link(src_zone, dst_zone).egress_usd_per_gb
         except NotFoundError as exc:
@@ -317,7 +335,8 @@ class World:
                 egress_usd_per_gb=tables.SAME_ZONE_EGRESS_USD_PER_GB,
                 is_rtt_measured=False,
             )
-        rtt_ms, gbps, _ = self._link_table().get((src_zone, dst_zone), (math.nan,) * 3)
+        stated = self._link_table().get((src_zone, dst_zone), _StatedLink())
+        rtt_ms, gbps = stated.rtt_ms, stated.gbps
         shipped = _shipped_link(src_zone, dst_zone)
         if shipped is not None and shipped.is_measured:
             rtt_ms = shipped.rtt_s * 1000 if math.isnan(rtt_ms) else rtt_ms
@@ -329,6 +348,8 @@ class World:
             gbps=None if math.isnan(gbps) else gbps,
             egress_usd_per_gb=self.egress_usd_per_gb(src_zone, dst_zone),
             is_rtt_measured=is_measured,
+            jitter_s=0.0 if math.isnan(stated.jitter_ms) else stated.jitter_ms / 1000,
+            loss_ratio=0.0 if math.isnan(stated.loss_ratio) else stated.loss_ratio,
         )
 
     def models(self) -> tuple[WorldModel, ...]:
@@ -473,18 +494,16 @@ class World:
                 reasons.append(exc.message)
         return reasons
 
-    def _link_table(self) -> Mapping[tuple[str, str], tuple[float, float, float]]:
-        """Return round-trip time (ms), rate (Gbit/s) and egress ($/GB) of the directory."""
+    def _link_table(self) -> Mapping[tuple[str, str], "_StatedLink"]:
+        """Return what the directory states of each link."""
         if self._links is None:
             self._links = {}
             if self._has(NETWORK):
                 columns = self._rows(NETWORK).columns
-                names = ("src_zone", "dst_zone", "rtt_ms", "gbps", "egress_usd_per_gb")
+                figures = zip(*(columns[name].tolist() for name in _LINK_FIGURES), strict=True)
+                pairs = zip(columns["src_zone"], columns["dst_zone"], strict=True)
                 self._links = {
-                    (src, dst): (float(rtt_ms), float(gbps), float(egress))
-                    for src, dst, rtt_ms, gbps, egress in zip(
-                        *(columns[name] for name in names), strict=True
-                    )
+                    pair: _StatedLink(*row) for pair, row in zip(pairs, figures, strict=True)
                 }
         return self._links
 

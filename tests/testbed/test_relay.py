@@ -1,11 +1,14 @@
 """The relay on loopback; how well it keeps time, `python -m testbed.relay check` measures."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from random import Random
 
 import pytest
 
-from testbed.relay import Relay, RelayReading, check
+from testbed.lateness import LATENESS_BOUNDS_S, Lateness
+from testbed.relay import Lane, Relay, RelayReading, check
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ async def exchange(address: str, data: bytes) -> bytes:
 
 async def test_bytes_arrive_whole_in_order_and_with_their_end(target: str) -> None:
     data = bytes(range(256)) * 4000
-    async with Relay(target, rate_bytes_per_s=1e9, delay_s=0.001) as relay:
+    async with Relay.symmetric(target, rate_bytes_per_s=1e9, delay_s=0.001) as relay:
         assert await exchange(relay.address, data) == data[::-1]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(exchange(relay.address, bytes([n]))) for n in range(5)]
@@ -42,7 +45,7 @@ async def test_bytes_arrive_whole_in_order_and_with_their_end(target: str) -> No
 
 
 async def test_a_target_that_refuses_ends_the_connection() -> None:
-    async with Relay("127.0.0.1:1", rate_bytes_per_s=1e9, delay_s=0.001) as relay:
+    async with Relay.symmetric("127.0.0.1:1", rate_bytes_per_s=1e9, delay_s=0.001) as relay:
         with pytest.raises(ConnectionResetError):
             await exchange(relay.address, b"x")
 
@@ -53,3 +56,63 @@ async def test_the_self_test_measures_both_delay_and_rate() -> None:
     assert isinstance(reading, RelayReading)
     assert reading.rtt_s >= 0.04 - 0.002
     assert 0 < reading.bytes_per_s <= 4e6 * 1.25
+
+
+def test_a_lane_sends_one_after_the_other_and_keeps_its_delay() -> None:
+    lane = Lane(1000.0, 0.04)
+    assert lane.arrival_s(100, now_s=1.0) == pytest.approx(1.0 + 0.1 + 0.04)
+    assert lane.arrival_s(100, now_s=1.0) == pytest.approx(1.0 + 0.2 + 0.04)
+    assert lane.arrival_s(100, now_s=5.0) == pytest.approx(5.0 + 0.1 + 0.04)
+
+
+def test_jitter_spreads_arrivals_and_a_lost_packet_comes_a_round_trip_late() -> None:
+    lane = Lane(1e12, 0.04, jitter_s=0.01, random=Random(1))
+    flights = [lane.arrival_s(1, now_s=float(n)) - n for n in range(1000)]
+    assert 0.03 <= min(flights) < 0.031
+    assert 0.049 < max(flights) <= 0.05001
+    lossy = Lane(1e12, 0.04, loss_ratio=0.1, random=Random(1))
+    late = sum(lossy.arrival_s(1, now_s=float(n)) - n > 0.1 for n in range(10_000))
+    assert 900 < late < 1100
+    with pytest.raises(AssertionError, match="chance is handed in"):
+        Lane(1.0, 0.0, loss_ratio=0.1)
+
+
+async def test_a_cut_lane_holds_bytes_and_connections_until_it_is_healed(target: str) -> None:
+    there, back = Lane(1e9, 0.001), Lane(1e9, 0.001)
+    async with Relay(target, there=there, back=back) as relay, asyncio.TaskGroup() as group:
+        there.cut()
+        task = group.create_task(exchange(relay.address, b"abc"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await asyncio.shield(task)
+        assert not task.done()
+        there.heal()
+        assert await task == b"cba"
+        # What is on its way when the way back is cut arrives when it is healed.
+        back.cut()
+        task = group.create_task(exchange(relay.address, b"xyz"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await asyncio.shield(task)
+        assert not task.done()
+        back.heal()
+        assert await task == b"zyx"
+
+
+async def test_a_relay_ends_while_a_connection_waits_for_a_cut_lane(target: str) -> None:
+    lane = Lane(1e9, 0.001)
+    lane.cut()
+    async with Relay(target, there=lane, back=lane) as relay:
+        host, _, port = relay.address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.close()
+
+
+def test_lateness_is_counted_in_classes() -> None:
+    lateness = Lateness()
+    for late_s in (0.0, 0.001, 0.0011, 0.3, 9.0):
+        lateness.add(late_s)
+    assert lateness.counts[0] == 2
+    assert lateness.counts[LATENESS_BOUNDS_S.index(0.002)] == 1
+    assert lateness.counts[-1] == 1
+    assert (sum(lateness.counts), lateness.worst_s) == (5, 9.0)

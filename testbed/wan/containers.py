@@ -1,0 +1,195 @@
+"""A testbed in containers: what is written for each place, and the docker commands. Pure.
+
+Each place, a region with its agent, or broker or predictor in regions of their own, has a network
+namespace with two containers. The sidecar listens on loopback for what the agent dials, carries it
+over the emulated link and a private network to the sidecar of the other place, and hands in what
+comes from there. So agents speak on loopback alone, as they must without TLS, and the private
+network has no way out. All containers run without root and without capabilities.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from testbed.wan.records import BROKER, PREDICTOR, RelayPlan, WanConfig, WanLink
+
+LABEL: Final = "gcos.testbed"
+IMAGE: Final = "gcos-testbed:latest"
+#: What `USER` of the image is; who is not root runs containers as themselves.
+IMAGE_UID: Final = 10001
+HOME: Final = "/gcos"
+CONFIG_NAME: Final = "process.toml"
+WAN_NAME: Final = "wan.json"
+CONTROL: Final = "127.0.0.1:7799"
+PROBE_PORT: Final = 7801
+GATE_PORT: Final = 7800
+#: The only other place where containers can write, in memory.
+_SCRATCH: Final = "/tmp"  # noqa: S108  inside a container, whose it is alone
+_PORT: Final = 7700
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPlan:
+    """Places, their addresses and their containers.
+
+    Attributes:
+        name: Of the network, and the beginning of the names of containers.
+        subnet: First three bytes of the private network, such as `10.231.8`.
+        image: Image of all containers.
+        uid: Who runs them.
+        places: Places in a fixed order; their number is theirs in addresses.
+    """
+
+    name: str
+    subnet: str
+    image: str
+    uid: int
+    places: tuple[str, ...]
+
+    def serving(self, place: str) -> str:
+        """Return where a place's process serves inside: another for each, as brokers list it."""
+        return f"127.1.0.{self._number(place)}:{_PORT}"
+
+    def dialled(self, place: str) -> str:
+        """Return where a sidecar listens for what goes to a place."""
+        return f"127.2.0.{self._number(place)}:{_PORT}"
+
+    def address(self, place: str) -> str:
+        """Return a place's address on the private network."""
+        return f"{self.subnet}.{self._number(place) + 10}"
+
+    def gate(self, place: str) -> str:
+        """Return where a place's sidecar takes what comes from other places."""
+        return f"{self.address(place)}:{GATE_PORT}"
+
+    def container(self, place: str) -> str:
+        """Return the container of a place's process."""
+        return f"{self.name}-{place}"
+
+    def sidecar(self, place: str) -> str:
+        """Return the container of a place's sidecar."""
+        return f"{self.name}-{place}-wan"
+
+    def _number(self, place: str) -> int:
+        return self.places.index(place) + 1
+
+
+def wan_config(plan: ContainerPlan, links: Sequence[WanLink], place: str, seed: int) -> WanConfig:
+    """Return what a place's sidecar is told: links that begin or end there, ways that begin."""
+    mine = tuple(link for link in links if place in {link.src, link.dst})
+    is_site = place not in {BROKER, PREDICTOR}
+    ways = [link.dst for link in mine if link.src == place and is_site]
+    return WanConfig(
+        address=CONTROL,
+        token_file=f"{HOME}/token",
+        links=mine,
+        relays=tuple(
+            RelayPlan(place, dst, address=plan.dialled(dst), target=plan.gate(dst)) for dst in ways
+        ),
+        seed=seed,
+    )
+
+
+def process_toml(
+    plan: ContainerPlan,
+    place: str,
+    *,
+    policy: str,
+    world: Mapping[str, float],
+    pool: Mapping[str, object],
+) -> str:
+    """Return the configuration of a place's process.
+
+    Args:
+        plan: Where everything is.
+        place: A site, broker or predictor.
+        policy: How a site bids.
+        world: The table `world` of an agent.
+        pool: The pool of an agent.
+    """
+    values: dict[str, object] = {
+        "address": plan.serving(place),
+        "token_file": f"{HOME}/token",
+    }
+    if place != BROKER:
+        values["data_dir"] = f"{HOME}/data"
+    if place in {BROKER, PREDICTOR}:
+        return _toml(values)
+    values |= {
+        "site": place,
+        "brokers": [plan.serving(BROKER)],
+        "predictors": [plan.serving(PREDICTOR)],
+        "artifact_roots": [f"{HOME}/artifacts"],
+        "run_path": "/opt/gcos/bin:/usr/local/bin:/usr/bin:/bin",
+        "policy": policy,
+    }
+    others = {plan.serving(other): plan.dialled(other) for other in plan.places if other != place}
+    tables = {"world": world, "routes": others}
+    text = _toml(values) + "\n[[pools]]\n" + _toml(pool)
+    return text + "".join(f"\n[{name}]\n{_toml(table)}" for name, table in tables.items())
+
+
+def network_command(plan: ContainerPlan) -> Command:
+    """Return the command that makes the private network, without a way out."""
+    return (
+        *("docker", "network", "create", "--internal", "--label", f"{LABEL}={plan.name}"),
+        *("--subnet", f"{plan.subnet}.0/24", plan.name),
+    )
+
+
+def sidecar_command(plan: ContainerPlan, place: str, directory: str) -> Command:
+    """Return the command that starts a place's sidecar, whose namespace its process shares."""
+    return (
+        *_run(plan, plan.sidecar(place), directory),
+        *("--network", plan.name, "--ip", plan.address(place), plan.image),
+        *("testbed.wan.sidecar", f"{HOME}/{WAN_NAME}", plan.address(place), plan.serving(place)),
+    )
+
+
+def process_command(plan: ContainerPlan, place: str, directory: str) -> Command:
+    """Return the command that starts a place's process."""
+    config = ("--config", f"{HOME}/{CONFIG_NAME}")
+    module = (
+        ("gcos.cli.main", place, "run", *config)
+        if place in {BROKER, PREDICTOR}
+        else ("site_agent", *config)
+    )
+    health = f"python -P -m testbed.wan.sidecar health {plan.serving(place)}"
+    return (
+        *_run(plan, plan.container(place), directory),
+        *("--network", f"container:{plan.sidecar(place)}"),
+        *("--env", f"GCOS_AGENT={plan.serving(place)}", "--env", f"GCOS_TOKEN_FILE={HOME}/token"),
+        *("--health-cmd", health, "--health-interval", "10s", "--health-retries", "3"),
+        *("--health-start-period", "30s", plan.image, *module),
+    )
+
+
+def exec_command(container: str, *arguments: str) -> Command:
+    """Return the command that runs a module in a container."""
+    return ("docker", "exec", container, "python", "-P", "-m", *arguments)
+
+
+def listing_command(name: str) -> Command:
+    """Return the command that lists the containers of a testbed: name and status, by line."""
+    return (
+        *("docker", "ps", "--all", "--filter", f"label={LABEL}={name}"),
+        *("--format", "{{.Names}}\t{{.Status}}"),
+    )
+
+
+def _run(plan: ContainerPlan, container: str, directory: str) -> Command:
+    return (
+        *("docker", "run", "--detach", "--init", "--name", container),
+        *("--label", f"{LABEL}={plan.name}", "--user", str(plan.uid)),
+        *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only"),
+        *("--tmpfs", _SCRATCH, "--volume", f"{directory}:{HOME}"),
+    )
+
+
+def _toml(values: Mapping[str, object]) -> str:
+    # Texts, numbers and lists of texts are spelled alike in JSON and TOML; keys are quoted, as
+    # addresses need it.
+    return "".join(f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in values.items())

@@ -1,0 +1,372 @@
+"""A testbed in containers, brought up and taken down through the `docker` command.
+
+Everything it makes carries one label, by which it is found again and removed: containers, network.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gcos import codec
+from gcos.errors import GcosError, InvalidRequestError, UnavailableError, WrongStateError
+from gcos.rpc.security import write_token
+from gcos.system import SystemClock, sleep_blocking, unique_text
+from gcos.tables import default_sites, hardware
+from testbed.local_directory import Tell, write_whole
+from testbed.wan.containers import (
+    CONFIG_NAME,
+    HOME,
+    IMAGE_UID,
+    PROBE_PORT,
+    WAN_NAME,
+    Command,
+    ContainerPlan,
+    exec_command,
+    listing_command,
+    network_command,
+    process_command,
+    process_toml,
+    sidecar_command,
+    wan_config,
+)
+from testbed.wan.control import LinkReading, asked_reading
+from testbed.wan.records import BROKER, PREDICTOR, Answer, LinkChange, Order, WanConfig, WanLink
+
+STATE_NAME: Final = "containers.json"
+_SIDECAR: Final = "testbed.wan.sidecar"
+_COMMAND_S: Final = 120.0
+#: Wall seconds for all processes to serve.
+_READY_S: Final = 180.0
+_LOOK_S: Final = 0.5
+_SUBNETS: Final = tuple(f"10.231.{number}" for number in range(20, 40))
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerOptions:
+    """What a testbed in containers is to be.
+
+    Attributes:
+        directory: Where its files lie, a directory for each place.
+        image: Image of all containers.
+        policy: How sites bid.
+        speed: World seconds per wall second.
+        byte_ratio: World bytes that one stored byte stands for.
+        gpu_count: GPUs of each site.
+        seed: Of jitter and loss.
+    """
+
+    directory: Path
+    image: str
+    policy: str
+    speed: float
+    byte_ratio: float
+    gpu_count: int
+    seed: int = 0
+
+
+def is_there(directory: Path) -> bool:
+    """Tell whether a testbed in containers lies in a directory."""
+    return (directory / STATE_NAME).exists()
+
+
+def read_plan(directory: Path) -> ContainerPlan:
+    """Return the plan of the testbed in a directory.
+
+    Raises:
+        WrongStateError: There is none.
+    """
+    try:
+        return codec.decode(ContainerPlan, (directory / STATE_NAME).read_bytes())
+    except (OSError, GcosError) as exc:
+        raise WrongStateError(
+            f"no testbed in containers is in {directory}",
+            hint="start one with: gcos testbed up --backend docker",
+        ) from exc
+
+
+def up(
+    options: ContainerOptions, zones: Mapping[str, str], links: Sequence[WanLink], *, tell: Tell
+) -> ContainerPlan:
+    """Start two containers for each place and return once all of them serve.
+
+    On failure, and on KeyboardInterrupt, everything that was made is removed again.
+
+    Raises:
+        WrongStateError: The directory is not empty.
+        UnavailableError: Docker or the image is not there, or a process did not serve in time.
+    """
+    directory = options.directory
+    if directory.exists() and any(directory.iterdir()):
+        raise WrongStateError(
+            f"{directory} is not empty", hint="gcos testbed down, or another --dir"
+        )
+    _require_image(options.image)
+    uid = IMAGE_UID if os.getuid() == 0 else os.getuid()
+    name = f"gcos-{unique_text()[:8]}"
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    plan = ContainerPlan(name, _SUBNETS[0], options.image, uid, tuple(zones))
+    try:
+        plan = _with_network(plan, directory)
+        _write_places(plan, options, links)
+        tell(f"{len(plan.places)} places on the private network {plan.subnet}.0/24")
+        for place in plan.places:
+            run(sidecar_command(plan, place, str(directory / place)))
+        for place in plan.places:
+            run(process_command(plan, place, str(directory / place)))
+        _await_ready(plan, tell)
+    except BaseException:
+        tell("removing what was made")
+        down(directory, tell=tell)
+        raise
+    return plan
+
+
+def down(directory: Path, *, tell: Tell) -> bool:
+    """Remove containers, network and files of a testbed; return False where there is none.
+
+    Raises:
+        UnavailableError: Docker does not answer.
+    """
+    if not is_there(directory):
+        return False
+    name = read_plan(directory).name
+    containers = [line.split("\t")[0] for line in run(listing_command(name)).splitlines()]
+    if containers:
+        tell(f"removing {len(containers)} containers")
+        run(("docker", "rm", "--force", "--volumes", *containers))
+    run(("docker", "network", "rm", name), may_fail=True)
+    shutil.rmtree(directory)
+    return True
+
+
+def processes(directory: Path) -> dict[str, str]:
+    """Return what Docker says of each container of a testbed."""
+    listing = run(listing_command(read_plan(directory).name))
+    rows = (line.partition("\t") for line in listing.splitlines())
+    return {name: status for name, _, status in sorted(rows)}
+
+
+def change(directory: Path, changes: Sequence[LinkChange]) -> None:
+    """Cut, heal or slow directions, at both of their ends.
+
+    Raises:
+        InvalidRequestError: There is no such link.
+    """
+    plan = read_plan(directory)
+    for place in sorted({place for each in changes for place in (each.src, each.dst)}):
+        if place not in plan.places:
+            raise InvalidRequestError(
+                f"there is no place {place!r}", hint=f"places are {', '.join(plan.places)}"
+            )
+        concerned = tuple(each for each in changes if place in {each.src, each.dst})
+        order(plan, place, Order("", changes=concerned))
+
+
+def changes_of(directory: Path) -> tuple[LinkChange, ...]:
+    """Return what was done to links."""
+    plan = read_plan(directory)
+    found = {
+        (change.src, change.dst): change
+        for place in plan.places
+        for change in _config(directory, place).changes
+    }
+    return tuple(found.values())
+
+
+def answers(directory: Path) -> tuple[Answer, ...]:
+    """Return what each site's sidecar says; broker and predictor begin no way."""
+    plan = read_plan(directory)
+    sites = [place for place in plan.places if place not in {BROKER, PREDICTOR}]
+    return tuple(order(plan, site, Order("")) for site in sites)
+
+
+def order(plan: ContainerPlan, place: str, asked: Order) -> Answer:
+    """Give a place's sidecar an order and return what it says."""
+    document = codec.encode(asked).decode()
+    said = run(exec_command(plan.sidecar(place), _SIDECAR, "order", f"{HOME}/{WAN_NAME}", document))
+    return codec.decode(Answer, said.encode())
+
+
+def readings(directory: Path, *, flow_s: float | None) -> tuple[LinkReading, ...]:
+    """Return each link once, as asked for and, unless `flow_s` is None, as measured."""
+    plan = read_plan(directory)
+    found: dict[frozenset[str], LinkReading] = {}
+    for src in plan.places:
+        config = _config(directory, src)
+        for way in config.relays:
+            pair = frozenset((src, way.dst))
+            if pair in found:
+                continue
+            found[pair] = asked_reading(config, config.changes, src, way.dst)
+            if flow_s is not None:
+                target = f"{plan.address(way.dst)}:{PROBE_PORT}"
+                arguments = ("measure", f"{HOME}/{WAN_NAME}", src, way.dst, target, str(flow_s))
+                said = run(exec_command(plan.sidecar(src), _SIDECAR, *arguments))
+                found[pair] = codec.decode(LinkReading, said.encode())
+    return tuple(found.values())
+
+
+def kill(directory: Path, place: str) -> str:
+    """End the process of a place at once and return its container.
+
+    Raises:
+        InvalidRequestError: There is no such place.
+    """
+    plan = read_plan(directory)
+    if place not in plan.places:
+        raise InvalidRequestError(
+            f"there is no place {place!r}", hint=f"places are {', '.join(plan.places)}"
+        )
+    run(("docker", "kill", plan.container(place)))
+    return plan.container(place)
+
+
+def revive(directory: Path) -> tuple[str, ...]:
+    """Start the processes again that have ended, and return their containers."""
+    plan = read_plan(directory)
+    ended = [name for name, status in processes(directory).items() if not status.startswith("Up")]
+    if ended:
+        run(("docker", "start", *ended))
+        _await_ready(plan, lambda _: None)
+    return tuple(ended)
+
+
+def run(command: Command, *, may_fail: bool = False) -> str:
+    """Run a docker command and return what it wrote to stdout.
+
+    Raises:
+        UnavailableError: Docker is not installed, does not answer, or refused.
+    """
+    try:
+        done = subprocess.run(
+            list(command), check=False, capture_output=True, text=True, timeout=_COMMAND_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise UnavailableError(
+            f"docker cannot be used: {exc}", hint="install it, or use --backend relay"
+        ) from exc
+    if done.returncode and not may_fail:
+        raise UnavailableError(
+            f"{' '.join(command[:3])} failed: {' '.join(done.stderr.split())[-300:]}",
+            hint="is the Docker engine running, and may you use it?",
+        )
+    return done.stdout
+
+
+def why_not(image: str) -> str:
+    """Return why containers of an image cannot be run here; empty: they can."""
+    try:
+        _require_image(image)
+    except UnavailableError as exc:
+        return exc.message
+    return ""
+
+
+def _require_image(image: str) -> None:
+    run(("docker", "info", "--format", "{{.ServerVersion}}"))
+    if not run(("docker", "image", "ls", "--quiet", image)).strip():
+        raise UnavailableError(
+            f"there is no image {image}", hint="build it: testbed/wan/docker/build.sh"
+        )
+
+
+def _with_network(plan: ContainerPlan, directory: Path) -> ContainerPlan:
+    """Make the private network in the first range that is free."""
+    refusal: UnavailableError | None = None
+    for subnet in _SUBNETS:
+        placed = ContainerPlan(plan.name, subnet, plan.image, plan.uid, plan.places)
+        # At once: whatever becomes of us, `down` finds what was made.
+        write_whole(directory / STATE_NAME, codec.encode(placed))
+        try:
+            run(network_command(placed))
+        except UnavailableError as exc:
+            if "overlap" not in exc.message:
+                raise
+            refusal = exc
+            continue
+        return placed
+    assert refusal is not None, "there is a range to try"
+    raise refusal
+
+
+def _write_places(plan: ContainerPlan, options: ContainerOptions, links: Sequence[WanLink]) -> None:
+    now_s = SystemClock().wall_s()
+    world = {
+        "speed": options.speed,
+        "wall_anchor_s": now_s,
+        "world_anchor_s": now_s,
+        "byte_ratio": options.byte_ratio,
+    }
+    token = ""
+    for place in plan.places:
+        home = options.directory / place
+        home.mkdir(mode=0o700)
+        for part in ("data", "artifacts"):
+            (home / part).mkdir(mode=0o700)
+        if token:
+            (home / "token").touch(mode=0o600)
+            (home / "token").write_text(f"{token}\n", encoding="ascii")
+        else:
+            token = write_token(home / "token")
+        is_site = place not in {BROKER, PREDICTOR}
+        text = process_toml(
+            plan,
+            place,
+            policy=options.policy,
+            world=world,
+            pool=_pool(place, options.gpu_count) if is_site else {},
+        )
+        (home / CONFIG_NAME).write_text(text, encoding="utf-8")
+        (home / WAN_NAME).write_bytes(codec.encode(wan_config(plan, links, place, options.seed)))
+        if os.getuid() == 0:
+            for path in (home, *home.rglob("*")):
+                os.chown(path, plan.uid, plan.uid)
+
+
+def _pool(site: str, gpu_count: int) -> dict[str, object]:
+    machine = hardware()[default_sites()[site].hardware]
+    return {
+        "type": machine.gpu_type,
+        "gpu_count": gpu_count,
+        "speed_ratio": machine.speed_ratio,
+        "active_kw": machine.active_kw,
+        "idle_kw": machine.idle_kw,
+        "usd_per_gpu_h": machine.usd_per_gpu_h,
+    }
+
+
+def _await_ready(plan: ContainerPlan, tell: Tell) -> None:
+    """Return once every process serves and the broker lists every site."""
+    clock = SystemClock()
+    until_s = clock.protocol_s() + _READY_S
+    for place in plan.places:
+        while True:
+            probe = exec_command(plan.container(place), _SIDECAR, "health", plan.serving(place))
+            try:
+                run(probe)
+                break
+            except UnavailableError as exc:
+                said = run(("docker", "logs", "--tail", "5", plan.container(place)), may_fail=True)
+                if clock.protocol_s() > until_s:
+                    raise UnavailableError(
+                        f"{place} did not serve within {_READY_S:.0f} s: {said.strip()[-300:]}"
+                    ) from exc
+            sleep_blocking(_LOOK_S)
+        tell(f"{plan.container(place)} serves")
+    site = next(place for place in plan.places if place not in {BROKER, PREDICTOR})
+    wanted = len(plan.places) - 2
+    while True:
+        listing = exec_command(plan.container(site), "gcos.cli.main", "sites", "ls", "-o", "name")
+        if len(run(listing, may_fail=True).split()) >= wanted:
+            return
+        if clock.protocol_s() > until_s:
+            raise UnavailableError(f"not all of {wanted} sites were listed in {_READY_S:.0f} s")
+        sleep_blocking(_LOOK_S)
+
+
+def _config(directory: Path, place: str) -> WanConfig:
+    return codec.decode(WanConfig, (directory / place / WAN_NAME).read_bytes())

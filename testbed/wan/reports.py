@@ -1,0 +1,228 @@
+"""What the commands of a testbed show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcos.cli.output import Output, Table
+from testbed.wan import docker_cluster
+from testbed.wan.cluster import Testbed
+from testbed.wan.control import LinkReading
+from testbed.wan.experiment import Experiment
+from testbed.wan.records import Answer, LinkChange, Verdict, verdict
+from testbed.wan.self_test import SelfTest
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """A process of a testbed.
+
+    Attributes:
+        name: What it is.
+        pid: Its id.
+        address: Where it serves; of a container, what Docker says of it.
+        is_alive: It executes.
+    """
+
+    name: str
+    pid: int
+    address: str
+    is_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TestbedStatus:
+    """A testbed as it is.
+
+    Attributes:
+        processes: Its processes.
+        changes: What was done to links.
+        timing: Whether deliveries kept their time.
+    """
+
+    processes: tuple[ProcessStatus, ...]
+    changes: tuple[LinkChange, ...]
+    timing: Verdict
+
+
+def status_of(testbed: Testbed, answer: Answer) -> TestbedStatus:
+    """Return the state of a testbed, given what its emulator says."""
+    return TestbedStatus(
+        tuple(
+            ProcessStatus(each.name, each.pid, each.address, each.is_alive)
+            for each in testbed.state.processes
+        ),
+        answer.changes,
+        verdict(answer.lanes),
+    )
+
+
+def container_status(directory: Path) -> TestbedStatus:
+    """Return the state of a testbed in containers, which have no ids of their own here: 0."""
+    lanes = [lane for answer in docker_cluster.answers(directory) for lane in answer.lanes]
+    return TestbedStatus(
+        tuple(
+            ProcessStatus(name, 0, status, is_alive=status.startswith("Up"))
+            for name, status in docker_cluster.processes(directory).items()
+        ),
+        docker_cluster.changes_of(directory),
+        verdict(lanes),
+    )
+
+
+def show_status(status: TestbedStatus, out: Output) -> None:
+    """Write it."""
+    if out.is_record:
+        out.record(status)
+        return
+    out.table(
+        Table(
+            ("PROCESS", ">PID", "ADDRESS", "STATE"),
+            tuple(
+                (each.name, str(each.pid), each.address, "runs" if each.is_alive else "ENDED")
+                for each in status.processes
+            ),
+        )
+    )
+    for change in status.changes:
+        what = "cut" if change.is_cut else f"{change.factor:g} times as far"
+        out.line(f"{change.src} to {change.dst}: {what}")
+    timing = status.timing
+    out.line(
+        f"{timing.deliveries} deliveries, {timing.late_share:.2%} later than "
+        f"{timing.bound_s * 1e3:g} ms, worst {timing.worst_s * 1e3:.1f} ms: "
+        + ("VOID, this machine is too busy" if timing.is_void else "time is kept")
+    )
+
+
+def show_links(readings: Sequence[LinkReading], out: Output) -> None:
+    """Write links as asked for beside what was measured."""
+    if out.is_record:
+        out.record(tuple(readings))
+        return
+    out.table(
+        Table(
+            ("FROM", "TO", ">RTT ms", ">MEASURED", ">MB/s", ">MEASURED", "SOURCE", "NOTE"),
+            tuple(
+                (
+                    each.src,
+                    each.dst,
+                    f"{each.asked_rtt_s * 1e3:.1f}",
+                    "-" if each.rtt_s is None else f"{each.rtt_s * 1e3:.1f}",
+                    f"{each.asked_bytes_per_s / 1e6:.3g}",
+                    "-" if each.bytes_per_s is None else f"{each.bytes_per_s / 1e6:.3g}",
+                    "measured" if each.is_measured else "estimated",
+                    _note(each),
+                )
+                for each in readings
+            ),
+            optional=("SOURCE",),
+        )
+    )
+
+
+def _note(reading: LinkReading) -> str:
+    if reading.is_cut:
+        return "CUT"
+    notes = [] if reading.is_true else ["NOT AS ASKED"]
+    return ", ".join([*notes, *(["rate capped"] if reading.is_capped else [])])
+
+
+def show_self_tests(tests: Sequence[SelfTest], out: Output) -> None:
+    """Write what backends made of a link."""
+    if out.is_record:
+        out.record(tuple(tests))
+        return
+    out.table(
+        Table(
+            ("BACKEND", ">RTT ms", ">MEASURED", ">MB/s", ">MEASURED", ">LATE", "VERDICT"),
+            tuple(
+                (
+                    each.backend,
+                    f"{each.asked_rtt_s * 1e3:.1f}",
+                    f"{each.rtt_s * 1e3:.2f}",
+                    f"{each.asked_bytes_per_s / 1e6:.3g}",
+                    f"{each.bytes_per_s / 1e6:.3g}",
+                    "-" if each.timing is None else f"{each.timing.late_share:.2%}",
+                    "VOID, too busy"
+                    if each.is_void
+                    else ("as asked" if each.is_true else "NOT AS ASKED"),
+                )
+                for each in tests
+            ),
+        )
+    )
+
+
+def show_experiment(experiment: Experiment, out: Output) -> None:
+    """Write what became of the jobs."""
+    if out.is_record:
+        out.record(experiment)
+        return
+    out.table(experiment_table(experiment))
+    out.line(
+        "every acknowledged job ended in one terminal state"
+        if experiment.is_success
+        else "SOME ACKNOWLEDGED JOBS did not end in one terminal state"
+    )
+    for run in experiment.runs:
+        if run.timing.is_void:
+            out.line(
+                f"{run.policy}: links were late ({run.timing.late_share:.1%} of deliveries); its "
+                "times say nothing about distance"
+            )
+
+
+def experiment_table(experiment: Experiment) -> Table:
+    """Return a row for each policy."""
+    return Table(
+        (
+            *("POLICY", ">JOBS", ">TAKEN", "ENDED AS", ">NOT ENDED", ">CHANGED"),
+            *(">COST $", ">CO2 g", ">WAIT s", ">LATE", "RAN AT"),
+        ),
+        tuple(
+            (
+                run.policy,
+                str(run.submitted),
+                str(run.acknowledged),
+                ", ".join(f"{count} {state}" for state, count in sorted(run.states.items())),
+                str(run.unended),
+                str(run.changed),
+                f"{run.cost_usd:.4g}",
+                f"{run.carbon_gco2:.4g}",
+                f"{run.mean_wait_s:.1f}",
+                f"{run.timing.late_share:.1%}" + (" VOID" if run.timing.is_void else ""),
+                ", ".join(f"{site} {count}" for site, count in run.sites.items()),
+            )
+            for run in experiment.runs
+        ),
+        optional=("RAN AT", ">LATE"),
+    )
+
+
+def experiment_markdown(experiment: Experiment) -> str:
+    """Return the report as Markdown."""
+    table = experiment_table(experiment)
+    parted = " and ".join(experiment.mishaps.parted)
+    rows = [[column.removeprefix(">") for column in table.columns], ["---"] * len(table.columns)]
+    rows += [list(row) for row in table.rows]
+    return "\n".join(
+        [
+            f"# {experiment.jobs} jobs over the regions of {experiment.scenario}",
+            "",
+            (
+                f"After a quarter of the jobs nothing passed between {parted}; after half of them "
+                f"the agent of {experiment.mishaps.killed} was killed; after three quarters both "
+                "were as before. Waits are world seconds. What became of each acknowledged job was "
+                "asked of the site that owns it, until all had ended and once more. Jobs are equal "
+                "and short: costs compare policies on this run alone."
+            ),
+            "",
+            *("| " + " | ".join(row) + " |" for row in rows),
+            "",
+            "Every acknowledged job ended in one terminal state."
+            if experiment.is_success
+            else "NOT every acknowledged job ended in one terminal state.",
+            "",
+        ]
+    )
