@@ -16,7 +16,7 @@ lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy examples/python/*.py examples/tune
+	$(VENV)/bin/mypy examples/python/*.py examples/research/*.py examples/tune
 	$(VENV)/bin/lint-imports
 
 soak: $(VENV)/.test-installed

@@ -13,7 +13,7 @@ def test_the_example_begins_with_joint_and_keeps_what_is_better(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["train_policy.py", "1"])
-    runpy.run_path(str(ROOT / "examples/python/train_policy.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "examples/research/train_policy.py"), run_name="__main__")
     generation, seen, unseen = capsys.readouterr().out.splitlines()
     assert generation.startswith("generation 0: best so far ")
     best_usd, joint_usd = (float(word) for word in seen.split() if word[0].isdigit())
