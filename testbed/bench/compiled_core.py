@@ -14,7 +14,6 @@ Run as `python -m testbed.bench.compiled_core`.
 """
 
 import resource
-import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from statistics import median
 from typing import Final
 
 from testbed.bench import BenchRow
+from testbed.bench.peak_memory import PARTS, growth_row, own_peak_bytes
 from testbed.fast.run import FastPolicy, FastWorld, run_fast
 from testbed.instances import draw
 from testbed.scenarios import load_scenario
@@ -32,7 +32,6 @@ from testbed.world import load_world
 PEER_PLACEMENTS_PER_S: Final = 9_181.0
 PEER_TARGET: Final = 10.0
 DECISIONS_AIM: Final = 50_000.0
-MEMORY_TARGET: Final = 1.1
 ROUNDS_COUNT: Final = 5
 
 _WEEK_S: Final = datetime(2023, 7, 3, tzinfo=UTC).timestamp()
@@ -41,13 +40,19 @@ _TASKS_PER_H: Final = 4 * 28
 _ROOMY_LOAD: Final = 0.1
 _BUSY_LOAD: Final = 0.5
 _LONG: Final = Sample(site_count=3, task_count=160_000, tasks_per_h=3.0)
-_PARTS: Final = 4
-_BYTES_PER_KB: Final = 1024
 
 
 def measure() -> tuple[BenchRow, ...]:
     """Return rows for the peer's setting, for the default scenario, and for memory."""
-    return (_peer_row(), _decisions_row(), _memory_row())
+    return (
+        _peer_row(),
+        _decisions_row(),
+        growth_row(
+            "compiled core, peak memory over the tasks of a run",
+            "testbed.bench.compiled_core",
+            _LONG,
+        ),
+    )
 
 
 def _peer_row() -> BenchRow:
@@ -115,41 +120,12 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _memory_row() -> BenchRow:
-    part, whole = _peak_bytes(1), _peak_bytes(_PARTS)
-    count = _LONG.task_count * (_PARTS - 1) // _PARTS
-    return BenchRow(
-        name="compiled core, peak memory over the tasks of a run",
-        ours=whole / 1e6,
-        limit=part / 1e6,
-        ratio=whole / part,
-        target=MEMORY_TARGET,
-        unit="MB",
-        note=(
-            f"{_LONG.task_count} tasks beside the first {_LONG.task_count // _PARTS} of them,"
-            f" in processes of their own: {(whole - part) / count:.0f} bytes a task"
-        ),
-        is_cost=True,
-    )
-
-
-def _peak_bytes(parts: int) -> int:
-    """Return the peak memory of a process that runs so many parts of the long world."""
-    done = subprocess.run(
-        [sys.executable, "-m", "testbed.bench.compiled_core", str(parts)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout)
-
-
 def _run_parts(parts: int) -> int:
     """Run so many parts of the long world and return this process' peak memory."""
     instance = instance_of(_LONG)
-    tasks = instance.tasks[: len(instance.tasks) * parts // _PARTS]
+    tasks = instance.tasks[: len(instance.tasks) * parts // PARTS]
     run_fast(FastWorld(replace(instance, tasks=tasks)), FastPolicy("joint"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_KB
+    return own_peak_bytes()
 
 
 if __name__ == "__main__":

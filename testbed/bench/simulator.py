@@ -9,8 +9,6 @@ Run as `python -m testbed.bench.simulator`.
 """
 
 import heapq
-import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,13 +18,13 @@ from typing import Final
 from gcos.system import SystemClock
 from policies.catalogue import POLICIES
 from testbed.bench import BenchRow
+from testbed.bench.peak_memory import PARTS, growth_row, own_peak_bytes
 from testbed.sim.engine import Engine
 from testbed.sim.samples import Sample, instance_of
 from testbed.sim.simulation import Simulation
 
 ENGINE_TARGET: Final = 0.4
 TASKS_PER_MIN_AIM: Final = 2_000.0
-MEMORY_TARGET: Final = 1.1
 ROUNDS_COUNT: Final = 5
 #: As many events wait at once as in a busy run.
 WAITING_COUNT: Final = 1_000
@@ -35,8 +33,6 @@ EVENT_COUNT: Final = 200_000
 _CORES = Sample(site_count=8, task_count=1_000, tasks_per_h=5.0)
 #: A year of hours.
 _LONG = Sample(site_count=3, task_count=17_520, tasks_per_h=2.0)
-_PARTS: Final = 4
-_BYTES_PER_KB: Final = 1024
 
 _now_s = SystemClock().protocol_s
 
@@ -44,7 +40,11 @@ _now_s = SystemClock().protocol_s
 def measure() -> tuple[BenchRow, ...]:
     """Return rows for the engine, runs under two policies, and memory."""
     cores = (_cores_row("joint"), _cores_row("joint-lookahead"))
-    return (_engine_row(), *cores, _memory_row())
+    return (
+        _engine_row(),
+        *cores,
+        growth_row("simulation, peak memory over a year", "testbed.bench.simulator", _LONG),
+    )
 
 
 def _engine_row() -> BenchRow:
@@ -113,41 +113,12 @@ def _cores_row(policy: str) -> BenchRow:
     )
 
 
-def _memory_row() -> BenchRow:
-    part, whole = _peak_bytes(1), _peak_bytes(_PARTS)
-    count = _LONG.task_count * (_PARTS - 1) // _PARTS
-    return BenchRow(
-        name="simulation, peak memory over a year",
-        ours=whole / 1e6,
-        limit=part / 1e6,
-        ratio=whole / part,
-        target=MEMORY_TARGET,
-        unit="MB",
-        note=(
-            f"{_LONG.task_count} tasks beside the first {_LONG.task_count // _PARTS} of them,"
-            f" in processes of their own: {(whole - part) / count:.0f} bytes a task"
-        ),
-        is_cost=True,
-    )
-
-
-def _peak_bytes(parts: int) -> int:
-    """Return the peak memory of a process that runs so many parts of the long world."""
-    done = subprocess.run(
-        [sys.executable, "-m", "testbed.bench.simulator", str(parts)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout)
-
-
 def _run_parts(parts: int) -> int:
     """Run so many parts of the long world and return this process' peak memory."""
     instance = instance_of(_LONG)
-    tasks = instance.tasks[: len(instance.tasks) * parts // _PARTS]
+    tasks = instance.tasks[: len(instance.tasks) * parts // PARTS]
     Simulation(replace(instance, tasks=tasks), POLICIES["joint"]).run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_KB
+    return own_peak_bytes()
 
 
 if __name__ == "__main__":

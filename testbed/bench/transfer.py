@@ -39,7 +39,8 @@ from gcos.system import SystemClock
 from site_agent.peer_source import LONG_CONNECTION_COUNT
 from testbed import relay
 from testbed.bench import BenchRow
-from testbed.bench.transfer_peer import open_store, peak_bytes, reset_peak_bytes
+from testbed.bench.peak_memory import peak_bytes, reset_peak_bytes
+from testbed.bench.transfer_peer import open_store
 
 NEAR_BYTES: Final = 512 << 20
 NEAR_ROUNDS: Final = 5

@@ -33,6 +33,7 @@ from site_agent.artifact_store import ArtifactStore
 from site_agent.peer_source import CALLS_PER_CONNECTION, PeerSource
 from site_agent.serving import ArtifactServicer
 from site_agent.transfer import ArtifactPlane
+from testbed.bench.peak_memory import peak_bytes, reset_peak_bytes
 
 TOKEN: Final = "a-token-for-benchmarks-on-loopback"  # noqa: S105  guards nothing
 _RANGE_BYTES: Final = 8 * CHUNK_BYTES
@@ -201,24 +202,6 @@ def _need(artifact_id: str, size_bytes: int) -> ArtifactNeed:
     return ArtifactNeed(
         ArtifactId(artifact_id), ArtifactKind.MODEL, name="measured", size_bytes=size_bytes
     )
-
-
-def reset_peak_bytes(pid: int) -> int:
-    """Begin to watch the peak of a process's resident memory; return what it is now."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")  # proc(5)
-    return _status_bytes(pid, "VmRSS")
-
-
-def peak_bytes(pid: int) -> int:
-    """Return the peak of a process's resident memory since `reset_peak_bytes`."""
-    return _status_bytes(pid, "VmHWM")
-
-
-def _status_bytes(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise LookupError(name)
 
 
 async def _pull(directory: Path) -> None:
