@@ -1,15 +1,18 @@
 """Brings files from several sources at once, until they are all here or one of them is wrong.
 
-    TaskGroup of the pull:    writes what is next; tasks that ask for digests of chunks
+    TaskGroup of the pull:    verifies what came; writes what is next; asks for digests of chunks
       TaskGroup of a source:  workers, two for each connection; one that fails ends the source
 
-A worker claims a range, asks for it, verifies chunk by chunk and hands them to the board.
+A worker claims a range, asks for it and puts its chunks into a queue; out of it they are verified,
+and handed to the board.
 """
 
 import asyncio
+import functools
 import hashlib
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from gcos.artifacts import CHUNK_BYTES, FileEntry
@@ -24,14 +27,16 @@ from site_agent.source_pool import WRONG_COUNT_MAX, SourcePool
 from site_agent.source_shares import ASKED_RATIO
 from site_agent.threads import in_thread
 
-WINDOW_BYTES: Final = 12 * CHUNK_BYTES
-"""Asked for and not yet written, for each connection."""
+WINDOW_BYTES: Final = 24 * CHUNK_BYTES
+"""Asked for and not yet written: twice what 1 Gbit/s holds over 80 ms, and some.
 
-WINDOW_BYTES_MAX: Final = 24 * CHUNK_BYTES
-"""The same for all together: twice what 1 Gbit/s holds over 80 ms, and some."""
+Over loopback, half of it would do, but requests would be half as long and twice as many.
+"""
 
 BATCH_BYTES: Final = 4 * CHUNK_BYTES
-"""Handed to the writing thread at once."""
+"""Handed at once to the thread that verifies, or to the one that writes."""
+
+_BATCH_COUNT_MAX: Final = BATCH_BYTES // CHUNK_BYTES
 
 _LOOK_S_MIN: Final = 0.01
 
@@ -42,6 +47,21 @@ class ListWrongError(Exception):
     def __init__(self, chunk: ChunkId) -> None:
         super().__init__(f"every source's chunk at {chunk.offset_bytes} came wrong")
         self.chunk = chunk
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Received:
+    """Chunk number `place` of a claim, as its source sent it."""
+
+    claim: Claim
+    place: int
+    data: memoryview
+    source: PeerSource
+
+    @property
+    def chunk(self) -> ChunkId:
+        """Which chunk of the artifact it should be."""
+        return self.claim.chunks[self.place]
 
 
 class Pull:
@@ -77,6 +97,9 @@ class Pull:
             is_here=assembly.is_here,
         )
         self._readings: dict[Claim, Reading] = {}
+        #: What came and was not looked at yet. At most the window, as claims are.
+        self._unverified: deque[_Received] = deque()
+        self._has_unverified = asyncio.Event()
         #: Its worker and each of its chunks that is being verified hold a claim.
         self._hold_counts: dict[Claim, int] = {}
         self._worker_counts: dict[SiteId, int] = {}
@@ -100,8 +123,10 @@ class Pull:
         try:
             async with self._group:
                 sources = self._group.create_task(self._staff())
+                verifier = self._group.create_task(self._verify())
                 await self._write()
                 sources.cancel()
+                verifier.cancel()
                 self._digests.cancel()
         except BaseExceptionGroup as exc:
             raise _first(exc) from None
@@ -170,8 +195,6 @@ class Pull:
             group.create_task(self._work(source, number // CALLS_PER_CONNECTION, group))
         if wanted_count > count:
             self._worker_counts[source.site_id] = wanted_count
-            connections = sum(self._worker_counts.values()) // CALLS_PER_CONNECTION
-            self._board.window_bytes = min(connections * WINDOW_BYTES, WINDOW_BYTES_MAX)
 
     async def _work(self, source: PeerSource, connection: int, group: asyncio.TaskGroup) -> None:
         """Fetch one range after the other over one connection."""
@@ -218,27 +241,48 @@ class Pull:
                     self._pool.received(source, len(data))
                     # How far away the source is, its first chunk has told.
                     self._hire(source, group)
-                    # In a task of the pull: what came is kept even if the source fails now.
+                    # Kept even if the source fails now.
                     self._hold_counts[claim] += 1
-                    self._group.create_task(self._take(claim, place, data, source))
+                    self._unverified.append(_Received(claim, place, data, source))
+                    self._has_unverified.set()
                 await reading.end()
             finally:
                 del self._readings[claim]
 
-    async def _take(self, claim: Claim, place: int, data: memoryview, source: PeerSource) -> None:
-        """Verify a chunk and hand it on."""
+    async def _verify(self) -> None:
+        """Hash what comes, a batch at a time, and hand on what is right.
+
+        One thread hashes faster than a link delivers. On its way there and back each batch costs
+        the loop as much as a chunk would, and while the loop is busy, batches grow.
+        """
+        while True:
+            await self._has_unverified.wait()
+            count = min(len(self._unverified), _BATCH_COUNT_MAX)
+            batch = [self._unverified.popleft() for _ in range(count)]
+            if not self._unverified:
+                self._has_unverified.clear()
+            found = await in_thread(functools.partial(_digests, batch))
+            for each, digest in zip(batch, found, strict=True):
+                if self._digests.is_known(each.chunk):
+                    await self._take(each, digest)
+                else:
+                    # Whoever gives the list may be slow, and others need not wait for that.
+                    self._group.create_task(self._take(each, digest))
+
+    async def _take(self, each: "_Received", digest: bytes) -> None:
+        """Hand on a chunk that is as it should be."""
+        claim, place = each.claim, each.place
         try:
-            digest = await in_thread(lambda: hashlib.sha256(data).digest())
-            expected = await self._digests.of(claim.chunks[place], self._group)
+            expected = await self._digests.of(each.chunk, self._group)
             if expected is not None and digest != expected:
                 self._board.reject(claim, place)
-                self._blame(claim.chunks[place], source)
+                self._blame(each.chunk, each.source)
                 return
             if expected is not None:
-                self._right_counts[claim.chunks[place].file_index] += 1
-                self._assembly.note(claim.chunks[place], digest)
-            self._pool.last = source.holder
-            for other in self._board.deliver(claim, place, data):
+                self._right_counts[each.chunk.file_index] += 1
+                self._assembly.note(each.chunk, digest)
+            self._pool.last = each.source.holder
+            for other in self._board.deliver(claim, place, each.data):
                 if other in self._readings:
                     self._readings[other].stop()
         finally:
@@ -261,6 +305,11 @@ class Pull:
             del self._hold_counts[claim]
             self._board.release(claim, now_s=self._clock.protocol_s())
         self._bell.ring()
+
+
+def _digests(batch: Sequence[_Received]) -> list[bytes]:
+    """Return SHA-256 of each chunk. Blocking."""
+    return [hashlib.sha256(each.data).digest() for each in batch]
 
 
 def _first(error: BaseException) -> BaseException:
