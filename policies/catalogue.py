@@ -62,7 +62,12 @@ class Policy:
     @property
     def is_live(self) -> bool:
         """Whether agents can run it: none of them sees all sites at once or knows the future."""
-        return self.dispatcher is None and self.foresight is not Foresight.TRUE
+        return self.dispatcher is None and not self.is_clairvoyant
+
+    @property
+    def is_clairvoyant(self) -> bool:
+        """Whether it is told what is to come."""
+        return self.foresight is Foresight.TRUE
 
 
 _in_time = rules.in_time_first

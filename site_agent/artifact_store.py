@@ -49,6 +49,8 @@ from gcos.errors import (
     WrongStateError,
 )
 from gcos.ids import ArtifactId, SiteId
+from policies.evictors import DEFAULT as DEFAULT_EVICTION
+from policies.evictors import evictor_named
 from site_agent.adopted_files import AdoptedFiles, resolved
 from site_agent.digest_notes import NOTES, BadRange, DigestNotes, read_notes, write_notes
 from site_agent.dual_cache import DualCache
@@ -139,6 +141,7 @@ class ArtifactStore:
         site_id: SiteId,
         model_capacity_bytes: int,
         data_capacity_bytes: int,
+        eviction: str = DEFAULT_EVICTION,
         allowed_roots: Sequence[Path] = (),
     ) -> "ArtifactStore":
         """Open or make the store below `root` and rebuild the books from what lies there.
@@ -152,12 +155,15 @@ class ArtifactStore:
             site_id: This site.
             model_capacity_bytes: Capacity of the model cache.
             data_capacity_bytes: Capacity of the data cache.
+            eviction: What goes first when a cache is full (`policies.evictors`).
             allowed_roots: Directories below which `import_directory` may read.
 
         Raises:
             CacheFullError: Copies in this site's custody do not fit any more.
+            InvalidRequestError: There is no such eviction.
         """
-        cache = DualCache(model_capacity_bytes, data_capacity_bytes)
+        evictor = evictor_named(eviction)
+        cache = DualCache(model_capacity_bytes, data_capacity_bytes, evictor)
         store = cls(root, site_id=site_id, cache=cache, allowed_roots=allowed_roots)
         store._areas.open()
         store.adopted_files.open()

@@ -10,6 +10,8 @@ from gcos.ids import is_site_id
 from gcos.sites import Pool
 from gcos.tables import default_sites, hardware
 from policies.catalogue import DEFAULT, policy_named
+from policies.evictors import DEFAULT as DEFAULT_EVICTION
+from policies.evictors import evictor_named
 from site_agent.lease import LEASE_S
 from site_agent.migration import Budget
 
@@ -93,6 +95,7 @@ class AgentConfig:
         pools: GPU pools.
         model_cache_bytes: Capacity of the model cache.
         data_cache_bytes: Capacity of the data cache.
+        eviction: What goes first when a cache is full: value, lru, lfu or gdsf.
         artifact_roots: Directories from which artifacts may be added and pulled.
         output_roots: Directories below which tasks may have outputs copied (`as: uri`).
         signals_trace: CSV or Parquet of carbon and price; empty: the shipped typical days.
@@ -130,6 +133,7 @@ class AgentConfig:
     pools: tuple[Pool, ...] = ()
     model_cache_bytes: int = 100 * GIB
     data_cache_bytes: int = 100 * GIB
+    eviction: str = DEFAULT_EVICTION
     artifact_roots: tuple[Path, ...] = ()
     output_roots: tuple[Path, ...] = ()
     signals_trace: str = ""
@@ -159,7 +163,8 @@ def completed(config: AgentConfig) -> AgentConfig:
     """Return the configuration with what the shipped table of sites adds to it.
 
     Raises:
-        InvalidRequestError: The site id is malformed, or no zone or pool is known for it.
+        InvalidRequestError: The site id is malformed, no zone or pool is known for it, or its
+            policy or eviction cannot run at a site.
     """
     if not is_site_id(config.site):
         raise InvalidRequestError(
@@ -196,6 +201,7 @@ def completed(config: AgentConfig) -> AgentConfig:
             field="policy",
             hint=f"use {DEFAULT}",
         )
+    evictor_named(config.eviction)
     return replace(config, zone=zone, pue=pue or 1.0, pools=pools)
 
 

@@ -112,6 +112,7 @@ class _Agent:
             site_id=self._site.site_id,
             model_capacity_bytes=config.model_cache_bytes,
             data_capacity_bytes=config.data_cache_bytes,
+            eviction=config.eviction,
             # Outputs become artifacts, and uploads lie in a directory of their own until then.
             allowed_roots=(
                 *config.artifact_roots,

@@ -54,7 +54,7 @@ def simulate(
     instance: Instance, *, policy: str, cache_mode: str = "dual", log: Path | None = None
 ) -> RunResult:
     """Return what came of an instance, by the compiled core where it can: see `Simulate`."""
-    if why_full(instance, policy) is not None:
+    if why_full(instance, policy, cache_mode) is not None:
         return full.simulate(instance, policy=policy, cache_mode=cache_mode, log=log)
     return simulate_fast(instance, policy=policy, cache_mode=cache_mode, log=log)
 
@@ -67,7 +67,7 @@ def simulate_fast(
     Raises:
         InvalidRequestError: As `testbed.sim.run.simulate`, or the compiled core cannot run this.
     """
-    why = why_full(instance, policy)
+    why = why_full(instance, policy, cache_mode)
     if why is not None:
         raise InvalidRequestError(f"the fast core cannot: {why}", field="core", hint="--core full")
     from testbed.fast.run import FastWorld, simulate_world  # noqa: PLC0415  (needs numba)
@@ -77,14 +77,14 @@ def simulate_fast(
     return simulate_world(_latest[0], policy=policy, cache_mode=cache_mode, log=log)
 
 
-def why_full(instance: Instance, policy: str) -> str | None:
+def why_full(instance: Instance, policy: str, cache_mode: str = "dual") -> str | None:
     """Return why only the full core runs an instance under a policy; None: the compiled one can.
 
     Raises:
-        InvalidRequestError: There is no such policy.
+        InvalidRequestError: There is no such policy, or there are no such caches.
     """
     if not has_fast():
         return _MISSING
     from testbed.fast.run import why_not  # noqa: PLC0415
 
-    return why_not(instance, policy)
+    return why_not(instance, policy, cache_mode)

@@ -34,7 +34,7 @@ from testbed.run_store import (
     writable_directory,
 )
 from testbed.scenarios.records import Scenario
-from testbed.sim.cache_modes import CacheMode
+from testbed.sim.cache_modes import caches_named
 from testbed.sim.instance import Instance
 from testbed.sim.result import Simulate
 from testbed.world import World, load_world
@@ -73,7 +73,7 @@ class RunOrder:
         data: Directory of the world; None: the shipped tables.
         pair: Week and seed.
         policy: Name of the policy.
-        cache_mode: Which caches there are.
+        cache_mode: Which caches there are, and what goes first in them.
         code: Digest of the code.
         replay_log: Name of the job log that replaces the drawn tasks; None: draw them.
         out: Where finished runs are kept; None: nowhere.
@@ -169,7 +169,8 @@ def run_orders(
     """Return the runs of an evaluation, pair by pair, so that an interrupted one holds pairs.
 
     Raises:
-        InvalidRequestError: There is no such policy or cache mode, or a policy is there twice.
+        InvalidRequestError: There is no such policy, cache mode or eviction, or a policy is there
+            twice.
     """
     for policy in policies:
         policy_named(policy, field="policies")
@@ -177,11 +178,7 @@ def run_orders(
         raise InvalidRequestError(
             "a policy is there twice, or none is", field="policies", hint="name each policy once"
         )
-    if cache_mode not in {mode.value for mode in CacheMode}:
-        known = ", ".join(mode.value for mode in CacheMode)
-        raise InvalidRequestError(
-            f"no cache mode {cache_mode!r}", field="cache_mode", hint=f"one of {known}"
-        )
+    caches_named(cache_mode)
     return tuple(
         RunOrder(
             scenario,

@@ -54,6 +54,13 @@ def evaluate(
             help="dual, coupled, no-model, no-data, none; several, with commas, are compared."
         ),
     ] = "dual",
+    eviction: Annotated[
+        str,
+        typer.Option(
+            help="What goes first in a full cache: value, lru, lfu, gdsf, or belady, which knows "
+            "the future; several, with commas, are compared."
+        ),
+    ] = "value",
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -106,6 +113,7 @@ def evaluate(
       gcos evaluate --policies joint,rule --sweep carbon_price_usd_per_kg=0,0.2,1 --out runs
       gcos evaluate --scenario paper --data world --seeds 4
       gcos evaluate --policies rule --cache-mode dual,coupled,no-model,no-data,none
+      gcos evaluate --policies joint --eviction value,lru,belady --scenario cache-tenth
     """
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
     from testbed import cores  # noqa: PLC0415
@@ -143,12 +151,12 @@ def evaluate(
         output=out,
     )
     names = names_in(DEFAULT_POLICIES if policies is None else policies)
-    modes = names_in(cache_mode)
+    modes = _caches(names_in(cache_mode), names_in(eviction))
     try:
         if core != "full":
             _compile_ahead(out)
         if scenario == PAPER:
-            refuse_with_paper(cache_mode=cache_mode, baseline=baseline, sweep=sweep)
+            refuse_with_paper(cache_mode=",".join(modes), baseline=baseline, sweep=sweep)
             ours = OURS if policies is None else names
             paper = paper_table(study, ours=ours, changes=changes or ())
             study.keep(PAPER, [each.origin.command for each in paper.evaluations], paper)
@@ -261,6 +269,26 @@ def _told(refused: Sequence[str]) -> list[str]:
 def names_in(text: str) -> tuple[str, ...]:
     """Return the names in a list with commas."""
     return tuple(part for each in text.split(",") if (part := each.strip()))
+
+
+def _caches(modes: Sequence[str], evictions: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of all caches that are compared: each mode with each eviction.
+
+    Raises:
+        InvalidRequestError: There is no such mode or eviction, or one is there twice.
+    """
+    from gcos.errors import InvalidRequestError  # noqa: PLC0415
+    from testbed.sim.cache_modes import caches_named  # noqa: PLC0415
+
+    if not evictions:
+        raise InvalidRequestError("no eviction is named", field="eviction", hint="such as value")
+    if len(set(evictions)) < len(evictions):
+        raise InvalidRequestError("name each eviction once", field="eviction")
+    return tuple(
+        str(caches_named(mode if "+" in mode else f"{mode}+{each}"))
+        for mode in modes
+        for each in (evictions[:1] if "+" in mode else evictions)
+    )
 
 
 def _baseline(name: str | None, policies: Sequence[str], modes: Sequence[str]) -> str:

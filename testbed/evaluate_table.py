@@ -4,7 +4,7 @@ from gcos.cli.output import Table
 from gcos.cli.plan_table import SCOPES
 from gcos.cli.quantities import NOTHING, counted, duration, percentage, significant
 from testbed.evaluate import day
-from testbed.evaluation import Evaluation, PolicySummary
+from testbed.evaluation import Evaluation, PolicySummary, is_clairvoyant
 from testbed.statistics import Comparison, Estimate
 
 #: Longest list of weeks that is written out.
@@ -31,15 +31,22 @@ def table(found: Evaluation) -> Table:
             f">{versus}",
             ">WINS",
         ),
-        tuple(_row(each) for each in found.policies),
+        tuple(_row(each, _shown(each.policy, found)) for each in found.policies),
         optional=(">DATA HITS %", ">MODEL HITS %", ">WAIT p95", ">ENERGY $", ">EGRESS $", ">WINS"),
     )
 
 
-def _row(policy: PolicySummary) -> tuple[str, ...]:
+def _shown(name: str, found: Evaluation) -> str:
+    """Return the name of a summary, marked where it knows the future."""
+    policy, _, caches = name.partition("/")
+    is_marked = is_clairvoyant(policy, caches or found.cache_mode)
+    return f"{name} (clairvoyant)" if is_marked else name
+
+
+def _row(policy: PolicySummary, name: str) -> tuple[str, ...]:
     versus = policy.joint_vs_baseline
     return (
-        policy.policy,
+        name,
         significant(policy.joint_usd.mean),
         significant(policy.cost_usd.mean),
         significant(policy.carbon_kg.mean),

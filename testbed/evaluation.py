@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gcos.accounting import BYTES_PER_GB, G_PER_KG, CostScope
+from policies.catalogue import POLICIES
 from testbed.run_store import RunRecord
+from testbed.sim.cache_modes import Caches, caches_named
 from testbed.sim.result import Lookups, Totals
 from testbed.statistics import Comparison, Estimate, compare, estimate
 
 SCHEMA: Final = "gcos/evaluation/v1"
 SWEEP_SCHEMA: Final = "gcos/evaluations/v1"
+DEFAULT_CACHES: Final = str(Caches())
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,7 @@ def evaluation(
         data=data,
         weeks_start_s=tuple(sorted({record.week_start_s for record in records})),
         seeds=tuple(record.seed for record in against),
-        notes=(*notes, *_cores(records), *_gathered(records)),
+        notes=(*notes, *_clairvoyant(records), *_cores(records), *_gathered(records)),
         policies=tuple(_summary(name, by_policy[name], against) for name in order),
         runs=tuple(records),
         origin=origin,
@@ -218,6 +221,24 @@ def evaluation(
 def summary_name(policy: str, cache_mode: str, modes: Sequence[str]) -> str:
     """Return the name under which a policy is summed up, where `modes` are compared."""
     return policy if len(modes) == 1 else f"{policy}/{cache_mode}"
+
+
+def _clairvoyant(records: Sequence[RunRecord]) -> list[str]:
+    """Return a note for each policy and each eviction that knows the future."""
+    told = "knows the future: a yardstick, which no site can run"
+    policies = dict.fromkeys(record.policy for record in records)
+    caches = dict.fromkeys(record.cache_mode for record in records)
+    return [
+        *(f"{name} {told}" for name in policies if is_clairvoyant(name, DEFAULT_CACHES)),
+        *(f"caches {each}: the eviction {told}" for each in caches if is_clairvoyant("", each)),
+    ]
+
+
+def is_clairvoyant(policy: str, cache_mode: str) -> bool:
+    """Tell whether runs of a policy, or of caches, were decided by what was to come."""
+    known = POLICIES.get(policy)
+    by_policy = known is not None and known.is_clairvoyant
+    return by_policy or caches_named(cache_mode).is_clairvoyant
 
 
 def _cores(records: Sequence[RunRecord]) -> list[str]:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from gcos.artifacts import Artifact, ArtifactKind
 from gcos.ids import ArtifactId, RunId
-from policies.evictors import EVICTORS, Lru
-from policies.interface import CachedItem, Evictor
+from policies.evictors import EVICTORS, Belady
+from policies.interface import Evictor
 from site_agent.cache import Cache
 from site_agent.demand import Demand
 
@@ -38,10 +38,8 @@ class Use:
     refetch_usd: float
 
 
-class Belady(Lru):
-    """Knows the future: keeps what is used again soonest."""
-
-    name = "belady"
+class Future:
+    """When each artifact is used next, as a replay goes on."""
 
     def __init__(self, uses: Sequence[Use]) -> None:
         self._next: dict[ArtifactId, list[float]] = {}
@@ -52,10 +50,10 @@ class Belady(Lru):
         """Step past a use."""
         self._next[use.artifact.artifact_id].pop()
 
-    def worth(self, item: CachedItem) -> float:
-        """Return what keeping `item` is worth; the least goes first."""
-        coming = self._next[item.artifact_id]
-        return -coming[-1] if coming else -math.inf
+    def next_use_s(self, artifact_id: ArtifactId) -> float:
+        """Return the instant of the next use; infinite where there is none."""
+        coming = self._next[artifact_id]
+        return coming[-1] if coming else math.inf
 
 
 def uses_of(trace: Path) -> list[Use]:
@@ -97,9 +95,12 @@ def _drawn(name: str, *, is_base: bool) -> tuple[Artifact, float]:
     return artifact, price * size_gb
 
 
-def replay(uses: Sequence[Use], capacity_bytes: int, evictor: Evictor) -> tuple[float, float]:
+def replay(uses: Sequence[Use], capacity_bytes: int, eviction: str) -> tuple[float, float]:
     """Return the byte miss ratio and the refetch cost, $, of a replay from an empty cache."""
     demand = Demand()
+    future = Future(uses)
+    is_clairvoyant = eviction == Belady.name
+    evictor: Evictor = Belady(future.next_use_s) if is_clairvoyant else EVICTORS[eviction]()
     cache = Cache(ArtifactKind.MODEL, capacity_bytes, evictor, demand)
     missed_bytes = moved_usd = asked_bytes = 0.0
     for use in uses:
@@ -113,8 +114,7 @@ def replay(uses: Sequence[Use], capacity_bytes: int, evictor: Evictor) -> tuple[
             cache.price(known, use.refetch_usd)
         demand.note(known, now_s=use.at_s)
         cache.hit(known, _RUN, now_s=use.at_s)
-        if isinstance(evictor, Belady):
-            evictor.used(use)
+        future.used(use)
     return missed_bytes / asked_bytes, moved_usd
 
 
@@ -132,9 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "| cache, of all bytes | evictor | byte miss ratio | refetch cost, $ |\n|---|---|---|---|\n"
     )
     for ratio in CAPACITY_RATIOS:
-        for name in (*EVICTORS, "belady"):
-            evictor = Belady(uses) if name == "belady" else EVICTORS[name]()
-            missed, usd = replay(uses, round(ratio * footprint), evictor)
+        for name in (*EVICTORS, Belady.name):
+            missed, usd = replay(uses, round(ratio * footprint), name)
             out.write(f"| {ratio:.0%} | {name} | {missed:.4f} | {usd:.1f} |\n")
     return 0
 

@@ -14,7 +14,7 @@ from testbed.bound.pricing import Fetches
 from testbed.bound.problem import problem_of
 from testbed.evaluate import Pair, RunOrder, instance_of, make_run
 from testbed.run_store import RunRecord, run_digest, writable_directory, write_whole
-from testbed.sim.cache_modes import CacheMode
+from testbed.sim.cache_modes import CacheMode, caches_named
 from testbed.sim.instance import Instance
 from testbed.sim.result import Simulate
 
@@ -160,7 +160,11 @@ def made_bound(order: RunOrder, *, code: str, has_search: bool) -> Bound:
             hint = "remove the file; it is made again"
             raise GcosError(f"{path}: {exc.message}", hint=hint) from exc
     bound = bound_of(
-        instance, CacheMode(order.cache_mode), digest=digest, has_search=has_search, log=export
+        instance,
+        caches_named(order.cache_mode).mode,
+        digest=digest,
+        has_search=has_search,
+        log=export,
     )
     if path is not None:
         write_whole(path, codec.encode(bound))

@@ -6,7 +6,7 @@ the same behind the face of `testbed.sim.run`.
 """
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -37,12 +37,12 @@ from testbed.fast.outlooks import Outlooks
 from testbed.fast.world import lay_out, unsupported
 from testbed.planner import planner
 from testbed.sim.books import figures
-from testbed.sim.cache_modes import CacheMode
+from testbed.sim.cache_modes import CacheMode, caches_named
 from testbed.sim.export import write_scenario
 from testbed.sim.foresight import CopyPlans
 from testbed.sim.instance import Instance
 from testbed.sim.result import Lookups, RunResult, Totals
-from testbed.sim.run import check, mode_named
+from testbed.sim.run import check
 from testbed.sim.samples import Sample, instance_of
 
 
@@ -119,12 +119,15 @@ class FastWorld:
         return self._plans[foresight]
 
 
-def why_not(instance: Instance, policy: str) -> str | None:
+def why_not(instance: Instance, policy: str, cache_mode: str = "dual") -> str | None:
     """Return why the compiled core cannot run an instance under a policy; None: it can.
 
     Raises:
-        InvalidRequestError: There is no such policy.
+        InvalidRequestError: There is no such policy, or there are no such caches.
     """
+    eviction = caches_named(cache_mode).eviction
+    if eviction not in layout.EVICTORS:
+        return f"eviction {eviction} is not compiled"
     if _compiled_policy(policy_named(policy)) is None:
         return f"{policy} is not compiled"
     return unsupported(instance)
@@ -214,21 +217,22 @@ def simulate_world(
     Args:
         world: The drawn problem.
         policy: Name in `policies.catalogue`.
-        cache_mode: Name in `testbed.sim.cache_modes`.
+        cache_mode: Name of caches, as `testbed.sim.cache_modes.caches_named` takes it.
         log: Directory for the three files of DESIGN section 10; None: none.
 
     Raises:
         InvalidRequestError: As `testbed.sim.run.simulate`, or the compiled core cannot run this.
     """
-    chosen = fast_policy(policy)
-    mode = mode_named(cache_mode)
+    caches = caches_named(cache_mode)
+    chosen = replace(fast_policy(policy), eviction=caches.eviction)
     check(world.instance)
     with contextlib.ExitStack() as stack:
         lines: TextIO | None = None
         if log is not None:
-            write_scenario(world.instance, mode, log / "scenario.json")
+            write_scenario(world.instance, caches.mode, log / "scenario.json")
             lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
-        result = run_fast(world, chosen, name=policy, mode=mode, log=lines, is_hashed=True)
+        result = run_fast(world, chosen, name=policy, mode=caches.mode, log=lines, is_hashed=True)
+        result = replace(result, cache_mode=cache_mode)
     if log is not None:
         reported: dict[str, object] = {
             **figures(result.whole.charge, result.whole.miss_count),

@@ -55,7 +55,7 @@ class RunResult:
 
     Attributes:
         policy: Name of the policy.
-        cache_mode: A value of `testbed.sim.cache_modes.CacheMode`.
+        cache_mode: Name of its caches (`testbed.sim.cache_modes.caches_named`).
         whole: Sums over everything from the begin until the last task has ended.
         measured: Sums over the measured window.
         event_count: Events that the engine took off its heap.
@@ -85,7 +85,7 @@ class Simulate(Protocol):
         Args:
             instance: The drawn problem.
             policy: Name in `policies.catalogue`.
-            cache_mode: A value of `testbed.sim.cache_modes.CacheMode`.
+            cache_mode: Name of caches (`testbed.sim.cache_modes.caches_named`).
             log: Directory, which exists, for the three files of DESIGN section 10; None: none.
 
         Raises:

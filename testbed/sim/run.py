@@ -1,7 +1,6 @@
 """Runs an instance under a named policy and tells what it came to."""
 
 import contextlib
-import difflib
 from pathlib import Path
 from typing import TextIO
 
@@ -12,7 +11,7 @@ from gcos.system import SystemClock
 from policies.catalogue import policy_named
 from policies.maccs.copy_plan import plan_copies
 from testbed.planner import planner
-from testbed.sim.cache_modes import CacheMode
+from testbed.sim.cache_modes import caches_named
 from testbed.sim.export import write_scenario
 from testbed.sim.instance import Instance
 from testbed.sim.result import RunResult
@@ -27,24 +26,31 @@ def simulate(
     Args:
         instance: The drawn problem.
         policy: Name in `policies.catalogue`.
-        cache_mode: Name in `testbed.sim.cache_modes`.
+        cache_mode: Name of caches, as `testbed.sim.cache_modes.caches_named` takes it.
         log: Directory for the three files of DESIGN section 10; None: none.
 
     Raises:
         InvalidRequestError: There is no such policy or cache mode, or some task fits no site.
     """
     chosen = policy_named(policy)
-    mode = mode_named(cache_mode)
+    caches = caches_named(cache_mode)
     check(instance)
     clock = SystemClock()
     begun_s = clock.protocol_s()
     with contextlib.ExitStack() as stack:
         lines: TextIO | None = None
         if log is not None:
-            write_scenario(instance, mode, log / "scenario.json")
+            write_scenario(instance, caches.mode, log / "scenario.json")
             lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
         plan = planner() if chosen.foresight is not None else plan_copies
-        simulation = Simulation(instance, chosen, mode=mode, planner=plan, log=lines)
+        simulation = Simulation(
+            instance,
+            chosen,
+            mode=caches.mode,
+            eviction=caches.eviction,
+            planner=plan,
+            log=lines,
+        )
         simulation.run()
     books = simulation.books
     if log is not None:
@@ -58,20 +64,6 @@ def simulate(
         wall_s=clock.protocol_s() - begun_s,
         trace_hash=books.trace_hash,
     )
-
-
-def mode_named(name: str) -> CacheMode:
-    """Return the cache mode of that name.
-
-    Raises:
-        InvalidRequestError: There is none; the hint names the nearest.
-    """
-    names = [mode.value for mode in CacheMode]
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}"
-        raise InvalidRequestError(f"no cache mode {name!r}", field="cache_mode", hint=hint)
-    return CacheMode(name)
 
 
 def check(instance: Instance) -> None:

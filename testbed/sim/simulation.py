@@ -67,7 +67,7 @@ from gcos.tasks import (
 )
 from policies.catalogue import Policy
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
-from policies.evictors import evictor_named
+from policies.evictors import Belady, evictor_named
 from policies.maccs.copy_plan import plan_copies
 from site_agent import effects as fx
 from site_agent.auction import Auction
@@ -90,6 +90,7 @@ from testbed.sim.foresight import CopyPlans, pools_of, predictions_of
 from testbed.sim.instance import Churn, ChurnKind, Instance, SimTask
 from testbed.sim.mishaps import Mishaps
 from testbed.sim.network import Network
+from testbed.sim.next_use import NextUse
 
 #: Leases that never end within a run; what ends them is `Simulation._leave`.
 _FOR_EVER_S = 1e9
@@ -180,7 +181,8 @@ class Simulation:
         instance: The world.
         policy: Who bids how.
         mode: Which caches there are.
-        eviction: Name in `policies.evictors` of what goes first when a cache is full.
+        eviction: Name in `policies.evictors` of what goes first when a cache is full; `belady`
+            knows the tasks that are to come.
         log: Where the lines of `log.jsonl` go; None: nowhere.
         arbiter: Is handed each auction that brought an offer, and sees to it that it is settled
             before the engine's next event; None: origins settle theirs at once, by the scores.
@@ -207,8 +209,12 @@ class Simulation:
         self.instance = instance
         self.policy = policy
         self.mode = mode
-        self._evictor = evictor_named(eviction)
         self.engine = Engine(instance.start_s)
+        self._evictor = (
+            partial(Belady, NextUse(instance, lambda: self.engine.now_s).at_s)
+            if eviction == Belady.name
+            else evictor_named(eviction)
+        )
         self.books = Books(instance, log, tell)
         self.auction_count = 0
         self.reauction_count = 0

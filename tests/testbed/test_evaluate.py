@@ -29,7 +29,7 @@ from testbed.evaluate import (
     pairs,
     run_orders,
 )
-from testbed.evaluate_commands import run_evaluation, show
+from testbed.evaluate_commands import _caches, run_evaluation, show
 from testbed.evaluation import SCHEMA, Evaluation, evaluation
 from testbed.instances import draw
 from testbed.run_store import RunRecord, code_digest, run_digest
@@ -39,7 +39,7 @@ from testbed.sim.result import Lookups, RunResult, Totals
 from testbed.world import load_world
 
 MONDAYS_S = (1_704_067_200.0, 1_704_672_000.0)  # 2024-01-01 and 2024-01-08
-FACTORS = {"joint": 1.0, "locality": 1.9, "random": 3.0}
+FACTORS = {"joint": 1.0, "locality": 1.9, "random": 3.0, "oracle-demand": 0.9}
 
 
 def result(instance: Instance, policy: str, cache_mode: str) -> RunResult:
@@ -386,3 +386,30 @@ def test_cache_modes_are_compared_as_variants_of_a_policy() -> None:
     assert none.joint_vs_baseline is not None
     assert none.joint_vs_baseline.difference.count == 3
     assert found.seeds == (1, 2, 3)
+
+
+def test_what_knows_the_future_is_marked_as_such() -> None:
+    records = [
+        record
+        for mode in ("dual", "dual+belady")
+        for record in runs(Simulator(), orders(("joint", "oracle-demand"), cache_mode=mode))
+    ]
+    found = evaluation(records, baseline="joint/dual", data="")
+    assert [row[0] for row in evaluate_table.table(found).rows] == [
+        "joint/dual",
+        "oracle-demand/dual (clairvoyant)",
+        "joint/dual+belady (clairvoyant)",
+        "oracle-demand/dual+belady (clairvoyant)",
+    ]
+    told = "\n".join(evaluate_table.notes(found))
+    assert "oracle-demand knows the future: a yardstick" in told
+    assert "caches dual+belady: the eviction knows the future" in told
+
+
+def test_each_cache_mode_meets_each_eviction() -> None:
+    assert _caches(("dual", "none"), ("value", "lru")) == ("dual", "dual+lru", "none", "none+lru")
+    assert _caches(("dual+lru",), ("value",)) == ("dual+lru",)
+    for evictions in ((), ("lru", "lru"), ("lur",)):
+        with pytest.raises(InvalidRequestError) as caught:
+            _caches(("dual",), evictions)
+        assert caught.value.field == "eviction"

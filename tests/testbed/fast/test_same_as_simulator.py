@@ -104,7 +104,8 @@ def test_other_worlds(sample: Sample, policy: str) -> None:
 @pytest.mark.parametrize("eviction", EVICTORS)
 @pytest.mark.parametrize("policy", ["joint", "random"])
 def test_every_evictor(policy: str, eviction: str) -> None:
-    check_same(instance_of(replace(TINY, model_cache_gb=45.0)), policy, eviction=eviction)
+    full = Sample(task_count=60, tasks_per_h=1.0, seed=2, data_cache_gb=25.0)
+    check_same(instance_of(full), policy, eviction=eviction)
 
 
 @pytest.mark.parametrize("keeps_caches", [True, False], ids=["kept", "lost"])
