@@ -37,6 +37,7 @@ from gcos.client_records import (
     Results,
     Scales,
     SiteCache,
+    SiteCopyLog,
     SiteLedger,
     SiteListing,
     SiteSignalsReading,
@@ -45,6 +46,7 @@ from gcos.client_records import (
     VerifiedArtifact,
 )
 from gcos.clock import Clock
+from gcos.copy_events import COPY_EVENT_COUNT, COPY_EVENT_COUNT_MAX
 from gcos.errors import (
     GcosError,
     InvalidRequestError,
@@ -470,6 +472,38 @@ class Client:
                     operator_pb2.ListCacheRequest(), timeout=CALL_TIMEOUT_S
                 )
             return from_proto(answer, SiteCache)
+
+        return await self._of_site_or_all(site, ask)
+
+    async def copy_log(
+        self,
+        site: SiteId | None = None,
+        *,
+        task_id: TaskId | None = None,
+        count_max: int = COPY_EVENT_COUNT,
+    ) -> Gathered[SiteCopyLog]:
+        """Return what `site`, or every site, decided about copies; sorted by site.
+
+        Args:
+            site: The site; None: all of them.
+            task_id: Only what was decided because of this task.
+            count_max: At most so many of each site, the latest ones.
+
+        Raises:
+            UnknownSiteError: There is no such site.
+            InvalidRequestError: `count_max` is out of range.
+        """
+        if not 0 < count_max <= COPY_EVENT_COUNT_MAX:
+            raise InvalidRequestError(
+                f"{count_max} decisions: from 1 to {COPY_EVENT_COUNT_MAX} can be read",
+                field="count",
+            )
+        request = operator_pb2.ReadCopyLogRequest(event_count=count_max, task_id=task_id or "")
+
+        async def ask(address: str) -> SiteCopyLog:
+            with translated(f"the agent at {address}"):
+                answer = await self._operator(address).ReadCopyLog(request, timeout=CALL_TIMEOUT_S)
+            return from_proto(answer, SiteCopyLog)
 
         return await self._of_site_or_all(site, ask)
 

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from gcos.artifacts import Artifact, CacheEntry, CacheUsage
 from gcos.contract_net import Bid, Change, Refusal, Terms
+from gcos.copy_events import CopyEvent
 from gcos.durations import Prediction
 from gcos.ids import ArtifactId, RunId, SiteId
 from gcos.known_sites import KnownSite
@@ -122,12 +123,14 @@ class CacheMark:
         is_pinned: The operator keeps it.
         reference: Where it was pulled from; empty where it was not.
         revision: State of that upstream, such as a commit; empty where it has none.
+        why: How it came here, for a person; empty where that is known no more.
     """
 
     artifact_id: ArtifactId
     is_pinned: bool = False
     reference: str = ""
     revision: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,19 @@ class SiteCache:
     entries: tuple[CacheEntry, ...]
     marks: tuple[CacheMark, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SiteCopyLog:
+    """What a site decided about copies.
+
+    Attributes:
+        site_id: The site.
+        events: The decisions, oldest first.
+    """
+
+    site_id: SiteId
+    events: tuple[CopyEvent, ...]
 
 
 @dataclass(frozen=True, slots=True)

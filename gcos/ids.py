@@ -51,6 +51,12 @@ def run_id(task: TaskId, fence: Fence) -> RunId:
     return RunId(f"{task}.{fence.origin_epoch}.{fence.attempt}")
 
 
+def task_of(run: RunId) -> TaskId | None:
+    """Return the task of an attempt; None where `run` is none of a task, such as a copy's."""
+    task, *fence = run.rsplit(".", 2)
+    return TaskId(task) if len(fence) == 2 else None
+
+
 def is_site_id(text: str) -> bool:
     """Tell whether `text` may name a site."""
     return SITE_ID.fullmatch(text) is not None

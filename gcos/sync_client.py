@@ -165,6 +165,7 @@ class SyncClient:
     ledger = _mirrored(Client.ledger)
     sites = _mirrored(Client.sites)
     cache = _mirrored(Client.cache)
+    copy_log = _mirrored(Client.copy_log)
     signals = _mirrored(Client.signals)
     world_now_s = _mirrored(Client.world_now_s)
     add_artifact = _mirrored(Client.add_artifact)

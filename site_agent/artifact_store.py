@@ -53,7 +53,7 @@ from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import evictor_named
 from site_agent.adopted_files import AdoptedFiles, resolved
 from site_agent.digest_notes import NOTES, BadRange, DigestNotes, read_notes, write_notes
-from site_agent.dual_cache import DualCache
+from site_agent.dual_cache import DualCache, Victim
 from site_agent.durable_files import disk_errors, sync_directory
 from site_agent.hub_shelf import HubShelf
 from site_agent.partial_file import PartialFile
@@ -92,11 +92,13 @@ class Reservation:
         artifact: What will come.
         evicted: What left the books for it.
         trash: Directories to `clear` before the first byte is written.
+        victims: Of `evicted`, for those who ask why.
     """
 
     artifact: Artifact
     evicted: tuple[ArtifactId, ...]
     trash: tuple[Path, ...]
+    victims: tuple[Victim, ...] = ()
 
 
 class ArtifactStore:
@@ -314,6 +316,7 @@ class ArtifactStore:
             CacheFullError: Even with everything evictable gone it would not fit.
         """
         trash = self._make_way(artifact)
+        victims = self.cache.victims_for(artifact)
         try:
             is_custodian = artifact.custodian == self.site_id
             evicted = self.cache.reserve(artifact, now_s=now_s, is_custodian=is_custodian)
@@ -332,7 +335,7 @@ class ArtifactStore:
             self._remove(Reservation(artifact, evicted=evicted, trash=tuple(trash)))
             raise
         self._arriving[artifact.artifact_id] = artifact.kind
-        return Reservation(artifact, evicted=evicted, trash=tuple(trash))
+        return Reservation(artifact, evicted=evicted, trash=tuple(trash), victims=victims)
 
     def clear(self, reservation: Reservation) -> None:
         """Remove what was evicted, and make the partial directory. Blocking.

@@ -113,6 +113,11 @@ class Cache:
         self.evicted_bytes = 0  #: Bytes that ever went.
 
     @property
+    def eviction(self) -> str:
+        """Name of what says which artifact goes first."""
+        return self._evictor.name
+
+    @property
     def occupied_bytes(self) -> int:
         """Bytes of complete entries."""
         return self._occupied_bytes
@@ -205,6 +210,14 @@ class Cache:
             if lacking_bytes <= 0:
                 return tuple(victims)
         return None
+
+    def worth(self, artifact_id: ArtifactId) -> float:
+        """Return what the evictor thinks that keeping a complete artifact is worth, in its unit.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+        """
+        return self._worth(self._complete(artifact_id))
 
     def reserve(
         self, artifact: Artifact, *, now_s: float, is_custodian: bool = False

@@ -20,6 +20,7 @@ from gcos.ids import ArtifactId, SiteId, is_artifact_id
 from gcos.logs import Log
 from site_agent.artifact_store import ArtifactStore
 from site_agent.cache_marks import OPERATOR, CacheMarks
+from site_agent.copy_log import CopyNotes, Unnoted
 from site_agent.threads import in_thread, interruptible
 from site_agent.verification import Examination
 
@@ -55,7 +56,15 @@ class PrunePlan:
 class CacheUpkeep:
     """The operator's verbs over one store. Its pins hold from the moment this is made."""
 
-    def __init__(self, store: ArtifactStore, marks: CacheMarks, clock: Clock, log: Log) -> None:
+    def __init__(
+        self,
+        store: ArtifactStore,
+        marks: CacheMarks,
+        clock: Clock,
+        log: Log,
+        notes: CopyNotes | None = None,
+    ) -> None:
+        self._notes = notes or Unnoted()
         self._store = store
         self._marks = marks
         self._clock = clock
@@ -234,6 +243,7 @@ class CacheUpkeep:
             artifact_id=artifact.artifact_id,
             size_bytes=artifact.size_bytes,
         )
+        self._notes.note("removed", artifact.artifact_id, artifact.name, "removed by the operator")
         await in_thread(functools.partial(self._store.discard, artifact.artifact_id, trash))
 
 
@@ -254,14 +264,17 @@ def why_kept(
     artifact = entry.artifact
     run_count = entry.pin_count - is_pinned
     if is_pinned:
-        return Reason("it is pinned", f"let it go first: gcos cache unpin {artifact.name}")
+        return Reason(
+            "it is pinned", f"let it go first: gcos cache unpin {artifact.name} --site {site_id}"
+        )
     if run_count > 0:
         runs = "1 run needs it" if run_count == 1 else f"{run_count} runs need it"
         return Reason(runs, "wait until they end: gcos queue")
     if artifact.custodian == site_id and not gives_up_custody:
         return Reason(
             "this site is its custodian, so its bytes may be nowhere else",
-            f"if they may be lost for good: gcos cache rm {artifact.name} --give-up-custody",
+            f"if they may be lost for good: gcos cache rm {artifact.name} --site {site_id} "
+            "--give-up-custody",
         )
     return None
 

@@ -15,7 +15,7 @@ from gcos.artifacts import ArtifactKind
 from gcos.clock import Clock
 from gcos.contract_net import Announcement, ArtifactNeed, Bid, Fetch, Refusal, Rejection, Terms
 from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError
-from gcos.ids import ArtifactId, RunId, TaskId
+from gcos.ids import ArtifactId, RunId, SiteId, TaskId
 from gcos.known_sites import KnownSite
 from gcos.ledger import LedgerEntry
 from gcos.logs import Log
@@ -165,6 +165,9 @@ class Copies:
             told = self.migration.untold.popleft()
             event = "copy_decided" if told.is_granted else "copy_refused"
             self._log.info(event, artifact=told.name, artifact_id=told.artifact_id, why=told.why)
+            self._plane.notes.note(
+                event, told.artifact_id, told.name, told.why, task_id=told.task_id
+            )
         for pull in pulls:
             ports.spawn("Copy", partial(self._pull, pull, ports))
 
@@ -173,10 +176,13 @@ class Copies:
         copy_id = RunId(f"copy-{self._participant.site.site_id}-{unique_text()}")
         try:
             need = await ports.holders_of(pull.need)
-            charge = await self._fetch(need, copy_id)
+            charge, source = await self._fetch(need, copy_id)
         except (GcosError, OSError) as exc:
             self._log.warning(
                 "copy_failed", artifact=pull.need.name, artifact_id=known, error=str(exc)
+            )
+            self._plane.notes.note(
+                "copy_failed", known, pull.need.name, str(exc), task_id=pull.task_id
             )
             return
         finally:
@@ -187,9 +193,13 @@ class Copies:
         price_usd = self._joint_usd(charge)
         self._participant.cache.price(known, price_usd)
         self._log.info("copy_arrived", artifact=need.name, artifact_id=known, price_usd=price_usd)
+        self._plane.notes.note(
+            "copy_arrived", known, need.name, pull.why, task_id=pull.task_id, site_id=source
+        )
         await ports.enter(self._entry(need, copy_id, charge))
 
-    async def _fetch(self, need: ArtifactNeed, copy_id: RunId) -> Charge | None:
+    async def _fetch(self, need: ArtifactNeed, copy_id: RunId) -> tuple[Charge | None, SiteId]:
+        """Bring it; return what that cost, None where somebody else pays, and who sent the last."""
         carbon = self._participant.signals.carbon
         carbon_here = None if carbon is None else carbon.series
         started_s = self._clock.world_s()
@@ -204,7 +214,8 @@ class Copies:
             on_progress=lambda _bytes: None,
             priority=Priority.BACKGROUND,
         )
-        return None if result.is_shared else charge_of(result.parts)
+        charge = None if result.is_shared else charge_of(result.parts)
+        return charge, result.source.site_id
 
     def _cheapest(self, need: ArtifactNeed, now_s: float) -> tuple[Fetch, Charge] | None:
         site = self._participant.site

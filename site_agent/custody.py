@@ -81,6 +81,9 @@ class CustodyShell:
             self._log.info(
                 "custody_taken", artifact=name, artifact_id=artifact_id, giver=offer.giver
             )
+            self._plane.notes.note(
+                "custody_taken", artifact_id, name, "offered to this site", site_id=offer.giver
+            )
         return answer
 
     def has_copy(self, artifact_id: ArtifactId) -> bool:
@@ -103,6 +106,13 @@ class CustodyShell:
                 taker=giving.taker.site.site_id,
                 decision="hand over" if giving.has_copy else "move",
                 why=giving.why,
+            )
+            self._plane.notes.note(
+                "custody_offered",
+                artifact.artifact_id,
+                artifact.name,
+                giving.why,
+                site_id=giving.taker.site.site_id,
             )
             async with self._stepping:
                 step = self._handoffs.offer(artifact.artifact_id, giving.taker.site.site_id)
@@ -134,7 +144,11 @@ class CustodyShell:
         except GcosError as exc:
             tell("custody_unanswered", error=str(exc))  # it goes out again
             return
-        tell("custody_moved" if answer.is_taken else "custody_refused", why=answer.message)
+        kind = "custody_moved" if answer.is_taken else "custody_refused"
+        tell(kind, why=answer.message)
+        self._plane.notes.note(
+            kind, artifact.artifact_id, artifact.name, answer.message, site_id=known.site.site_id
+        )
 
     async def _carry_out(self, step: Step) -> None:
         await self._write(step.writes)

@@ -11,6 +11,7 @@ upstream's copies. They are found and served like any other, take no room, and a
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from gcos.artifacts import Artifact, ArtifactKind, CacheEntry, CacheUsage
 from gcos.errors import ArtifactNotFoundError, WrongStateError
@@ -19,6 +20,21 @@ from policies.evictors import DEFAULT, EVICTORS
 from policies.interface import CachedItem, Evictor
 from site_agent.cache import Cache, EntryState, Standing
 from site_agent.demand import Demand
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """What is evicted.
+
+    Attributes:
+        artifact_id: Which.
+        name: What people call it.
+        why: For what, and why this one.
+    """
+
+    artifact_id: ArtifactId
+    name: str
+    why: str
 
 
 class DualCache:
@@ -123,6 +139,25 @@ class DualCache:
     def evictions_for(self, kind: ArtifactKind, size_bytes: int) -> tuple[ArtifactId, ...] | None:
         """Return what a reservation of this size would evict; None: it cannot fit now."""
         return self._caches[kind].evictions_for(size_bytes)
+
+    def victims_for(self, artifact: Artifact) -> tuple[Victim, ...]:
+        """Return what a reservation for `artifact` would evict now, with the reason."""
+        cache = self._caches[artifact.kind]
+        going = cache.evictions_for(artifact.size_bytes) or ()
+        if not going:
+            return ()
+        could_count = sum(each.is_evictable for each in cache.standings())
+        return tuple(
+            Victim(
+                artifact_id,
+                name=found.name if (found := cache.find(artifact_id)) else artifact_id,
+                why=(
+                    f"makes room for {artifact.name}: of {could_count} that could go, "
+                    f"{cache.eviction} ranked it {place} ({cache.worth(artifact_id):.4g})"
+                ),
+            )
+            for place, artifact_id in enumerate(going, start=1)
+        )
 
     def items(self, kind: ArtifactKind) -> tuple[CachedItem, ...]:
         """Return the complete artifacts of one cache as an evictor sees them."""

@@ -66,10 +66,12 @@ class Pull:
     Attributes:
         need: What, and who had it when it was last announced.
         why: In words.
+        task_id: The task whose auction was lost last; None: the wish comes from elsewhere.
     """
 
     need: ArtifactNeed
     why: str
+    task_id: TaskId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Decision:
         name: What people call it.
         is_granted: It is pulled.
         why: In words: the wish, and what spoke against it.
+        task_id: The task whose auction was lost last; None: the wish comes from elsewhere.
     """
 
     at_s: float
@@ -89,6 +92,7 @@ class Decision:
     name: str
     is_granted: bool
     why: str
+    task_id: TaskId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,8 @@ class Migration:
             for artifact_id, price in offer.transfers
             if not self.cache.has(artifact_id)
         ]
-        return self._granted(self.migrator.lost(losses, now_s=now_s), now_s=now_s)
+        wishes = self.migrator.lost(losses, now_s=now_s)
+        return self._granted(wishes, now_s=now_s, task_id=rejection.task_id)
 
     def beat(self, *, now_s: float) -> tuple[Pull, ...]:
         """Look at what is used elsewhere and not here; return what to pull."""
@@ -249,7 +254,9 @@ class Migration:
 
     # ---------------------------------------------------------------- the gate
 
-    def _granted(self, wishes: Iterable[Wish], *, now_s: float) -> tuple[Pull, ...]:
+    def _granted(
+        self, wishes: Iterable[Wish], *, now_s: float, task_id: TaskId | None = None
+    ) -> tuple[Pull, ...]:
         pulls = []
         for wish in wishes:
             need, fetch, _ = self._known[wish.artifact_id]
@@ -258,13 +265,20 @@ class Migration:
             problem = self._problem(wish, need, fetch, now_s=now_s)
             why = wish.why if problem is None else f"{wish.why}; {problem}"
             self._decide(
-                Decision(now_s, wish.artifact_id, need.name, is_granted=problem is None, why=why)
+                Decision(
+                    now_s,
+                    wish.artifact_id,
+                    need.name,
+                    is_granted=problem is None,
+                    why=why,
+                    task_id=task_id,
+                )
             )
             if problem is None:
                 self.pulling.add(wish.artifact_id)
                 self.migrator.pulled(wish.artifact_id)
                 self._spent.append((now_s, need.size_bytes, fetch.cost_usd, fetch.carbon_gco2))
-                pulls.append(Pull(need, wish.why))
+                pulls.append(Pull(need, wish.why, task_id))
         return tuple(pulls)
 
     def _decide(self, decision: Decision) -> None:

@@ -14,7 +14,9 @@ import grpc.aio
 
 from gcos.artifacts import Artifact, ArtifactKind, CacheEntry
 from gcos.contract_net import ArtifactNeed
+from gcos.copy_events import COPY_EVENT_COUNT, COPY_EVENT_COUNT_MAX
 from gcos.errors import GcosError, InvalidRequestError, TooLargeError
+from gcos.ids import TaskId
 from gcos.rpc.wire import to_proto
 from gcos.signals import HOUR_S, Signal
 from gcos.system import unique_text
@@ -23,6 +25,7 @@ from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc
 from gcos.v1.operator_pb2 import ListCacheResponse
 from site_agent.cache_marks import CacheMarks
 from site_agent.cache_upkeep import CacheUpkeep
+from site_agent.copy_log import CopyLog
 from site_agent.runner import Runner
 from site_agent.sources.opening import settings_of
 from site_agent.sources.pull import Pull, Puller
@@ -50,13 +53,16 @@ _KINDS = {
 class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
     """One site as its operator sees it."""
 
-    def __init__(self, runner: Runner, plane: ArtifactPlane, uploads: Path) -> None:
+    def __init__(
+        self, runner: Runner, plane: ArtifactPlane, copy_log: CopyLog, uploads: Path
+    ) -> None:
         self._runner = runner
+        self._copy_log = copy_log
         self._plane = plane
         self._uploads = uploads
         config = runner.config
         marks = CacheMarks(config.data_dir / MARKS_NAME)
-        self._upkeep = CacheUpkeep(plane.store, marks, runner.clock, runner.log)
+        self._upkeep = CacheUpkeep(plane.store, marks, runner.clock, runner.log, copy_log)
         self._marks = marks
         self._puller = Puller(
             plane.store,
@@ -71,6 +77,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             config.data_dir / PULLS_NAME,
             runner.clock,
             runner.log,
+            notes=copy_log,
         )
         shutil.rmtree(uploads, ignore_errors=True)  # of an earlier process, never complete
         uploads.mkdir(mode=0o700, parents=True)
@@ -123,6 +130,25 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
                     note=pull.note,
                 )
                 for pull in self._puller.pulls()
+            ],
+        )
+
+    async def ReadCopyLog(
+        self, request: operator_pb2.ReadCopyLogRequest, context: Context
+    ) -> operator_pb2.ReadCopyLogResponse:
+        """Read what was decided about copies, and why."""
+        del context
+        count_max = request.event_count or COPY_EVENT_COUNT
+        if not 0 < count_max <= COPY_EVENT_COUNT_MAX:
+            raise InvalidRequestError(
+                f"from 1 to {COPY_EVENT_COUNT_MAX} decisions can be read", field="event_count"
+            )
+        task_id = TaskId(request.task_id) if request.task_id else None
+        return operator_pb2.ReadCopyLogResponse(
+            site_id=self._runner.participant.site.site_id,
+            events=[
+                to_proto(event, operator_pb2.CopyEvent)
+                for event in self._copy_log.latest(count_max, task_id)
             ],
         )
 
@@ -270,16 +296,21 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
     def _mark_messages(self) -> list[ListCacheResponse.Mark]:
         adopted = {artifact.artifact_id for artifact in self._plane.cache.residents()}
         held = dict.fromkeys(each.artifact_id for each in self._plane.cache.holdings())
-        marks = [
-            replace(self._marks.of(artifact_id), reference="adopted")
-            if artifact_id in adopted
-            else self._marks.of(artifact_id)
-            for artifact_id in sorted(held)
-        ]
+        arrivals = self._copy_log.arrivals()
+        marks = []
+        for artifact_id in sorted(held):
+            mark = self._marks.of(artifact_id)
+            if artifact_id in adopted:
+                mark = replace(mark, reference="adopted", why="lies in another program's store")
+            elif artifact_id in arrivals:
+                how = arrivals[artifact_id]
+                # Whence it was pulled, the reference says.
+                mark = replace(mark, why="pulled" if how.kind == "pulled" else how.why)
+            marks.append(mark)
         return [
             to_proto(mark, ListCacheResponse.Mark)
             for mark in marks
-            if mark.is_pinned or mark.reference
+            if mark.is_pinned or mark.reference or mark.why
         ]
 
     async def AddArtifact(

@@ -21,10 +21,11 @@ from gcos.artifacts import Artifact, ArtifactKind, checked_name
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Holder
 from gcos.errors import ArtifactNotFoundError, SiteDrainingError
-from gcos.ids import ArtifactId, RunId, SiteId
+from gcos.ids import ArtifactId, RunId, SiteId, TaskId, task_of
 from gcos.logs import Log
 from gcos.rpc.channels import Channels
 from site_agent.artifact_store import ArtifactStore, Reservation, StoredArtifact
+from site_agent.copy_log import CopyNotes, Unnoted
 from site_agent.download import Download
 from site_agent.dual_cache import DualCache
 from site_agent.link_gate import LinkGate, Passage
@@ -75,6 +76,8 @@ class _Transfer:
     """One artifact on its way, and who waits for it."""
 
     need: ArtifactNeed
+    #: The task that asked for it first; None: a copy ahead of need.
+    cause: TaskId | None
     reservation: Reservation
     download: Download
     passage: Passage
@@ -95,6 +98,7 @@ class ArtifactPlane:
 
     Attributes:
         store: The disk.
+        notes: Takes note of what comes and goes, and why.
     """
 
     def __init__(
@@ -106,9 +110,11 @@ class ArtifactPlane:
         *,
         idle_s: float = IDLE_S,
         link_cap_bytes_per_s: float = 0.0,
+        notes: CopyNotes | None = None,
     ) -> None:
         """Make a plane; `link_cap_bytes_per_s` caps what each holder sends here, 0 nothing."""
         self.store = store
+        self.notes = notes or Unnoted()
         self._channels = channels
         self._clock = clock
         self._log = log
@@ -205,7 +211,7 @@ class ArtifactPlane:
         at_once = len(self._distinct((source, *beside)))
         transfer = self._transfers.get(artifact_id)
         if transfer is None:
-            transfer = self._begin(need, holders, priority)
+            transfer = self._begin(need, holders, run_id, priority)
         transfer.download.offer(holders, at_once=at_once)
         return await self._wait(transfer, source, run_id, on_progress, on_waste, priority)
 
@@ -269,6 +275,7 @@ class ArtifactPlane:
                 await in_thread(functools.partial(store.seal, record))
                 store.publish(record)
             await in_thread(store.sync)
+        self.notes.note("added", artifact_id, name, "added at this site")
         return record.artifact(), True
 
     async def mend(self, examination: Examination, need: ArtifactNeed) -> None:
@@ -301,7 +308,11 @@ class ArtifactPlane:
         return tuple(reversed(found.values()))
 
     def _begin(
-        self, need: ArtifactNeed, holders: tuple[Holder, ...], priority: Priority
+        self,
+        need: ArtifactNeed,
+        holders: tuple[Holder, ...],
+        run_id: RunId,
+        priority: Priority,
     ) -> _Transfer:
         if not holders:
             raise ArtifactNotFoundError(
@@ -332,6 +343,7 @@ class ArtifactPlane:
         )
         transfer = _Transfer(
             need,
+            cause=task_of(run_id),
             reservation=reservation,
             download=download,
             passage=passage,
@@ -416,7 +428,7 @@ class ArtifactPlane:
 
     async def _bring(self, transfer: _Transfer) -> Holder:
         need, download = transfer.need, transfer.download
-        async with self._arriving(transfer.reservation):
+        async with self._arriving(transfer.reservation, transfer.cause):
             source = await download.run()
             assert download.manifest is not None, "downloaded without a manifest"
             record = StoredArtifact(
@@ -441,17 +453,27 @@ class ArtifactPlane:
             duration_s=transfer.ended_s - transfer.started_s,
             sources=[part.source.site_id for part in download.parts],
         )
+        if transfer.cause is not None:
+            self.notes.note(
+                "fetched",
+                need.artifact_id,
+                need.name,
+                f"fetched for task {transfer.cause}",
+                task_id=transfer.cause,
+                site_id=source.site_id,
+            )
         await in_thread(self.store.sync)
         return source
 
     @contextlib.asynccontextmanager
-    async def _arriving(self, reservation: Reservation) -> AsyncIterator[None]:
+    async def _arriving(
+        self, reservation: Reservation, cause: TaskId | None = None
+    ) -> AsyncIterator[None]:
         """Clear the way for what comes in the block; where it fails, leave no trace of it."""
         artifact_id = reservation.artifact.artifact_id
-        for victim in reservation.evicted:
-            self._log.info(
-                "artifact_evicted", artifact_id=victim, made_room_for=reservation.artifact.name
-            )
+        for victim in reservation.victims:
+            self._log.info("artifact_evicted", artifact_id=victim.artifact_id, why=victim.why)
+            self.notes.note("evicted", victim.artifact_id, victim.name, victim.why, task_id=cause)
         try:
             await in_thread(functools.partial(self.store.clear, reservation))
             yield

@@ -28,6 +28,7 @@ from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
+from site_agent.copy_log import CopyLog
 from site_agent.copy_planning import Tariff
 from site_agent.custody import CustodyShell
 from site_agent.demand_log import DemandLog
@@ -121,6 +122,8 @@ class _Agent:
             ),
         )
         await asyncio.to_thread(self._adopt, artifacts)
+        copy_log = CopyLog(self._store, self._clock, self._log)
+        await copy_log.restore()
         async with (
             ArtifactPlane(
                 artifacts,
@@ -128,18 +131,21 @@ class _Agent:
                 self._clock,
                 self._log,
                 link_cap_bytes_per_s=config.transfer.link_cap_bytes_per_s,
+                notes=copy_log,
             ) as plane,
             asyncio.TaskGroup() as group,
         ):
             runner = await self._runner(plane, group)
             await self._recover(runner)
             loops = self._loops(runner, group)
+            loops.append(group.create_task(copy_log.save_forever(), name="copy log"))
             try:
-                await self._serve(runner, plane, stopping)
+                await self._serve(runner, plane, copy_log, stopping)
             finally:
                 for loop in loops:
                     loop.cancel()
                 runner.cancel_effects()
+        await copy_log.save()
 
     def _adopt(self, artifacts: ArtifactStore) -> None:
         """Serve what lies in other programs' stores too; before anybody else uses the books."""
@@ -287,8 +293,10 @@ class _Agent:
         ]
         return loops
 
-    async def _serve(self, runner: Runner, plane: ArtifactPlane, stopping: asyncio.Event) -> None:
-        operator = OperatorServicer(runner, plane, self._config.data_dir / UPLOADS_NAME)
+    async def _serve(
+        self, runner: Runner, plane: ArtifactPlane, copy_log: CopyLog, stopping: asyncio.Event
+    ) -> None:
+        operator = OperatorServicer(runner, plane, copy_log, self._config.data_dir / UPLOADS_NAME)
         register = (
             lambda server: tasks_pb2_grpc.add_TaskServiceServicer_to_server(
                 TaskServicer(runner, self._channels), server

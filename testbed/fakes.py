@@ -19,11 +19,13 @@ from gcos.client_records import (
     Plan,
     Scales,
     SiteCache,
+    SiteCopyLog,
     SiteLedger,
     SiteListing,
     SiteSignalsReading,
     Submission,
 )
+from gcos.copy_events import CopyEvent
 from gcos.errors import GcosError, UnknownTaskError
 from gcos.ids import ArtifactId, Fence, SiteId, TaskId, task_id
 from gcos.known_sites import KnownSite
@@ -64,6 +66,7 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
         events: What it tells of every task.
         ledger: Its ledger entries.
         entries: What its caches hold.
+        copy_events: What it decided about copies.
         peers: Other agents that it knows.
         refusal: Raised by every call that concerns tasks, where it is set.
         is_broker_away: It then calls its list of sites stale.
@@ -81,6 +84,7 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
     events: tuple[TaskEvent, ...] = ()
     ledger: tuple[LedgerEntry, ...] = ()
     entries: tuple[CacheEntry, ...] = ()
+    copy_events: tuple[CopyEvent, ...] = ()
     peers: "tuple[FakeAgent, ...]" = ()
     refusal: GcosError | None = None
     is_broker_away: bool = False
@@ -301,6 +305,16 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
         )
         cache = SiteCache(self.site_id, usages, self.entries)
         return to_proto(cache, operator_pb2.ListCacheResponse)
+
+    async def ReadCopyLog(  # noqa: N802
+        self, request: operator_pb2.ReadCopyLogRequest, context: Context
+    ) -> operator_pb2.ReadCopyLogResponse:
+        """Read what it decided about copies."""
+        del context
+        found = [
+            event for event in self.copy_events if request.task_id in ("", event.task_id or "")
+        ]
+        return to_proto(SiteCopyLog(self.site_id, tuple(found)), operator_pb2.ReadCopyLogResponse)
 
     async def AddArtifact(  # noqa: N802
         self, request: operator_pb2.AddArtifactRequest, context: Context

@@ -6,6 +6,7 @@ from gcos.accounting import Charge, CostScope, LatePenalty
 from gcos.artifacts import Artifact, ArtifactKind, CacheEntry
 from gcos.client_records import Plan, Scales
 from gcos.contract_net import Bid, Fetch, Holder, Refusal, Report, Terms
+from gcos.copy_events import CopyEvent
 from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.ids import ArtifactId, Fence, SiteId, TaskId, run_id
 from gcos.ledger import LedgerEntry
@@ -158,6 +159,19 @@ def plan_of_two() -> Plan:
         predictions=(PREDICTION,),
         terms=TERMS,
         scales=Scales(),
+    )
+
+
+def copy_event() -> CopyEvent:
+    """Return a decision to bring a copy here."""
+    held = cache_entry().artifact
+    return CopyEvent(
+        NOW_S,
+        kind="copy_decided",
+        artifact_id=held.artifact_id,
+        name=held.name,
+        why="auctions lost for want of it would have saved 3.1 $, bringing it costs 1.2 $",
+        task_id=TaskId("de-0000000000001"),
     )
 
 

@@ -10,15 +10,16 @@ import typer
 from gcos.artifacts import Artifact, ArtifactKind
 from gcos.cli import cache_tables
 from gcos.cli.cache_progress import bytes_progress
-from gcos.cli.completion import complete_sites
+from gcos.cli.completion import complete_sites, complete_task_ids
 from gcos.cli.invocation import ExitCode
 from gcos.cli.quantities import counted, size
 from gcos.cli.session import Session, command
 from gcos.cli.spans import span_s
 from gcos.cli.tasks import warn_of
 from gcos.client_records import PullProgress, VerifiedArtifact
+from gcos.copy_events import COPY_EVENT_COUNT
 from gcos.errors import InvalidRequestError
-from gcos.ids import SiteId
+from gcos.ids import SiteId, TaskId
 
 cache_commands = typer.Typer(
     help="Look at caches; add, pull, keep and remove artifacts.\n\n"
@@ -82,6 +83,49 @@ async def list_cache(session: Session, site: EverySiteOption = None) -> int:
         else:
             session.out.say("no artifacts; see: gcos cache add --help, gcos cache pull --help")
         session.out.table(cache_tables.usages(found.items))
+    return ExitCode.OK
+
+
+@command(cache_commands, "log")
+async def cache_log(
+    session: Session,
+    site: EverySiteOption = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Only what was decided because of this task.",
+            autocompletion=complete_task_ids,
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", "-n", help="The latest ones of each site, at most 1000.")
+    ] = COPY_EVENT_COUNT,
+) -> int:
+    """Tell what sites decided about copies, and why: fetched, moved, evicted, handed over.
+
+    A copy is decided for where auctions lost for want of it would have paid for it,
+    or where the sites' common plan wants it; what was refused is told with the reason.
+
+    Example:
+      gcos cache log -n 20
+      gcos cache log --site de --task on-9hp9fx0akwqca
+    """
+    async with session.connect() as client:
+        found = await client.copy_log(
+            _site(site), task_id=None if task is None else TaskId(task), count_max=count
+        )
+        now_s = await client.world_now_s()
+    warn_of(session, found.unreachable, "its decisions are missing here")
+    if session.out.is_record:
+        session.out.record(found)
+    elif session.out.is_names:
+        ids = (event.artifact_id for log in found.items for event in log.events)
+        session.out.lines(dict.fromkeys(ids))
+    elif any(log.events for log in found.items):
+        session.out.table(cache_tables.decisions(found.items, now_s=now_s))
+    else:
+        session.out.say("nothing was decided yet")
     return ExitCode.OK
 
 

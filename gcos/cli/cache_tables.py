@@ -6,11 +6,18 @@ from typing import Final
 from gcos.artifacts import CacheEntry
 from gcos.cli.output import Table
 from gcos.cli.quantities import NOTHING, counted, instant, percentage, size
-from gcos.client_records import Arrival, CacheMark, Pruned, SiteCache, VerifiedArtifact
+from gcos.client_records import (
+    Arrival,
+    CacheMark,
+    Pruned,
+    SiteCache,
+    SiteCopyLog,
+    VerifiedArtifact,
+)
 
 _COLUMNS: Final = (
     *("SITE", "KIND", "NAME", ">SIZE", "STATE", ">RUNS", ">HITS", "LAST USED"),
-    *("CUSTODIAN", "SOURCE", "ID"),
+    *("CUSTODIAN", "SOURCE", "WHY", "ID"),
 )
 
 
@@ -27,7 +34,32 @@ def entries(caches: Sequence[SiteCache], *, now_s: float) -> Table:
     return Table(
         _COLUMNS,
         tuple(rows),
-        optional=("ID", "LAST USED", ">HITS", "SOURCE", ">RUNS", "CUSTODIAN"),
+        optional=("ID", "LAST USED", ">HITS", "SOURCE", ">RUNS", "CUSTODIAN", "WHY"),
+    )
+
+
+def decisions(logs: Sequence[SiteCopyLog], *, now_s: float) -> Table:
+    """Return a row for each decision about a copy, of all sites together, oldest first."""
+    found = sorted(
+        ((event.at_s, log.site_id, event) for log in logs for event in log.events),
+        key=lambda each: each[:2],
+    )
+    return Table(
+        ("WHEN", "SITE", "WHAT", "NAME", "OTHER SITE", "TASK", "WHY", "ID"),
+        tuple(
+            (
+                instant(at_s, now_s),
+                site_id,
+                event.kind.replace("_", " "),
+                event.name,
+                event.site_id or NOTHING,
+                event.task_id or NOTHING,
+                event.why or NOTHING,
+                _short_id(event.artifact_id),
+            )
+            for at_s, site_id, event in found
+        ),
+        optional=("ID", "TASK", "OTHER SITE"),
     )
 
 
@@ -108,6 +140,7 @@ def _entry(site_id: str, entry: CacheEntry, mark: CacheMark, now_s: float) -> tu
         instant(entry.last_used_s or None, now_s),
         entry.artifact.custodian or NOTHING,
         source or NOTHING,
+        mark.why or NOTHING,
         _short_id(entry.artifact.artifact_id),
     )
 
@@ -125,6 +158,7 @@ def _arrival(site_id: str, arrival: Arrival) -> tuple[str, ...]:
         NOTHING,
         NOTHING,
         arrival.reference,
+        NOTHING,
         NOTHING,
     )
 

@@ -1,18 +1,21 @@
 """`gcos explain|results`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from gcos.cli import explain_tables, refusal_table, task_tables
+from gcos.cli import cache_tables, explain_tables, refusal_table, task_tables
 from gcos.cli.completion import complete_task_ids
 from gcos.cli.invocation import ExitCode
 from gcos.cli.output import Output
 from gcos.cli.plan_table import scale_notes
 from gcos.cli.quantities import counted, size
 from gcos.cli.session import Session, command
-from gcos.client_records import Explanation
+from gcos.client import Client
+from gcos.client_records import Explanation, SiteCopyLog
+from gcos.errors import GcosError
 from gcos.ids import TaskId
 from gcos.task_events import TaskEvent
 
@@ -48,6 +51,8 @@ async def explain(
     """
     async with session.connect() as client:
         told = await client.explain(TaskId(task_id))
+        is_read = session.out.is_record or session.out.is_names
+        logs = () if is_read else await _copy_logs(client, told.task.task_id)
         now_s = await client.world_now_s()
     if session.out.is_record:
         session.out.record(told)
@@ -55,7 +60,24 @@ async def explain(
         session.out.line(told.task.task_id)
     else:
         show(told, session.out, now_s=now_s, shown=None if everything else SHOWN)
+        show_copies(logs, session.out, now_s=now_s)
     return ExitCode.OK
+
+
+async def _copy_logs(client: Client, task_id: TaskId) -> tuple[SiteCopyLog, ...]:
+    """Return what sites decided about copies because of a task, as far as they answer."""
+    try:
+        return (await client.copy_log(task_id=task_id)).items
+    except GcosError:
+        return ()  # the task itself was told; what a site that is away decided, it tells later
+
+
+def show_copies(logs: Sequence[SiteCopyLog], out: Output, *, now_s: float) -> None:
+    """Write what sites decided about copies because of a task, where they decided anything."""
+    if any(log.events for log in logs):
+        out.line("")
+        out.line("copies, because of this task:")
+        out.table(cache_tables.decisions(logs, now_s=now_s))
 
 
 def show(told: Explanation, out: Output, *, now_s: float, shown: int | None = SHOWN) -> None:

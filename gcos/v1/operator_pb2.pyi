@@ -297,6 +297,7 @@ class ListCacheResponse(_message.Message):
         IS_PINNED_FIELD_NUMBER: _builtins.int
         REFERENCE_FIELD_NUMBER: _builtins.int
         REVISION_FIELD_NUMBER: _builtins.int
+        WHY_FIELD_NUMBER: _builtins.int
         artifact_id: _builtins.str
         """Which."""
         is_pinned: _builtins.bool
@@ -305,6 +306,8 @@ class ListCacheResponse(_message.Message):
         """Where it was pulled from; empty where it was not."""
         revision: _builtins.str
         """State of that upstream, such as a commit; empty where it has none."""
+        why: _builtins.str
+        """How it came here, for a person; empty where that is known no more."""
         def __init__(
             self,
             *,
@@ -312,10 +315,11 @@ class ListCacheResponse(_message.Message):
             is_pinned: _builtins.bool = ...,
             reference: _builtins.str = ...,
             revision: _builtins.str = ...,
+            why: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "is_pinned", b"is_pinned", "reference", b"reference", "revision", b"revision"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "is_pinned", b"is_pinned", "reference", b"reference", "revision", b"revision", "why", b"why"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -394,6 +398,113 @@ class ListCacheResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCacheResponse: _TypeAlias = ListCacheResponse  # noqa: Y015
+
+@_typing.final
+class ReadCopyLogRequest(_message.Message):
+    """Which decisions about copies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    event_count: _builtins.int
+    """At most so many, the latest ones; 0: 100, at most 1000."""
+    task_id: _builtins.str
+    """Only what was decided because of this task; empty: everything."""
+    def __init__(
+        self,
+        *,
+        event_count: _builtins.int = ...,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadCopyLogRequest: _TypeAlias = ReadCopyLogRequest  # noqa: Y015
+
+@_typing.final
+class CopyEvent(_message.Message):
+    """A decision about one copy, or what came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_S_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ARTIFACT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    at_s: _builtins.float
+    """World instant."""
+    kind: _builtins.str
+    """Stable name, such as `copy_decided` or `evicted`."""
+    artifact_id: _builtins.str
+    """Which artifact."""
+    name: _builtins.str
+    """What people call it."""
+    why: _builtins.str
+    """For a person."""
+    task_id: _builtins.str
+    """The task because of which; absent: none alone."""
+    site_id: _builtins.str
+    """The other site: whence it came, or who takes its custody; absent: none."""
+    def __init__(
+        self,
+        *,
+        at_s: _builtins.float = ...,
+        kind: _builtins.str = ...,
+        artifact_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        why: _builtins.str = ...,
+        task_id: _builtins.str | None = ...,
+        site_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_site_id", b"_site_id", "_task_id", b"_task_id", "site_id", b"site_id", "task_id", b"task_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_site_id", b"_site_id", "_task_id", b"_task_id", "artifact_id", b"artifact_id", "at_s", b"at_s", "kind", b"kind", "name", b"name", "site_id", b"site_id", "task_id", b"task_id", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__site_id: _TypeAlias = _typing.Literal["site_id"]  # noqa: Y015
+    _WhichOneofArgType__site_id: _TypeAlias = _typing.Literal["_site_id", b"_site_id"]  # noqa: Y015
+    _WhichOneofReturnType__task_id: _TypeAlias = _typing.Literal["task_id"]  # noqa: Y015
+    _WhichOneofArgType__task_id: _TypeAlias = _typing.Literal["_task_id", b"_task_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__site_id) -> _WhichOneofReturnType__site_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__task_id) -> _WhichOneofReturnType__task_id | None: ...
+
+Global___CopyEvent: _TypeAlias = CopyEvent  # noqa: Y015
+
+@_typing.final
+class ReadCopyLogResponse(_message.Message):
+    """Decisions of a site about copies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_ID_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    site_id: _builtins.str
+    """The site."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___CopyEvent]:
+        """The decisions, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        site_id: _builtins.str = ...,
+        events: _abc.Iterable[Global___CopyEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "site_id", b"site_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadCopyLogResponse: _TypeAlias = ReadCopyLogResponse  # noqa: Y015
 
 @_typing.final
 class AddArtifactRequest(_message.Message):

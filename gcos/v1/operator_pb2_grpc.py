@@ -50,6 +50,11 @@ class OperatorServiceStub:
                 request_serializer=gcos_dot_v1_dot_operator__pb2.ListCacheRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_operator__pb2.ListCacheResponse.FromString,
                 _registered_method=True)
+        self.ReadCopyLog = channel.unary_unary(
+                '/gcos.v1.OperatorService/ReadCopyLog',
+                request_serializer=gcos_dot_v1_dot_operator__pb2.ReadCopyLogRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_operator__pb2.ReadCopyLogResponse.FromString,
+                _registered_method=True)
         self.AddArtifact = channel.unary_unary(
                 '/gcos.v1.OperatorService/AddArtifact',
                 request_serializer=gcos_dot_v1_dot_operator__pb2.AddArtifactRequest.SerializeToString,
@@ -112,6 +117,13 @@ class OperatorServiceServicer:
 
     def ListCache(self, request, context):
         """Read what the two caches hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadCopyLog(self, request, context):
+        """Read what was decided about copies, and why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,6 +202,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ListCache,
                     request_deserializer=gcos_dot_v1_dot_operator__pb2.ListCacheRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_operator__pb2.ListCacheResponse.SerializeToString,
+            ),
+            'ReadCopyLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadCopyLog,
+                    request_deserializer=gcos_dot_v1_dot_operator__pb2.ReadCopyLogRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_operator__pb2.ReadCopyLogResponse.SerializeToString,
             ),
             'AddArtifact': grpc.unary_unary_rpc_method_handler(
                     servicer.AddArtifact,
@@ -314,6 +331,33 @@ class OperatorService:
             '/gcos.v1.OperatorService/ListCache',
             gcos_dot_v1_dot_operator__pb2.ListCacheRequest.SerializeToString,
             gcos_dot_v1_dot_operator__pb2.ListCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadCopyLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gcos.v1.OperatorService/ReadCopyLog',
+            gcos_dot_v1_dot_operator__pb2.ReadCopyLogRequest.SerializeToString,
+            gcos_dot_v1_dot_operator__pb2.ReadCopyLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class OperatorServiceStub:
     """Read the sites that this agent knows."""
     ListCache: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListCacheRequest, _operator_pb2.ListCacheResponse]
     """Read what the two caches hold."""
+    ReadCopyLog: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ReadCopyLogRequest, _operator_pb2.ReadCopyLogResponse]
+    """Read what was decided about copies, and why."""
     AddArtifact: _grpc.UnaryUnaryMultiCallable[_operator_pb2.AddArtifactRequest, _operator_pb2.AddArtifactResponse]
     """Add a directory of this machine as an artifact; this site becomes its custodian."""
     PutArtifact: _grpc.StreamUnaryMultiCallable[_operator_pb2.PutArtifactRequest, _operator_pb2.PutArtifactResponse]
@@ -67,6 +69,8 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Read the sites that this agent knows."""
     ListCache: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListCacheRequest, _operator_pb2.ListCacheResponse]  # type: ignore[assignment]
     """Read what the two caches hold."""
+    ReadCopyLog: _aio.UnaryUnaryMultiCallable[_operator_pb2.ReadCopyLogRequest, _operator_pb2.ReadCopyLogResponse]  # type: ignore[assignment]
+    """Read what was decided about copies, and why."""
     AddArtifact: _aio.UnaryUnaryMultiCallable[_operator_pb2.AddArtifactRequest, _operator_pb2.AddArtifactResponse]  # type: ignore[assignment]
     """Add a directory of this machine as an artifact; this site becomes its custodian."""
     PutArtifact: _aio.StreamUnaryMultiCallable[_operator_pb2.PutArtifactRequest, _operator_pb2.PutArtifactResponse]  # type: ignore[assignment]
@@ -110,6 +114,14 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.ListCacheResponse, _abc.Awaitable[_operator_pb2.ListCacheResponse]]:
         """Read what the two caches hold."""
+
+    @_abc_1.abstractmethod
+    def ReadCopyLog(
+        self,
+        request: _operator_pb2.ReadCopyLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ReadCopyLogResponse, _abc.Awaitable[_operator_pb2.ReadCopyLogResponse]]:
+        """Read what was decided about copies, and why."""
 
     @_abc_1.abstractmethod
     def AddArtifact(

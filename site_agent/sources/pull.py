@@ -32,6 +32,7 @@ from site_agent.artifact_store import (
     checked_storable,
 )
 from site_agent.cache_marks import OPERATOR, CacheMarks
+from site_agent.copy_log import CopyNotes, Unnoted
 from site_agent.partial_file import PartialFile
 from site_agent.sources.download import StagedFile, Stop, Tries, bring_all, resolved
 from site_agent.sources.leftovers import (
@@ -124,8 +125,10 @@ class Puller:
         log: Log,
         *,
         pause: Callable[[float], None] | None = None,
+        notes: CopyNotes | None = None,
     ) -> None:
         self._store = store
+        self._notes = notes or Unnoted()
         self._marks = marks
         self._settings = settings
         self._staging = staging
@@ -256,6 +259,8 @@ class Puller:
             size_bytes=listing.size_bytes,
             duration_s=self._clock.protocol_s() - started_s,
         )
+        known_id = pulled.artifact.artifact_id
+        self._notes.note("pulled", known_id, pull.name, f"from {pull.reference}")
         return pulled
 
     def _capacity_bytes(self, kind: ArtifactKind) -> int:
@@ -332,8 +337,9 @@ class Puller:
         is_new = reservation is None
         if reservation is None:
             reservation = self._store.reserve(promise, now_s=self._clock.world_s())
-        for victim in reservation.evicted:
-            self._log.info("artifact_evicted", artifact_id=victim, made_room_for=promise.name)
+        for victim in reservation.victims:
+            self._log.info("artifact_evicted", artifact_id=victim.artifact_id, why=victim.why)
+            self._notes.note("evicted", victim.artifact_id, victim.name, victim.why)
         held = _Promise(reservation)
         try:
             await in_thread(functools.partial(self._store.clear, reservation))

@@ -44,6 +44,21 @@ def test_holdings_are_the_complete_ones_models_first_then_by_name() -> None:
     assert cache.is_reserved(artifact(4, DATA).artifact_id)
 
 
+def test_who_would_go_is_told_with_the_reason() -> None:
+    cache = DualCache(30, 30)
+    for number in (1, 2, 3):
+        cache.reserve(artifact(number, MODEL), now_s=float(number))
+        cache.insert(artifact(number, MODEL).artifact_id)
+    cache.pin(artifact(1, MODEL).artifact_id, RUN)
+    coming = artifact(9, MODEL, 15)
+    victims = cache.victims_for(coming)
+    assert [each.name for each in victims] == ["thing-2", "thing-3"]
+    assert victims[1].why == ("makes room for thing-9: of 2 that could go, value ranked it 2 (0)")
+    assert cache.reserve(coming, now_s=4.0) == tuple(each.artifact_id for each in victims)
+    assert cache.victims_for(artifact(8, DATA)) == ()
+    assert cache.victims_for(artifact(8, DATA, 31)) == ()
+
+
 def test_an_id_is_in_one_cache_only() -> None:
     cache = DualCache(100, 100)
     cache.reserve(artifact(1, MODEL), now_s=0.0)

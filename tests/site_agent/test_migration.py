@@ -187,3 +187,10 @@ def test_a_copy_that_another_asks_for_passes_the_same_gate() -> None:
     )
     assert copies().asked(wanted, fetch, 1.0, "custody", now_s=0.0) == (Pull(wanted, "custody"),)
     assert copies(model_gb=5).asked(wanted, fetch, 1.0, "custody", now_s=0.0) == ()
+
+
+def test_a_decision_names_the_task_that_tipped_it() -> None:
+    migration = copies()
+    (pull,) = lose(migration, need(1), with_copies=1.0, winning=4.0)
+    assert pull.task_id == TaskId("de-1")
+    assert [each.task_id for each in migration.decisions] == [TaskId("de-1")]

@@ -28,11 +28,13 @@ from gcos.rpc.channels import Channels
 from gcos.rpc.server import serving
 from gcos.rpc.status import translated
 from gcos.rpc.wire import to_proto
+from gcos.store import MemoryStore
 from gcos.system import SystemClock
 from gcos.v1 import artifacts_pb2, artifacts_pb2_grpc
 from gcos.v1.artifacts_pb2 import ReadFileResponse
 from site_agent import chunk_board, peer_source, source_pool
 from site_agent.artifact_store import ArtifactStore
+from site_agent.copy_log import CopyLog
 from site_agent.links import Priority
 from site_agent.manifest_answer import ManifestAnswer
 from site_agent.serving import ArtifactServicer
@@ -321,6 +323,7 @@ async def test_eviction_makes_room_and_never_touches_what_is_pinned(network: Net
     holder = await network.serve(store)
     here = network.store("iad", capacity_bytes=2000)
     async with network.plane(here) as plane:
+        plane.notes = told = CopyLog(MemoryStore(), SystemClock(), get_logger())
         await fetch(plane, artifacts[0], holder, run_id=RUN)
         await fetch(plane, artifacts[1], holder, run_id=OTHER_RUN)
         with pytest.raises(CacheFullError, match="0 are free and 0 evictable"):
@@ -330,6 +333,14 @@ async def test_eviction_makes_room_and_never_touches_what_is_pinned(network: Net
         assert result.evicted == (artifacts[1].artifact_id,)
         assert {each.name for each in plane.cache.holdings()} == {"m0", "m2"}
         here.check_invariants()
+    assert [(each.kind, each.name, each.task_id) for each in told.latest(9)] == [
+        ("fetched", "m0", "iad-1"),
+        ("fetched", "m1", "iad-2"),
+        ("evicted", "m1", "iad-1"),
+        ("fetched", "m2", "iad-1"),
+    ]
+    assert told.latest(9)[2].why.startswith("makes room for m2: of 1 that could go")
+    assert told.latest(1)[0].site_id == "fra"
 
 
 async def test_capacity_holds_on_disk_at_every_instant(network: Network) -> None:

@@ -17,9 +17,11 @@ from gcos.client import Client
 from gcos.contract_net import ArtifactNeed
 from gcos.ids import RunId, SiteId
 from gcos.rpc.channels import Channels
+from gcos.store import MemoryStore
 from gcos.system import SystemClock
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig, SourcesConfig
+from site_agent.copy_log import CopyLog
 from site_agent.operator_servicer import OperatorServicer
 from site_agent.transfer import ArtifactPlane
 from testbed.fake_registries import FakeUpstream, Fault, serving_upstream
@@ -35,7 +37,7 @@ SILENT: Any = structlog.wrap_logger(None, processors=[_drop])
 BODY = bytes(range(256)) * 8000
 VERBS = (
     *("PullArtifact", "PinArtifact", "VerifyArtifacts", "PruneCache", "RemoveArtifact"),
-    *("ListCache", "AddArtifact"),
+    *("ListCache", "AddArtifact", "ReadCopyLog"),
 )
 
 
@@ -72,6 +74,7 @@ class Cluster:
     agent: CacheAgent
     environ: dict[str, str]
     capture: pytest.CaptureFixture[str]
+    copy_log: CopyLog
     beat_count: int = 0
     plane: ArtifactPlane | None = None
 
@@ -110,7 +113,7 @@ class Cluster:
                 cache=plane.cache, site=SimpleNamespace(site_id=SiteId("de"))
             ),
         )
-        return OperatorServicer(runner, plane, self.path / "uploads")
+        return OperatorServicer(runner, plane, self.copy_log, self.path / "uploads")
 
 
 async def run_main(words: Sequence[str], environ: dict[str, str]) -> int:
@@ -136,9 +139,10 @@ async def cluster(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> AsyncIte
         allowed_roots=[tmp_path / "shared"],
     )
     agent = CacheAgent()
+    copy_log = CopyLog(MemoryStore(), SystemClock(), SILENT)
     async with (
         Channels(FAKE_TOKEN) as channels,
-        ArtifactPlane(store, channels, SystemClock(), SILENT) as plane,
+        ArtifactPlane(store, channels, SystemClock(), SILENT, notes=copy_log) as plane,
         agent.serving(),
     ):
         environ = {
@@ -146,7 +150,7 @@ async def cluster(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> AsyncIte
             "GCOS_AGENT": agent.address,
             "GCOS_TOKEN_FILE": str(token),
         }
-        cluster = Cluster(tmp_path, store, agent, environ, capfd)
+        cluster = Cluster(tmp_path, store, agent, environ, capfd, copy_log)
         cluster.plane = plane
         cluster.restart()
         yield cluster
@@ -218,6 +222,39 @@ async def test_a_refused_reference_says_why_and_what_to_do(
     ran = await cluster.gcos("cache", "pull", reference, "--kind", "data")
     assert ran.code == 2
     assert all(word in ran.err for word in words)
+
+
+async def test_the_log_tells_what_came_what_went_and_why(cluster: Cluster, pull: Pull) -> None:
+    assert "nothing was decided yet" in (await cluster.gcos("cache", "log")).err
+    await pull("a", bytes(6_000_000))
+    await pull("b", bytes(6_000_000))
+    await cluster.gcos("cache", "rm", "b")
+    (log,) = json.loads((await cluster.gcos("cache", "log", "-o", "json")).out)["items"]
+    assert [(each["kind"], each["name"]) for each in log["events"]] == [
+        ("pulled", "a"),
+        ("evicted", "a"),
+        ("pulled", "b"),
+        ("removed", "b"),
+    ]
+    assert log["events"][1]["why"].startswith("makes room for b: of 1 that could go, value ranked")
+    table = (await cluster.gcos("cache", "log", "-n", "1")).out
+    assert "removed by the operator" in table
+    assert "evicted" not in table
+    ran = await cluster.gcos("cache", "log", "--task", "de-0000000000000")
+    assert "nothing was decided yet" in ran.err
+
+
+async def test_the_listing_tells_why_a_copy_is_here(cluster: Cluster, pull: Pull) -> None:
+    await pull("a")
+    (cache,) = json.loads((await cluster.gcos("cache", "ls", "-o", "json")).out)["items"]
+    assert cache["marks"][0]["why"] == "pulled"
+
+
+@pytest.mark.parametrize("count", ["-1", "0", "1001"])
+async def test_a_log_has_limits(cluster: Cluster, count: str) -> None:
+    ran = await cluster.gcos("cache", "log", "-n", count)
+    assert ran.code == 2
+    assert "from 1 to 1000" in ran.err
 
 
 async def test_a_pin_survives_a_restart_and_keeps_from_eviction(

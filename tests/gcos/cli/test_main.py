@@ -229,6 +229,19 @@ async def test_explain_shows_the_last_announcements_and_with_all_every_one(
     assert re.findall(r"^announcement (\d) of 5", shown, re.MULTILINE) == list("12345")
 
 
+async def test_explain_tells_which_copies_were_moved_because_of_the_task(
+    gcos: Gcos, agent: FakeAgent
+) -> None:
+    await agent.put(task := samples.task_named("1"))
+    assert "because of this task" not in (await gcos("explain", task.task_id)).out
+    event = replace(samples.copy_event(), task_id=task.task_id)
+    agent.copy_events = (event, replace(event, name="of-another", task_id=None))
+    shown = (await gcos("explain", task.task_id)).out
+    assert "copies, because of this task:" in shown
+    assert "copy decided" in shown
+    assert "of-another" not in shown
+
+
 async def test_submit_reads_stdin(
     gcos: Gcos, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from gcos.client_records import (
     Explanation,
     Gathered,
     Scales,
+    SiteCopyLog,
     SiteListing,
     Submission,
 )
@@ -47,6 +48,7 @@ WRITTEN: list[tuple[str, object]] = [
     ("wait", [TASK]),
     ("cancel", [Cancellation(TASK, is_cancelled=False)]),
     ("sites ls", SiteListing((KnownSite(AGENT.site, AGENT.digest, 1.0),), is_fresh=True)),
+    ("cache log", Gathered((SiteCopyLog(AGENT.site_id, (samples.copy_event(),)),))),
     ("ledger", ClusterLedger((samples.ledger_entry(TaskId("de-0000000000001")),), Scales())),
 ]
 

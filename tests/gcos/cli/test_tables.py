@@ -13,7 +13,7 @@ from gcos.cli import cache_tables, ledger_table, plan_table, refusal_table, site
 from gcos.cli.ledger_csv import entries_csv, groups_csv
 from gcos.cli.output import Table, layout
 from gcos.cli.site_tables import SILENT_AFTER_S
-from gcos.client_records import Scales, SiteCache, SiteListing
+from gcos.client_records import CacheMark, Scales, SiteCache, SiteListing
 from gcos.durations import PredictionSource
 from gcos.ids import SiteId, TaskId
 from gcos.known_sites import KnownSite
@@ -261,11 +261,13 @@ def test_caches_show_entries_and_how_full_they_are() -> None:
         reserved_bytes=0,
     )
     empty = replace(usage, kind=ArtifactKind.DATA, capacity_bytes=0, occupied_bytes=0)
-    cache = SiteCache(DE, (usage, empty), (samples.cache_entry(),))
+    held = samples.cache_entry()
+    mark = CacheMark(held.artifact.artifact_id, why="fetched")
+    cache = SiteCache(DE, (usage, empty), (held,), (mark,))
     assert cache_tables.entries([cache], now_s=NOW_S).rows == (
         (
             *("de", "model", "org/tiny-lm", "1.5 GB", "whole", "1", "7"),
-            *("11-23 13:05Z, 60 min ago", "de", "-", "sha256:abababababab"),
+            *("11-23 13:05Z, 60 min ago", "de", "-", "fetched", "sha256:abababababab"),
         ),
     )
     assert cache_tables.usages([cache]).rows == (
