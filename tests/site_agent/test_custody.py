@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -20,6 +21,7 @@ from gcos.store import MemoryStore
 from gcos.system import SystemClock
 from gcos.v1 import site_pb2
 from site_agent.artifact_store import ArtifactStore
+from site_agent.copy_log import CopyLog
 from site_agent.custody import CustodyShell
 from site_agent.custody_choice import givings
 from site_agent.dual_cache import DualCache
@@ -183,8 +185,15 @@ async def test_custody_moves_on_disk_and_the_givers_copy_may_go(
     here, there = pair
     thing = content(here, tmp_path, DE)
     content(there, tmp_path, DE)
+    for agent in pair:
+        agent.plane.notes = CopyLog(agent.journal, SystemClock(), get_logger())
     here.custody.hear([known(ON, thing)])
     await here.custody.look()
+    told = [
+        [(each.kind, each.site_id) for each in cast(CopyLog, agent.plane.notes).latest(9)]
+        for agent in pair
+    ]
+    assert told == [[("custody_offered", ON), ("custody_moved", ON)], [("custody_taken", DE)]]
     assert (here.custodian(thing), there.custodian(thing)) == (ON, ON)
     assert here.store.cache.evictions_for(MODEL, 1000) == (thing.artifact_id,)
     assert there.store.cache.evictions_for(MODEL, 1000) is None

@@ -35,6 +35,7 @@ from policies.migrators import NoMigrator
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
 from site_agent.copies import COPIES_PROJECT, Copies, CopyPorts
+from site_agent.copy_log import CopyLog
 from site_agent.copy_planning import PlannedCopy, Tariff
 from site_agent.custody import CustodyShell
 from site_agent.demand_log import DemandLog, submission_of
@@ -244,6 +245,7 @@ async def test_a_copy_is_brought_because_of_the_plan(trio: Trio, tmp_path: Path)
     model = has_demand(de, tmp_path)
     plans = [await agent.planning.plan(BEAT_S, agent.sites()) for agent in trio]
     assert [len(plan) for plan in plans] == [0, 1, 0], "the plan gives the copy to `on` alone"
+    on.plane.notes = told = CopyLog(MemoryStore(), on.clock, structlog.get_logger())
     await on.bring(plans[1])
     assert on.plane.cache.has(model.artifact_id)
     (entry,) = on.entries
@@ -252,6 +254,10 @@ async def test_a_copy_is_brought_because_of_the_plan(trio: Trio, tmp_path: Path)
     assert decision.is_granted
     assert "the plan expects it to save" in decision.why
     assert on.events("copy_decided")[0]["why"] == decision.why
+    assert [(each.kind, each.why, each.site_id) for each in told.latest(9)] == [
+        ("copy_decided", decision.why, None),
+        ("copy_arrived", decision.why, "de"),
+    ]
     assert not other.plane.cache.has(model.artifact_id)
     for agent in trio:
         agent.clock.now_s += HOUR_S
