@@ -27,11 +27,14 @@ from site_agent.source_pool import WRONG_COUNT_MAX, SourcePool
 from site_agent.source_shares import ASKED_RATIO
 from site_agent.threads import in_thread
 
-WINDOW_BYTES: Final = 24 * CHUNK_BYTES
-"""Asked for and not yet written: twice what 1 Gbit/s holds over 80 ms, and some.
+WINDOW_BYTES: Final = 18 * CHUNK_BYTES
+"""Asked for and not yet written, for each connection.
 
-Over loopback, half of it would do, but requests would be half as long and twice as many.
+Less would do over loopback, but requests would be shorter and more; more would cost memory.
 """
+
+WINDOW_BYTES_MAX: Final = 24 * CHUNK_BYTES
+"""The same for all together: twice what 1 Gbit/s holds over 80 ms, and some."""
 
 BATCH_BYTES: Final = 4 * CHUNK_BYTES
 """Handed at once to the thread that verifies, or to the one that writes."""
@@ -195,6 +198,8 @@ class Pull:
             group.create_task(self._work(source, number // CALLS_PER_CONNECTION, group))
         if wanted_count > count:
             self._worker_counts[source.site_id] = wanted_count
+            connections = sum(self._worker_counts.values()) // CALLS_PER_CONNECTION
+            self._board.window_bytes = min(connections * WINDOW_BYTES, WINDOW_BYTES_MAX)
 
     async def _work(self, source: PeerSource, connection: int, group: asyncio.TaskGroup) -> None:
         """Fetch one range after the other over one connection."""
