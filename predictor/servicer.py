@@ -151,10 +151,14 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         told: list[bytes | None],
     ) -> None:
         """Fill in `told` at the places `unknown`."""
-        asked = [questions[index] for index in unknown]
-        documents = self._predictor.predict_many(asked, pools).encoded()
-        for index, document in zip(unknown, documents, strict=True):
-            told[index] = document
+        if len(unknown) == len(questions):
+            asked = questions
+            told[:] = documents = self._predictor.predict_many(asked, pools).encoded()
+        else:
+            asked = [questions[index] for index in unknown]
+            documents = self._predictor.predict_many(asked, pools).encoded()
+            for index, document in zip(unknown, documents, strict=True):
+                told[index] = document
         # Asking may have declared another speed: the generation is that of after.
         self._remembered.keep(self._predictor.generation, pools, zip(asked, documents, strict=True))
 
