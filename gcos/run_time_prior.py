@@ -69,7 +69,8 @@ WORK_UNKNOWN_S = 1_800.0
 
 
 #: What any job takes before its first token: process, framework, weights from disk (assumed). It
-#: moves the prior only; what is learned scales with the work.
+#: moves the prior only, and a predictor learns it from runs; what is learned of one model scales
+#: with its work.
 START_UP_S = 30.0
 
 

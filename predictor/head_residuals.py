@@ -8,11 +8,12 @@ has the residuals of all forecasts, and those by the size of the forecast.
 import copy
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.records import RESIDUAL_KIND_COUNT, Lessons, Partition
+from predictor.records import Lessons, Partition
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.intp]
@@ -22,6 +23,7 @@ HEAD_KAPPA = 30.0
 HEAD_DECAY = 0.998
 #: Cells of a table of pieces; edges nearer to each other than a cell are told apart less exactly.
 CELL_COUNT_MAX = 8192
+_WHOLLY = (1.0, 1.0)
 
 
 class HeadResiduals:
@@ -75,25 +77,31 @@ class HeadResiduals:
             forecast: Of ln t.
             ln_error: ln of its usual error.
         """
-        told: Floats = np.stack(self.curves(forecast, ln_error))
+        told: Floats = np.stack(self.curves(forecast, ln_error, _WHOLLY))
         told[:, 0], told[:, -1] = 0.0, 1.0
         return told
 
-    def curves(self, forecast: float, ln_error: float) -> tuple[Floats, Floats]:
-        """Return the same, by kind, but for both ends, where all experts agree."""
+    def curves(
+        self, forecast: float, ln_error: float, weights: Sequence[float]
+    ) -> tuple[Floats, Floats]:
+        """Return the same times its weight, by kind, but for both ends, where experts agree."""
         edges = self._partition.residual_edges
         below = self._below_edges(self._group(forecast))
         plain = self._partition.edges - forecast
-        return (
-            np.interp(plain, edges[0], below[0]),
-            np.interp(plain * math.exp(-ln_error), edges[1], below[1]),
-        )
+        told = np.interp(plain, edges[0], below[0])
+        told *= weights[0]
+        plain *= math.exp(-ln_error)
+        in_errors = np.interp(plain, edges[1], below[1])
+        in_errors *= weights[1]
+        return told, in_errors
 
-    def cumulatives(self, told: Floats) -> Floats:
-        """Return the same for many forecasts and ln of their usual errors, (n, 2).
+    def add_to(self, mixed: Floats, told: Floats, weights: Sequence[Floats]) -> None:
+        """Add the same, weighed, to a mixture of many rows, (n, n_edges); its ends are set.
 
-        Returns:
-            (RESIDUAL_KIND_COUNT, n, n_edges).
+        Args:
+            mixed: What other experts say, weighed.
+            told: Forecasts and ln of their usual errors, (n, 2).
+            weights: By kind, (n,).
         """
         forecasts = told[:, 0]
         if self._lines is None:
@@ -101,17 +109,17 @@ class HeadResiduals:
             self._lines = [piece.lines(below[:, k]) for k, piece in enumerate(self._pieces)]
         groups = self._partition.head_edges.searchsorted(forecasts)
         plain = self._partition.edges - forecasts[:, None]
-        curves: Floats = np.empty((RESIDUAL_KIND_COUNT, *plain.shape))
         kinds = (plain, plain * np.exp(-told[:, 1:]))
         for kind, residuals in enumerate(kinds):
-            pieces, (slopes, starts) = self._pieces[kind], self._lines[kind]
-            places = pieces.find(residuals)
-            places += (groups * pieces.count)[:, None]
-            slopes.take(places, out=curves[kind], mode="clip")  # unlike other modes, unbuffered
-            curves[kind] *= residuals
-            curves[kind] += starts.take(places)
-        curves[..., 0], curves[..., -1] = 0.0, 1.0
-        return curves
+            places = self._pieces[kind].find(residuals)
+            places += (groups * self._pieces[kind].count)[:, None]
+            slopes, starts = self._lines[kind]
+            curves = slopes.take(places)
+            curves *= residuals
+            curves += starts.take(places)
+            curves *= weights[kind][:, None]
+            mixed += curves
+        mixed[:, 0], mixed[:, -1] = 0.0, 1.0
 
     def learn(self, forecast: float, ln_error: float, ln_s: float) -> None:
         """Add a run that ended after exp(`ln_s`) seconds."""
@@ -166,7 +174,7 @@ class _Pieces:
         """Return the piece of each of `numbers`: 0 below the first edge, `count` - 1 above."""
         cells = numbers * self._cells_per_unit
         cells += 1 - self._edges[0] * self._cells_per_unit
-        np.clip(cells, 0, len(self._first) - 1, out=cells)
+        cells.clip(0, len(self._first) - 1, out=cells)
         pieces: Ids = self._first.take(cells.astype(np.intp))
         pieces += numbers >= self._upper.take(pieces)
         return pieces

@@ -94,6 +94,7 @@ class Nodes:
         paths = self._partition.paths
         last = paths[np.arange(len(paths)), (paths > 0).sum(axis=1) - 1]
         table: Singles = beliefs[last].cumsum(axis=1)
+        table /= table[:, -1:]
         return table
 
     def add_to_leaves(self, leaves: Ids, bin_: int) -> None:

@@ -20,17 +20,20 @@ class Place:
     """What is known of a row's contexts and categories alone.
 
     Attributes:
-        names: Their ranks and what they lately said, (n,) float32.
+        seen: What trees see but for the numbers, (1, n_features) float32.
+        names: The part of it that names decide: their ranks and what they lately said, (n,).
         cumulative: Probability below each edge by speed, (SPEED_COUNT, n_edges).
         effective_count: Runs behind it.
         depth: Contexts that have runs.
         group: Which stack weights are used.
         mixed: The contexts' part of the mixture, (n_edges,).
         weights: Weights of trees and of head in it, (3,).
+        tree_weights: Weight of each tree in it, (n_trees,) float32.
         typicals: Candidates for the typical ln t.
         typical_s: The one that is told.
     """
 
+    seen: Singles
     names: Singles
     cumulative: Floats
     effective_count: float
@@ -38,6 +41,7 @@ class Place:
     group: int
     mixed: Floats
     weights: Floats
+    tree_weights: Singles
     typicals: tuple[float, ...]
     typical_s: float | None
 

@@ -41,7 +41,8 @@ class QuestionReader:
         Raises:
             InvalidRequestError: A task is outside the stated limits.
         """
-        questions = []
+        questions: list[Question] = []
+        append = questions.append
         known = self._templates.get
         for index, work in enumerate(works):
             token_count = work.token_count
@@ -53,8 +54,7 @@ class QuestionReader:
                 work.token_count = token_count
             else:
                 key = work.SerializeToString()
-            template = known(key) or self._new(key, work, index)
-            questions.append((template, token_count))
+            append((known(key) or self._new(key, work, index), token_count))
         return questions
 
     def pools(self, messages: Iterable[predictor_pb2.PoolSpeed]) -> tuple[PoolSpeed, ...]:

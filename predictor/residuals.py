@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcos.ids import RunId
+from predictor.start_up import votes
 
 Floats = NDArray[np.float64]
 #: Order of observations: instant of the end, then run id.
@@ -51,15 +52,19 @@ class Residuals:
     keys: list[Key] = field(default_factory=list)
     voters: list[str] = field(default_factory=list)
     _values: Floats = field(default_factory=lambda: np.empty(4))
+    _ln_references: Floats = field(default_factory=lambda: np.empty(4))
     _pool_codes: NDArray[np.intp] = field(default_factory=lambda: np.empty(4, dtype=np.intp))
     #: None after a change.
     _summary: Summary | None = None
     _generation: int = -1
+    _start_up_s: float | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def add(self, key: Key, voter: str, residual: float, pool_code: int) -> None:
+    def add(
+        self, key: Key, voter: str, residual: float, pool_code: int, ln_reference: float
+    ) -> None:
         """Insert a residual at its place, unless its voter has a newer one."""
         # A run votes for itself once; only a vote for a model can replace an older one.
         if voter != key[1] and voter in self.voters:
@@ -71,8 +76,13 @@ class Residuals:
         count = len(self.keys)
         if count == len(self._values):
             self._values = np.concatenate((self._values, np.empty(count)))
+            self._ln_references = np.concatenate((self._ln_references, np.empty(count)))
             self._pool_codes = np.concatenate((self._pool_codes, np.empty(count, dtype=np.intp)))
-        for array, value in ((self._values, residual), (self._pool_codes, pool_code)):
+        for array, value in (
+            (self._values, residual),
+            (self._ln_references, ln_reference),
+            (self._pool_codes, pool_code),
+        ):
             array[place + 1 : count + 1] = array[place:count]
             array[place] = value
         self.keys.insert(place, key)
@@ -87,19 +97,30 @@ class Residuals:
         if place < len(self.keys) and self.keys[place] == key:
             self._remove_at(place)
 
-    def summary(self, ln_speed_ratios: Floats, generation: int) -> Summary:
+    def summary(
+        self, ln_speed_ratios: Floats, generation: int, start_up_s: float | None = None
+    ) -> Summary:
         """Return density, mass and median at speed ratio 1.
 
         Args:
             ln_speed_ratios: ln of the declared ratio, by pool code.
             generation: Another number whenever a ratio is another.
+            start_up_s: Residuals are taken as `votes`, from this start-up; None: as they are.
         """
-        if self._summary is None or self._generation != generation:
-            count = len(self.keys)
-            at_speed_one = self._values[:count] + ln_speed_ratios[self._pool_codes[:count]]
-            self._summary = _summarize(at_speed_one, self.weights[-count:])
-            self._generation = generation
+        is_same = self._generation == generation and self._start_up_s == start_up_s
+        if self._summary is None or not is_same:
+            residuals, ln_references = self.at_speed_one(ln_speed_ratios)
+            if start_up_s is not None:
+                residuals = votes(residuals, ln_references, start_up_s)
+            self._summary = _summarize(residuals, self.weights[-len(residuals) :])
+            self._generation, self._start_up_s = generation, start_up_s
         return self._summary
+
+    def at_speed_one(self, ln_speed_ratios: Floats) -> tuple[Floats, Floats]:
+        """Return residuals at speed ratio 1 and ln of their references, (n,) each, in order."""
+        count = len(self.keys)
+        residuals = self._values[:count] + ln_speed_ratios[self._pool_codes[:count]]
+        return residuals, self._ln_references[:count]
 
     def check_invariants(self) -> None:
         """Assert order, distinct voters and the bound."""
@@ -109,7 +130,7 @@ class Residuals:
 
     def _remove_at(self, place: int) -> None:
         count = len(self.keys)
-        for array in (self._values, self._pool_codes):
+        for array in (self._values, self._ln_references, self._pool_codes):
             array[place : count - 1] = array[place + 1 : count]
         del self.keys[place], self.voters[place]
         self._summary = None

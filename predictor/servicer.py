@@ -3,9 +3,14 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import grpc
+import grpc.aio
+from google.protobuf import message_factory
+from google.protobuf.message import Message
 
 from gcos import codec
 from gcos.durations import Observation, PoolSpeed
@@ -21,7 +26,8 @@ from predictor.fit import Fit
 from predictor.question_wire import QuestionReader, under
 from predictor.task_predictor import Structure, TaskPredictor
 
-SERVICE_NAME: Final = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"].full_name
+_SERVICE: Final = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"]
+SERVICE_NAME: Final = _SERVICE.full_name
 
 WORK_COUNT_MAX: Final = 1024
 POOL_COUNT_MAX: Final = 64
@@ -106,10 +112,10 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self._fit_due = asyncio.Event()
         self._note_whether_fit_is_due()
 
-    async def Predict(
+    async def Predict(  # type: ignore[override]
         self, request: predictor_pb2.PredictRequest, _context: Context
-    ) -> predictor_pb2.PredictResponse:
-        """Predict a batch of tasks, each for several pool types."""
+    ) -> bytes:
+        """Predict a batch of tasks, each for several pool types; return the answer's bytes."""
         _check_count(len(request.works), WORK_COUNT_MAX, "works")
         _check_count(len(request.pools), POOL_COUNT_MAX, "pools")
         if len(request.works) * len(request.pools) > PREDICTION_COUNT_MAX:
@@ -124,34 +130,37 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         told = self._remembered.recall(self._predictor.generation, pools, questions)
         unknown = [index for index, document in enumerate(told) if document is None]
         if unknown:
-            await self._answer(pools, questions, unknown, told)
-        return predictor_pb2.PredictResponse.FromString(b"".join(told))  # type: ignore[arg-type]
+            has_trees = self._predictor.structure is not None
+            per_turn = (
+                PREDICTIONS_PER_TURN_COUNT
+                if has_trees
+                else PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT
+            )
+            works_per_turn = max(per_turn // len(pools), 1)
+            for first in range(0, len(unknown), works_per_turn):
+                if first > 0:
+                    await asyncio.sleep(0)  # a large batch must not keep small ones waiting
+                self._answer(pools, questions, unknown[first : first + works_per_turn], told)
+        return b"".join(told)  # type: ignore[arg-type]
 
-    async def _answer(
+    def _answer(
         self,
         pools: tuple[PoolSpeed, ...],
         questions: Sequence[Question],
         unknown: Sequence[int],
         told: list[bytes | None],
     ) -> None:
-        """Fill in `told` where nothing is remembered."""
-        asked = [questions[index] for index in unknown]
-        has_trees = self._predictor.structure is not None
-        per_turn = (
-            PREDICTIONS_PER_TURN_COUNT if has_trees else PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT
-        )
-        works_per_turn = max(per_turn // len(pools), 1)
-        for first in range(0, len(asked), works_per_turn):
-            if first > 0:
-                await asyncio.sleep(0)  # a large batch must not keep small ones waiting
-            turn = slice(first, first + works_per_turn)
-            answers = self._predictor.predict_many(asked[turn], pools)
-            documents = answers.encoded()
-            for index, document in zip(unknown[turn], documents, strict=True):
+        """Fill in `told` at the places `unknown`."""
+        if len(unknown) == len(questions):
+            asked = questions
+            told[:] = documents = self._predictor.predict_many(asked, pools).encoded()
+        else:
+            asked = [questions[index] for index in unknown]
+            documents = self._predictor.predict_many(asked, pools).encoded()
+            for index, document in zip(unknown, documents, strict=True):
                 told[index] = document
-            # Asking may have declared another speed: the generation is that of after.
-            new = dict(zip(asked[turn], documents, strict=True))
-            self._remembered.keep(self._predictor.generation, pools, new)
+        # Asking may have declared another speed: the generation is that of after.
+        self._remembered.keep(self._predictor.generation, pools, zip(asked, documents, strict=True))
 
     async def Observe(
         self, request: predictor_pb2.ObserveRequest, _context: Context
@@ -231,6 +240,27 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         return sum(is_new for is_new, _ in learned)
 
 
+def add_to_server(servicer: PredictorServicer, server: grpc.aio.Server) -> None:
+    """Let `server` answer with `servicer`.
+
+    As the generated function would, except that `Predict` hands over bytes: to read them into a
+    message, only for it to be written again, would take as long as a tenth of the prediction.
+    """
+    handlers = {}
+    for method in _SERVICE.methods:
+        request = message_factory.GetMessageClass(method.input_type)
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+            getattr(servicer, method.name),
+            request_deserializer=request.FromString,
+            response_serializer=_serialized,
+        )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+
+
+def _serialized(answer: bytes | Message) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+
 def _check_count(count: int, limit: int, field: str) -> None:
     if count == 0:
         raise InvalidRequestError(f"the request holds no {field}", field=field)
@@ -274,10 +304,12 @@ class _Remembered:
         self,
         generation: tuple[int, int],
         pools: tuple[PoolSpeed, ...],
-        told: Mapping[Question, bytes],
+        told: Iterable[tuple[Question, bytes]],
     ) -> None:
         """Remember answers of `generation`; those of another are forgotten."""
         if generation != self._generation or self._count >= REMEMBERED_COUNT_MAX:
             self._generation, self._answers, self._count = generation, {}, 0
-        self._answers.setdefault(pools, {}).update(told)
-        self._count += len(told) * len(pools)
+        answers = self._answers.setdefault(pools, {})
+        before_count = len(answers)
+        answers.update(told)
+        self._count += (len(answers) - before_count) * len(pools)

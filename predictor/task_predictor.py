@@ -157,7 +157,7 @@ class TaskPredictor:
         assert self._tree is not None
         categories, contexts, of_pool = names_of(template.features, pool_type)
         is_known = self._trie.run_count(of_pool) >= KNOWN_COUNT
-        place = self._tree.place(Row((), categories, contexts)) if is_known else None
+        place = self._tree.place(Row(template.numbers, categories, contexts)) if is_known else None
         self._places[key] = place
         return place
 

@@ -15,8 +15,9 @@ so that a context with few runs leans on its parents. All that is told comes fro
   about another model than one does. This vote is measured from start-up and roofline together, as
   the prior is: a model so small that start-up is all its time would otherwise tell every other
   model that it takes ten thousand times its roofline. It is also cut at three sigmas of the prior:
-  what lies beyond says something of that model, not of the next. So the p95 of a model without
-  runs stays within 50 times the prior's, smoothing included, for votes cast at speed ratio 1.
+  what lies beyond says something of that model, not of the next.
+- How long start-up takes is learned from the same votes, across kinds and models (`start_up`): what
+  short runs of one kind of work show, the first run of another kind is told.
 - Work of unknown size walks a tree of its own (`features`).
 - Once a model has `TYPICAL_COUNT_MIN` runs on any pool type, what other models say is moved to its
   median before it is mixed in: it still tells how wide, no longer where. Left in place, three
@@ -49,7 +50,7 @@ from gcos.durations import (
     WorkFeatures,
 )
 from gcos.ids import RunId
-from gcos.run_time_prior import PRIOR_SIGMA, START_UP_S
+from gcos.run_time_prior import PRIOR_SIGMA, START_UP_S, has_known_size
 from predictor.features import (
     CONTEXTS,
     MODEL_DEPTH,
@@ -68,6 +69,7 @@ from predictor.residuals import (
     moved,
     smoothed,
 )
+from predictor.start_up import start_up_s
 
 #: Observations remembered; the oldest leave. It bounds the contexts too: each holds at least one
 #: finished run, and one run is in `len(CONTEXTS)` of them.
@@ -88,9 +90,6 @@ SPEED_SIGMA = 0.3
 #: Least finished runs for which a context's own median is told as typical, and trusted over what
 #: other models say: two odd ones among five do not carry it.
 TYPICAL_COUNT_MIN = 5
-
-#: Farthest residual of a run in the contexts that span models.
-VOTE_MAX = 3 * PRIOR_SIGMA
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +124,9 @@ class TaskTrie:
         self._finished_count = 0
         #: Sum of the hashes of all remembered run ids, which no order changes.
         self._checksum = 0
+        self._start_up_s = START_UP_S
+        #: Remembered runs and speeds that it was learned from.
+        self._start_up_of: tuple[int, int] | None = None
 
     def knows(self, run_id: RunId) -> bool:
         """Tell whether the end of this run is remembered."""
@@ -155,10 +157,12 @@ class TaskTrie:
             self._speeds.declare(pool.type, math.log(pool.speed_ratio))
         work = ln_work(features)
         *spanning, model = common_contexts(features)
+        start_up_s = self.start_up_s(features)
         common = _Belief(_PRIOR, 0.0, -1, None)
         for depth, context in enumerate(spanning):
-            common = self._narrow(common, context, depth)
-        common = common.moved(_start_up(work))  # from here on, from the roofline alone
+            common = self._narrow(common, context, depth, start_up_s)
+        # From here on, from the roofline alone.
+        common = common.moved(math.log1p(start_up_s * math.exp(-work)))
         common = self._narrow(self._moved_to_median(common, model), model, MODEL_DEPTH)
         # A pool type's own runs replace this doubt about its declared speed as they come in.
         common.density = smoothed(common.density, SPEED_SIGMA, mass=1.0)
@@ -176,6 +180,21 @@ class TaskTrie:
             _prediction(pool, belief, row, work - math.log(pool.speed_ratio), version)
             for pool, belief, row in zip(pools, beliefs, cumulative, strict=True)
         )
+
+    def start_up_s(self, features: WorkFeatures) -> float:
+        """Return how long a task takes before it works, at speed ratio 1, as far as is known.
+
+        Work of unknown size has one reference: of it, start-up cannot be told from work.
+        """
+        everything, *_ = common_contexts(features)
+        residuals = self._contexts.get(everything)
+        if residuals is None or not has_known_size(features):
+            return START_UP_S
+        key = (self._checksum, self._speeds.generation)
+        if key != self._start_up_of:
+            at_speed_one = residuals.at_speed_one(self._speeds.ln_speed_ratios)
+            self._start_up_s, self._start_up_of = start_up_s(*at_speed_one), key
+        return self._start_up_s
 
     def run_count(self, context: Context) -> int:
         """Return how many runs of a context speak, bounded."""
@@ -210,12 +229,17 @@ class TaskTrie:
         for residuals in self._contexts.values():
             residuals.check_invariants()
 
-    def _narrow(self, belief: "_Belief", context: Context, depth: int) -> "_Belief":
-        """Return `belief` after what the runs of `context` say: one step of the shrinkage."""
+    def _narrow(
+        self, belief: "_Belief", context: Context, depth: int, start_up_s: float | None = None
+    ) -> "_Belief":
+        """Return `belief` after what the runs of `context` say: one step of the shrinkage.
+
+        Contexts that span models are given `start_up_s`, see `Residuals.summary`.
+        """
         residuals = self._contexts.get(context)
         if residuals is None:
             return belief
-        own = residuals.summary(self._speeds.ln_speed_ratios, self._speeds.generation)
+        own = residuals.summary(self._speeds.ln_speed_ratios, self._speeds.generation, start_up_s)
         total = own.mass + KAPPA
         return _Belief(
             density=(own.density + KAPPA * belief.density) / total,
@@ -240,7 +264,6 @@ class TaskTrie:
         key = (observation.ended_s, observation.run_id)
         work = ln_work(observation.features)
         residual = math.log(max(observation.elapsed_s, SECONDS_MIN)) - work
-        vote = min(max(residual - _start_up(work), -VOTE_MAX), VOTE_MAX)
         pool_code = self._speeds.hold(observation.pool_type)
         for depth, context, voter in _path(observation):
             residuals = self._contexts.get(context)
@@ -248,7 +271,7 @@ class TaskTrie:
                 is_leaf = depth == len(CONTEXTS) - 1
                 residuals = Residuals(_LEAF_WEIGHTS if is_leaf else _INNER_WEIGHTS)
                 self._contexts[context] = residuals
-            residuals.add(key, voter, vote if depth < MODEL_DEPTH else residual, pool_code)
+            residuals.add(key, voter, residual, pool_code, work)
 
     def _remove(self, observation: Observation) -> None:
         self._checksum -= _hash(observation.run_id)
@@ -264,7 +287,7 @@ class TaskTrie:
 
     def version(self) -> str:
         """Return the name of the state; equal observations give equal names."""
-        return f"trie2-{len(self._keys)}-{self._checksum % 2**32:08x}"
+        return f"trie3-{len(self._keys)}-{self._checksum % 2**32:08x}"
 
 
 @dataclass(slots=True)
@@ -378,11 +401,6 @@ def _prediction(
 
 def _seconds(ln_seconds: float) -> float:
     return min(max(math.exp(min(ln_seconds, 50.0)), SECONDS_MIN), SECONDS_MAX)
-
-
-def _start_up(ln_reference: float) -> float:
-    """Return how far start-up and roofline together lie above the roofline, as a residual."""
-    return math.log1p(START_UP_S * math.exp(-ln_reference))
 
 
 def _lognormal_bins(sigma: float) -> Floats:

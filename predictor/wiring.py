@@ -9,13 +9,12 @@ from pathlib import Path
 from gcos.errors import UnavailableError
 from gcos.locks import lock_directory
 from gcos.logs import Log
-from gcos.rpc.memory import pin_malloc_thresholds
+from gcos.rpc.memory import pin_malloc_thresholds, settle_collector
 from gcos.rpc.security import read_token, require_loopback
 from gcos.rpc.server import serving
 from gcos.store import SqliteStore
-from gcos.v1 import predictor_pb2_grpc
 from predictor.refit import refit
-from predictor.servicer import SERVICE_NAME, PredictorServicer, recovered
+from predictor.servicer import SERVICE_NAME, PredictorServicer, add_to_server, recovered
 
 STORE_NAME = "predictor.sqlite"
 #: What a fit needs beyond what serving does.
@@ -69,15 +68,12 @@ async def _serve_locked(
         servicer = PredictorServicer(predictor, store)
         async with serving(
             config.address,
-            register=[
-                lambda server: predictor_pb2_grpc.add_PredictorServiceServicer_to_server(
-                    servicer, server
-                )
-            ],
+            register=[lambda server: add_to_server(servicer, server)],
             service_names=[SERVICE_NAME],
             token=token,
             log=log,
         ) as running:
+            settle_collector()
             known = predictor.describe()
             log.info(
                 "predictor_serving",

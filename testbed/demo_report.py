@@ -1,5 +1,7 @@
 """What the demo found, from the ledger: a row for each job, totals, and the predictor's error."""
 
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +20,8 @@ from gcos.tasks import TaskState, WorkKind
 
 #: Runs at either end that show how the predictor learns.
 LEARNING_COUNT: Final = 5
+#: How many runs had ended, in words, and at most.
+KNOWN_GROUPS: Final = (("none", 0.0), ("1 to 4", 4.0), ("5 to 9", 9.0), ("10 or more", math.inf))
 #: From here on the table of jobs has all its columns; the narrow one fits 80.
 WIDE_COLUMNS: Final = 118
 
@@ -163,6 +167,25 @@ class DemoReport:
             return None
         return median(quotients[:LEARNING_COUNT]), median(quotients[-LEARNING_COUNT:])
 
+    def learning_by_known(self) -> list[tuple[str, int, float]]:
+        """Return the median q-error by how many runs had ended when a job was submitted.
+
+        A job that waits was predicted long before it ends, so that the order of ends alone says
+        little about what was known.
+
+        Returns:
+            Words for how many, jobs, and their median q-error; groups without jobs are left out.
+        """
+        ends = sorted(job.last.ended_s for job in self.jobs if job.last is not None)
+        quotients: dict[str, list[float]] = {words: [] for words, _ in KNOWN_GROUPS}
+        for job in self.jobs:
+            if job.quotient is None:
+                continue
+            known = bisect_left(ends, job.task.submitted_s)
+            words = next(words for words, most in KNOWN_GROUPS if known <= most)
+            quotients[words].append(job.quotient)
+        return [(words, len(found), median(found)) for words, found in quotients.items() if found]
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render for a terminal of 80 columns or more."""
         del console
@@ -278,7 +301,13 @@ def notes(report: DemoReport) -> list[tuple[str, str]]:
         first, last = learning
         text = (
             f"Run times were off by a factor of {first:.2f} in the first {LEARNING_COUNT} jobs to "
-            f"end and of {last:.2f} in the last {LEARNING_COUNT} (median q-error)."
+            f"end and of {last:.2f} in the last {LEARNING_COUNT} (median q-error). By runs that "
+            "had ended when a job was submitted: "
+            + ", ".join(
+                f"{words} {error:.2f} ({count} jobs)"
+                for words, count, error in report.learning_by_known()
+            )
+            + "."
         )
         found.append(("Predictor", text))
     return found
@@ -324,6 +353,10 @@ def json_document(report: DemoReport) -> dict[str, object]:
             "runs_count": LEARNING_COUNT,
             "first_q_error_ratio": learning[0],
             "last_q_error_ratio": learning[1],
+            "by_runs_known": [
+                {"runs_known": words, "jobs_count": count, "q_error_ratio": error}
+                for words, count, error in report.learning_by_known()
+            ],
         },
     }
 

@@ -75,14 +75,16 @@ def backtest(
 ) -> None:
     """Measure the predictor on a recorded job log.
 
-    The log is replayed in order of submission: a job is predicted from its keys and
-    from the jobs that had ended by then, and from nothing else. The first 60 % are to
-    learn from, the next 20 % to choose hyperparameters on, the last 20 % are scored once.
-    Without --start and --wait, a job ends at submission + duration.
+    The log is replayed in order of submission: a job is predicted from its
+    keys and from the jobs that had ended by then, and from nothing else. The
+    first 60 % are to learn from, the next 20 % to choose hyperparameters on,
+    the last 20 % are scored once. Without --start and --wait, a job ends at
+    submission + duration.
 
     Example:
-      gcos predictor backtest jobs.csv --submit submit_time --duration run_s --numeric gpus
-        --categorical user,queue --context "queue; queue,user; queue,user,gpus" --baselines
+      gcos predictor backtest jobs.csv --submit submit_time --duration run_s
+        --numeric gpus --categorical user,queue
+        --context "queue; queue,user; queue,user,gpus" --baselines
     """
     import os  # noqa: PLC0415  `gcos --help` must not wait for numpy
 

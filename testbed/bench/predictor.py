@@ -10,10 +10,12 @@ predictor`; refit needs scikit-learn and LightGBM.
 
 import asyncio
 import contextlib
+import gc
 import math
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median, quantiles
 
 import grpc
@@ -21,7 +23,7 @@ import numpy as np
 
 from gcos.durations import Observation, Outcome, PoolSpeed, WorkFeatures
 from gcos.ids import RunId
-from gcos.rpc.memory import pin_malloc_thresholds
+from gcos.rpc.memory import pin_malloc_thresholds, settle_collector
 from gcos.rpc.wire import to_proto
 from gcos.run_time_prior import pool_reference_s
 from gcos.seeds import stream
@@ -35,7 +37,7 @@ from predictor.fit import Fit
 from predictor.fitting import fit_history, memorize
 from predictor.leaf_graph import function_of
 from predictor.records import Finished, Hyperparameters, Singles
-from predictor.servicer import PredictorServicer
+from predictor.servicer import PredictorServicer, add_to_server
 from predictor.task_predictor import Structure, TaskPredictor, finished
 from testbed.bench import BenchRow
 
@@ -196,10 +198,15 @@ async def _rpc(fit: Fit, observations: Sequence[Observation]) -> list[BenchRow]:
         return _Question(predictor, works[:count], later if is_new else None, is_taught=is_taught)
 
     async with contextlib.AsyncExitStack() as held:
+        add_echo = predictor_pb2_grpc.add_PredictorServiceServicer_to_server
+        ours = PredictorServicer(predictor, MemoryStore())
         stubs = [
-            await _stub(held, servicer)
-            for servicer in (echo, PredictorServicer(predictor, MemoryStore()))
+            await _stub(held, partial(add_echo, echo)),
+            await _stub(held, partial(add_to_server, ours)),
         ]
+        held.callback(gc.set_threshold, *gc.get_threshold())
+        held.callback(gc.unfreeze)
+        settle_collector()  # as a predictor does once it serves; the limit gains by it too
         calls = _Calls(echo, stubs)
         return [
             await calls.row("1 new row", RPC_ROUND_COUNT, asking(1, is_new=True)),
@@ -217,10 +224,10 @@ async def _rpc(fit: Fit, observations: Sequence[Observation]) -> list[BenchRow]:
 
 
 async def _stub(
-    held: contextlib.AsyncExitStack, servicer: predictor_pb2_grpc.PredictorServiceServicer
+    held: contextlib.AsyncExitStack, add: Callable[[grpc.aio.Server], None]
 ) -> "predictor_pb2_grpc.PredictorServiceAsyncStub":
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    predictor_pb2_grpc.add_PredictorServiceServicer_to_server(servicer, server)
+    add(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     held.push_async_callback(server.stop, None)

@@ -1,6 +1,8 @@
 """Servers and channels of ours against each other on loopback."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -21,7 +23,7 @@ from gcos.errors import (
 from gcos.logs import get_logger
 from gcos.rpc.channels import Channels
 from gcos.rpc.interception import Context
-from gcos.rpc.memory import pin_malloc_thresholds
+from gcos.rpc.memory import pin_malloc_thresholds, settle_collector
 from gcos.rpc.server import Running, serving
 from gcos.rpc.status import translated
 from gcos.v1 import broker_pb2, broker_pb2_grpc
@@ -218,3 +220,21 @@ async def test_each_call_is_one_event_with_its_code() -> None:
 def test_pinning_malloc_may_be_repeated() -> None:
     pin_malloc_thresholds()
     pin_malloc_thresholds()
+
+
+def test_a_settled_collector_still_finds_cycles_made_afterwards() -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.itself = self
+
+    thresholds, alive = gc.get_threshold(), Node()
+    try:
+        settle_collector()
+        assert gc.get_freeze_count() > 0
+        made = weakref.ref(Node())
+        gc.collect()
+        assert made() is None
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+    assert alive.itself is alive

@@ -310,7 +310,10 @@ def test_curves_of_many_forecasts_are_those_of_each(tree: DiPTree) -> None:
     told = np.column_stack((stream(9, "forecasts").normal(2, 4, 500), np.linspace(-3, 3, 500)))
     head = tree._head
     assert head is not None
-    together = head.cumulatives(told)
+    weights = stream(9, "weights").uniform(0, 0.5, (2, 500))
+    mixed = np.zeros((500, len(tree.partition.edges)))
+    head.add_to(mixed, told, list(weights))
     for index, (forecast, ln_error) in enumerate(told.tolist()):
-        alone = head.cumulative(forecast, ln_error)
-        assert together[:, index] == pytest.approx(alone, rel=0, abs=1e-12)
+        alone = weights[:, index] @ head.cumulative(forecast, ln_error)
+        alone[-1] = 1.0  # of the whole mixture
+        assert mixed[index] == pytest.approx(alone, rel=0, abs=1e-12)

@@ -42,7 +42,7 @@ from predictor import servicer as limits
 from predictor.answers import AnswerColumns, Answers
 from predictor.features import COUNT_MAX, Question, ln_work, numbers_at, numbers_of, question_of
 from predictor.question_wire import QuestionReader
-from predictor.servicer import SERVICE_NAME, PredictorServicer, recovered
+from predictor.servicer import SERVICE_NAME, PredictorServicer, add_to_server, recovered
 from predictor.task_predictor import TaskPredictor
 
 TOKEN = "a token of sufficient length"
@@ -67,11 +67,7 @@ async def predicting(
     async with (
         serving(
             "127.0.0.1:0",
-            register=[
-                lambda server: predictor_pb2_grpc.add_PredictorServiceServicer_to_server(
-                    servicer, server
-                )
-            ],
+            register=[lambda server: add_to_server(servicer, server)],
             service_names=[SERVICE_NAME],
             token=TOKEN,
             log=get_logger(),
@@ -274,7 +270,8 @@ async def test_a_better_fit_is_adopted_and_outlives_the_process() -> None:
     before = await servicer.Predict(request, context)
     after = await PredictorServicer(await recovered(store), store).Predict(request, context)
     assert before == after
-    assert before.works[0].predictions[0].version == version
+    (work,) = predictor_pb2.PredictResponse.FromString(before).works
+    assert work.predictions[0].version == version
 
 
 @pytest.mark.parametrize("document", [b"", b"from another version", b"PK\x03\x04 torn"])

@@ -23,8 +23,7 @@ from gcos.rpc.server import serving
 from gcos.run_time_snapshot import ContextRunTime, RunTimeSnapshot
 from gcos.store import MemoryStore
 from gcos.tasks import WorkKind
-from gcos.v1 import predictor_pb2_grpc
-from predictor.servicer import SERVICE_NAME, PredictorServicer
+from predictor.servicer import SERVICE_NAME, PredictorServicer, add_to_server
 from predictor.task_predictor import TaskPredictor
 from site_agent.peers import Fallback, Peers
 from site_agent.run_times import RunTimes
@@ -134,11 +133,7 @@ async def predictor_process(predictor: TaskPredictor) -> AsyncIterator[str]:
     servicer = PredictorServicer(predictor, MemoryStore())
     async with serving(
         "127.0.0.1:0",
-        register=[
-            lambda server: predictor_pb2_grpc.add_PredictorServiceServicer_to_server(
-                servicer, server
-            )
-        ],
+        register=[lambda server: add_to_server(servicer, server)],
         service_names=[SERVICE_NAME],
         token=TOKEN,
         log=get_logger(),

@@ -249,6 +249,23 @@ def test_the_predictors_error_compares_the_first_runs_to_end_with_the_last():
     assert report(*jobs[:9]).learning() is None
 
 
+def test_the_predictors_error_is_told_by_what_was_known_at_the_submission():
+    jobs = [
+        JobResult(
+            f"{n:02d}",
+            replace(
+                task(n, predicted_s=2400.0 * (1 + n % 4)), submitted_s=NOON_S + (3002.5 if n else 0)
+            ),
+            (entry(n, ended_s=NOON_S + 3000 + n),),
+        )
+        for n in range(5)
+    ]
+    assert report(*jobs).learning_by_known() == [
+        ("none", 1, pytest.approx(1)),
+        ("1 to 4", 4, pytest.approx(2.5)),
+    ]
+
+
 def test_the_json_has_the_tables_figures():
     document = json.loads(json.dumps(json_document(report(job()))))
     assert document["jobs"][0]["spent"]["cost_usd"] == pytest.approx(0.06)
