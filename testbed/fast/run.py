@@ -7,6 +7,7 @@ the same behind the face of `testbed.sim.run`.
 
 import contextlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -21,7 +22,9 @@ from policies.baselines import joint, rules
 from policies.catalogue import Foresight, Policy, policy_named
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import ELSEWHERE_WEIGHT
+from policies.maccs.copy_plan import Settings
 from policies.migrators import NoMigrator
+from site_agent import copy_planning
 from site_agent.migration import Budget
 from site_agent.participant import REAUCTION_COUNT_MAX, REAUCTION_USD
 from site_agent.schedule import BACKFILL_FACTOR
@@ -33,13 +36,11 @@ from testbed.fast.handle import table_of
 from testbed.fast.journal import Journal
 from testbed.fast.layout import State
 from testbed.fast.migration import begin_copy
-from testbed.fast.outlooks import Outlooks
+from testbed.fast.outlooks import Expectations, Outlooks
 from testbed.fast.world import lay_out, unsupported
-from testbed.planner import planner
 from testbed.sim.books import figures
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.export import write_scenario
-from testbed.sim.foresight import CopyPlans
 from testbed.sim.instance import Instance
 from testbed.sim.result import Lookups, RunResult, Totals
 from testbed.sim.run import check, mode_named
@@ -67,6 +68,7 @@ class FastPolicy:
         popular_uses: Expected uses from which a copy is pulled (popularity).
         budget: What a site may spend on pulls in a day.
         foresight: What copies are planned from; None: they are not.
+        plan: Constants of that plan.
     """
 
     rule: str
@@ -85,6 +87,7 @@ class FastPolicy:
     popular_uses: float = migrators.POPULAR_USES
     budget: Budget = field(default_factory=Budget)
     foresight: Foresight | None = None
+    plan: Settings = copy_planning.DEFAULTS
 
 
 #: Beside the compiled code: all of it is there.
@@ -110,13 +113,11 @@ class FastWorld:
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.forecasts = Forecasts(instance)
-        self._plans: dict[Foresight, CopyPlans] = {}
 
-    def plans(self, foresight: Foresight) -> CopyPlans:
-        """Return what plans copies: what submissions tell is the same for all runs."""
-        if foresight not in self._plans:
-            self._plans[foresight] = CopyPlans(self.instance, foresight, planner())
-        return self._plans[foresight]
+    @cached_property
+    def expectations(self) -> Expectations:
+        """What submissions tell: the same for all runs."""
+        return Expectations(self.instance)
 
 
 def why_not(instance: Instance, policy: str) -> str | None:
@@ -191,8 +192,10 @@ def run_fast(
     state = lay_out(instance, mode)
     _configure(state, policy)
     journal = Journal(instance, log, is_hashed=is_hashed)
-    plans = None if policy.foresight is None else world.plans(policy.foresight)
-    state = _run(world, state, journal, plans)
+    outlooks = None
+    if policy.foresight is not None:
+        outlooks = Outlooks(world.expectations, policy.foresight, policy.plan)
+    state = _run(world, state, journal, outlooks)
     top = state.g[0]
     return RunResult(
         policy=name or policy.rule,
@@ -264,9 +267,8 @@ def _configure(state: State, policy: FastPolicy) -> None:
     top["budget_gco2"] = policy.budget.gco2_a_day
 
 
-def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | None) -> State:
+def _run(world: FastWorld, state: State, journal: Journal, outlooks: Outlooks | None) -> State:
     """Run to the end, with what the compiled loop asks for; return the arrays as they are then."""
-    outlooks = None if plans is None else Outlooks(world.instance, plans)
     world.forecasts.issue(state, world.instance.start_s)
     table = table_of(state)
     begin(table)
@@ -274,9 +276,9 @@ def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | No
         if stop == layout.HOUR:
             world.forecasts.issue(state, float(state.g[0]["now_s"]))
         elif stop == layout.PLAN:
-            assert plans is not None
             assert outlooks is not None
-            _plan(world.instance, state, plans, outlooks)
+            for site, artifact in outlooks.copies(state):
+                begin_copy(table, site, artifact)
         elif stop == layout.LOG_FULL:
             journal.take(state)
         elif stop == layout.HEAP_FULL:
@@ -287,16 +289,6 @@ def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | No
     journal.take(state)
     assert state.g[0]["left_count"] == 0, "a task was lost (I1)"
     return state
-
-
-def _plan(instance: Instance, state: State, plans: CopyPlans, outlooks: Outlooks) -> None:
-    """Let every site pull what the plan gives to it."""
-    now_s = float(state.g[0]["now_s"])
-    sites = [site.site_id for site in instance.sites]
-    artifacts = [upstream.artifact.artifact_id for upstream in instance.upstreams]
-    table = table_of(state)
-    for copy in plans.copies(outlooks.at(state), now_s=now_s):
-        begin_copy(table, sites.index(copy.site_id), artifacts.index(copy.need.artifact_id))
 
 
 def _fail(instance: Instance, state: State, stop: int) -> None:
