@@ -6,6 +6,7 @@ the same behind the face of `testbed.sim.run`.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,7 @@ from testbed.fast.layout import State
 from testbed.fast.migration import begin_copy
 from testbed.fast.outlooks import Expectations, Outlooks
 from testbed.fast.world import lay_out, unsupported
+from testbed.planner import learned
 from testbed.sim.books import figures
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.export import write_scenario
@@ -69,6 +71,9 @@ class FastPolicy:
         budget: What a site may spend on pulls in a day.
         foresight: What copies are planned from; None: they are not.
         plan: Constants of that plan.
+        learned: Learned parts.
+        actor_directory: Where their files lie; None: the shipped ones.
+        residual_scales: Weight of parts, in place of the one that the file names.
     """
 
     rule: str
@@ -88,6 +93,9 @@ class FastPolicy:
     budget: Budget = field(default_factory=Budget)
     foresight: Foresight | None = None
     plan: Settings = copy_planning.DEFAULTS
+    learned: tuple[str, ...] = ()
+    actor_directory: Path | None = None
+    residual_scales: tuple[tuple[str, float], ...] = ()
 
 
 #: Beside the compiled code: all of it is there.
@@ -105,6 +113,10 @@ _NUMBERS: Final = (
     "credit_s",
     "popular_uses",
 )
+
+
+Watch = Callable[[Outlooks, State], None]
+"""Sees what is planned from, and the arrays of the run; it changes neither."""
 
 
 class FastWorld:
@@ -158,6 +170,7 @@ def _compiled_policy(policy: Policy) -> FastPolicy | None:
         gives_back_late=policy.gives_back_late,
         migrator=migrator,
         foresight=policy.foresight,
+        learned=policy.learned,
     )
 
 
@@ -169,6 +182,7 @@ def run_fast(
     mode: CacheMode = CacheMode.DUAL,
     log: TextIO | None = None,
     is_hashed: bool = False,
+    watch: Watch | None = None,
 ) -> RunResult:
     """Return what came of a world under a policy, run until every task has ended.
 
@@ -179,6 +193,7 @@ def run_fast(
         mode: Which caches there are.
         log: Where the lines of `log.jsonl` go; None: nowhere.
         is_hashed: Fill in `trace_hash`, which takes as long as the run itself.
+        watch: Looks at the run before each beat of the copy plan.
 
     Raises:
         InvalidRequestError: The compiled core cannot run this.
@@ -194,8 +209,13 @@ def run_fast(
     journal = Journal(instance, log, is_hashed=is_hashed)
     outlooks = None
     if policy.foresight is not None:
-        outlooks = Outlooks(world.expectations, policy.foresight, policy.plan)
-    state = _run(world, state, journal, outlooks)
+        correction = learned(
+            policy.learned,
+            directory=policy.actor_directory,
+            scales=dict(policy.residual_scales),
+        )
+        outlooks = Outlooks(world.expectations, policy.foresight, policy.plan, correction)
+    state = _run(world, state, journal, outlooks, watch)
     top = state.g[0]
     return RunResult(
         policy=name or policy.rule,
@@ -267,7 +287,13 @@ def _configure(state: State, policy: FastPolicy) -> None:
     top["budget_gco2"] = policy.budget.gco2_a_day
 
 
-def _run(world: FastWorld, state: State, journal: Journal, outlooks: Outlooks | None) -> State:
+def _run(
+    world: FastWorld,
+    state: State,
+    journal: Journal,
+    outlooks: Outlooks | None,
+    watch: Watch | None,
+) -> State:
     """Run to the end, with what the compiled loop asks for; return the arrays as they are then."""
     world.forecasts.issue(state, world.instance.start_s)
     table = table_of(state)
@@ -277,6 +303,8 @@ def _run(world: FastWorld, state: State, journal: Journal, outlooks: Outlooks | 
             world.forecasts.issue(state, float(state.g[0]["now_s"]))
         elif stop == layout.PLAN:
             assert outlooks is not None
+            if watch is not None:
+                watch(outlooks, state)
             for site, artifact in outlooks.copies(state):
                 begin_copy(table, site, artifact)
         elif stop == layout.LOG_FULL:
