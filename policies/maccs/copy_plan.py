@@ -58,7 +58,7 @@ PAYBACK_H: Final = 96.0
 CAUTION: Final = 0.3
 #: Share of a site's GPUs that planned load may fill (phi). Above 1: what has no room in its own
 #: hour waits for a later one, which costs less than a run elsewhere.
-FILL: Final = 2.0
+FILL: Final = 1.5
 #: Copies begun in one beat, over all sites.
 COPY_COUNT_MAX: Final = 12
 #: What a start without room costs beyond R, as shares of R and of the fixed late penalty.
