@@ -6,7 +6,9 @@ the same behind the face of `testbed.sim.run`.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -21,7 +23,9 @@ from policies.baselines import joint, rules
 from policies.catalogue import Foresight, Policy, policy_named
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import ELSEWHERE_WEIGHT
+from policies.maccs.copy_plan import Settings
 from policies.migrators import NoMigrator
+from site_agent import copy_planning
 from site_agent.migration import Budget
 from site_agent.participant import REAUCTION_COUNT_MAX, REAUCTION_USD
 from site_agent.schedule import BACKFILL_FACTOR
@@ -33,13 +37,12 @@ from testbed.fast.handle import table_of
 from testbed.fast.journal import Journal
 from testbed.fast.layout import State
 from testbed.fast.migration import begin_copy
-from testbed.fast.outlooks import Outlooks
+from testbed.fast.outlooks import Expectations, Outlooks
 from testbed.fast.world import lay_out, unsupported
-from testbed.planner import planner
+from testbed.planner import learned
 from testbed.sim.books import figures
 from testbed.sim.cache_modes import CacheMode, caches_named
 from testbed.sim.export import write_scenario
-from testbed.sim.foresight import CopyPlans
 from testbed.sim.instance import Instance
 from testbed.sim.result import Lookups, RunResult, Totals
 from testbed.sim.run import check
@@ -67,6 +70,10 @@ class FastPolicy:
         popular_uses: Expected uses from which a copy is pulled (popularity).
         budget: What a site may spend on pulls in a day.
         foresight: What copies are planned from; None: they are not.
+        plan: Constants of that plan.
+        learned: Learned parts.
+        actor_directory: Where their files lie; None: the shipped ones.
+        residual_scales: Weight of parts, in place of the one that the file names.
     """
 
     rule: str
@@ -85,6 +92,10 @@ class FastPolicy:
     popular_uses: float = migrators.POPULAR_USES
     budget: Budget = field(default_factory=Budget)
     foresight: Foresight | None = None
+    plan: Settings = copy_planning.DEFAULTS
+    learned: tuple[str, ...] = ()
+    actor_directory: Path | None = None
+    residual_scales: tuple[tuple[str, float], ...] = ()
 
 
 #: Beside the compiled code: all of it is there.
@@ -104,19 +115,21 @@ _NUMBERS: Final = (
 )
 
 
+Watch = Callable[[Outlooks, State], None]
+"""Sees what is planned from, and the arrays of the run; it changes neither."""
+
+
 class FastWorld:
     """An instance with its forecasts, drawn as they are asked for and kept for the next run."""
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.forecasts = Forecasts(instance)
-        self._plans: dict[Foresight, CopyPlans] = {}
 
-    def plans(self, foresight: Foresight) -> CopyPlans:
-        """Return what plans copies: what submissions tell is the same for all runs."""
-        if foresight not in self._plans:
-            self._plans[foresight] = CopyPlans(self.instance, foresight, planner())
-        return self._plans[foresight]
+    @cached_property
+    def expectations(self) -> Expectations:
+        """What submissions tell: the same for all runs."""
+        return Expectations(self.instance)
 
 
 def why_not(instance: Instance, policy: str, cache_mode: str = "dual") -> str | None:
@@ -160,6 +173,7 @@ def _compiled_policy(policy: Policy) -> FastPolicy | None:
         gives_back_late=policy.gives_back_late,
         migrator=migrator,
         foresight=policy.foresight,
+        learned=policy.learned,
     )
 
 
@@ -171,6 +185,7 @@ def run_fast(
     mode: CacheMode = CacheMode.DUAL,
     log: TextIO | None = None,
     is_hashed: bool = False,
+    watch: Watch | None = None,
 ) -> RunResult:
     """Return what came of a world under a policy, run until every task has ended.
 
@@ -181,6 +196,7 @@ def run_fast(
         mode: Which caches there are.
         log: Where the lines of `log.jsonl` go; None: nowhere.
         is_hashed: Fill in `trace_hash`, which takes as long as the run itself.
+        watch: Looks at the run before each beat of the copy plan.
 
     Raises:
         InvalidRequestError: The compiled core cannot run this.
@@ -194,8 +210,15 @@ def run_fast(
     state = lay_out(instance, mode)
     _configure(state, policy)
     journal = Journal(instance, log, is_hashed=is_hashed)
-    plans = None if policy.foresight is None else world.plans(policy.foresight)
-    state = _run(world, state, journal, plans)
+    outlooks = None
+    if policy.foresight is not None:
+        correction = learned(
+            policy.learned,
+            directory=policy.actor_directory,
+            scales=dict(policy.residual_scales),
+        )
+        outlooks = Outlooks(world.expectations, policy.foresight, policy.plan, correction)
+    state = _run(world, state, journal, outlooks, watch)
     top = state.g[0]
     return RunResult(
         policy=name or policy.rule,
@@ -268,9 +291,14 @@ def _configure(state: State, policy: FastPolicy) -> None:
     top["budget_gco2"] = policy.budget.gco2_a_day
 
 
-def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | None) -> State:
+def _run(
+    world: FastWorld,
+    state: State,
+    journal: Journal,
+    outlooks: Outlooks | None,
+    watch: Watch | None,
+) -> State:
     """Run to the end, with what the compiled loop asks for; return the arrays as they are then."""
-    outlooks = None if plans is None else Outlooks(world.instance, plans)
     world.forecasts.issue(state, world.instance.start_s)
     table = table_of(state)
     begin(table)
@@ -278,9 +306,11 @@ def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | No
         if stop == layout.HOUR:
             world.forecasts.issue(state, float(state.g[0]["now_s"]))
         elif stop == layout.PLAN:
-            assert plans is not None
             assert outlooks is not None
-            _plan(world.instance, state, plans, outlooks)
+            if watch is not None:
+                watch(outlooks, state)
+            for site, artifact in outlooks.copies(state):
+                begin_copy(table, site, artifact)
         elif stop == layout.LOG_FULL:
             journal.take(state)
         elif stop == layout.HEAP_FULL:
@@ -291,16 +321,6 @@ def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | No
     journal.take(state)
     assert state.g[0]["left_count"] == 0, "a task was lost (I1)"
     return state
-
-
-def _plan(instance: Instance, state: State, plans: CopyPlans, outlooks: Outlooks) -> None:
-    """Let every site pull what the plan gives to it."""
-    now_s = float(state.g[0]["now_s"])
-    sites = [site.site_id for site in instance.sites]
-    artifacts = [upstream.artifact.artifact_id for upstream in instance.upstreams]
-    table = table_of(state)
-    for copy in plans.copies(outlooks.at(state), now_s=now_s):
-        begin_copy(table, sites.index(copy.site_id), artifacts.index(copy.need.artifact_id))
 
 
 def _fail(instance: Instance, state: State, stop: int) -> None:

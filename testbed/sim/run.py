@@ -10,7 +10,7 @@ from gcos.errors import InvalidRequestError
 from gcos.system import SystemClock
 from policies.catalogue import policy_named
 from policies.maccs.copy_plan import plan_copies
-from testbed.planner import planner
+from testbed.planner import learned, planner
 from testbed.sim.cache_modes import caches_named
 from testbed.sim.export import write_scenario
 from testbed.sim.instance import Instance
@@ -42,13 +42,13 @@ def simulate(
         if log is not None:
             write_scenario(instance, caches.mode, log / "scenario.json")
             lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
-        plan = planner() if chosen.foresight is not None else plan_copies
         simulation = Simulation(
             instance,
             chosen,
             mode=caches.mode,
             eviction=caches.eviction,
-            planner=plan,
+            planner=planner() if chosen.foresight is not None else plan_copies,
+            learned=learned(chosen.learned),
             log=lines,
         )
         simulation.run()
