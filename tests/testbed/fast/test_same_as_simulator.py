@@ -150,6 +150,11 @@ def test_planned_copies(name: str, policy: str) -> None:
     assert copies, "no copy was planned"
 
 
+@pytest.mark.parametrize("site_count", [5, 20])
+def test_weights_run_at_any_number_of_sites(site_count: int) -> None:
+    check_same(instance_of(replace(BUSY, site_count=site_count)), "maccs")
+
+
 @pytest.mark.parametrize("name", scenario_names())
 def test_every_scenario(name: str) -> None:
     check_same(short(name, warmup_h=2, measure_h=6), "joint")
