@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +28,23 @@ from testbed.wan.containers import (
     exec_command,
     listing_command,
     network_command,
+    probe_command,
     process_command,
     process_toml,
     sidecar_command,
     wan_config,
 )
 from testbed.wan.control import LinkReading, asked_reading
-from testbed.wan.records import BROKER, PREDICTOR, Answer, LinkChange, Order, WanConfig, WanLink
+from testbed.wan.records import (
+    BROKER,
+    PREDICTOR,
+    Answer,
+    Carrier,
+    LinkChange,
+    Order,
+    WanConfig,
+    WanLink,
+)
 
 STATE_NAME: Final = "containers.json"
 _SIDECAR: Final = "testbed.wan.sidecar"
@@ -57,6 +67,7 @@ class ContainerOptions:
         byte_ratio: World bytes that one stored byte stands for.
         gpu_count: GPUs of each site.
         seed: Of jitter and loss.
+        carrier: What carries links; None: the best that there is.
     """
 
     directory: Path
@@ -66,6 +77,7 @@ class ContainerOptions:
     byte_ratio: float
     gpu_count: int
     seed: int = 0
+    carrier: Carrier | None = None
 
 
 def is_there(directory: Path) -> bool:
@@ -108,7 +120,8 @@ def up(
     uid = IMAGE_UID if os.getuid() == 0 else os.getuid()
     name = f"gcos-{unique_text()[:8]}"
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    plan = ContainerPlan(name, _SUBNETS[0], options.image, uid, tuple(zones))
+    carrier = _chosen(options, tell)
+    plan = ContainerPlan(name, _SUBNETS[0], options.image, uid, tuple(zones), carrier)
     try:
         plan = _with_network(plan, directory)
         _write_places(plan, options, links)
@@ -178,10 +191,9 @@ def changes_of(directory: Path) -> tuple[LinkChange, ...]:
 
 
 def answers(directory: Path) -> tuple[Answer, ...]:
-    """Return what each site's sidecar says; broker and predictor begin no way."""
+    """Return what each place's sidecar says."""
     plan = read_plan(directory)
-    sites = [place for place in plan.places if place not in {BROKER, PREDICTOR}]
-    return tuple(order(plan, site, Order("")) for site in sites)
+    return tuple(order(plan, place, Order("")) for place in plan.places)
 
 
 def order(plan: ContainerPlan, place: str, asked: Order) -> Answer:
@@ -274,11 +286,27 @@ def _require_image(image: str) -> None:
         )
 
 
+def _chosen(options: ContainerOptions, tell: Tell) -> Carrier:
+    """Return what carries links: as asked for, if it can be had, else the best."""
+    if options.carrier is Carrier.RELAY:
+        return Carrier.RELAY
+    best, _, why = run(probe_command(options.image)).strip().partition(" ")
+    if options.carrier is Carrier.NFQUEUE and best == Carrier.NETEM.value:
+        best = Carrier.NFQUEUE.value
+    if options.carrier is not None and options.carrier.value != best:
+        raise UnavailableError(
+            f"{options.carrier.value} cannot be had in containers here: {why}",
+            hint="leave --links out",
+        )
+    tell(f"links: {best} in containers, since {why}")
+    return Carrier(best)
+
+
 def _with_network(plan: ContainerPlan, directory: Path) -> ContainerPlan:
     """Make the private network in the first range that is free."""
     refusal: UnavailableError | None = None
     for subnet in _SUBNETS:
-        placed = ContainerPlan(plan.name, subnet, plan.image, plan.uid, plan.places)
+        placed = replace(plan, subnet=subnet)
         # At once: whatever becomes of us, `down` finds what was made.
         write_whole(directory / STATE_NAME, codec.encode(placed))
         try:

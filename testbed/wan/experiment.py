@@ -28,7 +28,7 @@ from testbed.local_state import ClusterOptions
 from testbed.wan import cluster
 from testbed.wan.cluster import open_testbed
 from testbed.wan.control import ask, change
-from testbed.wan.records import Order, Verdict, WanLink, verdict
+from testbed.wan.records import Order, Verdict, WanLink, timing_of
 
 #: Wall seconds between two submissions.
 GAP_S: Final = 0.3
@@ -151,7 +151,7 @@ def run_policy(
         tell(f"{policy}: {len(running.agents)} regions run")
         return asyncio.run(_drive(options.directory, running, policy, jobs, mishaps, tell, gap_s))
     finally:
-        local_cluster.down(options.directory, keep=False, tell=lambda _: None)
+        cluster.down(options.directory, keep=False, tell=lambda _: None)
 
 
 async def _drive(
@@ -262,5 +262,5 @@ async def _count(
         carbon_gco2=sum(entry.charge.carbon_gco2 for entry in entries),
         mean_wait_s=mean(waits.values()) if waits else 0.0,
         wall_s=_now_s() - began_s,
-        timing=verdict(answer.lanes),
+        timing=timing_of((answer,)),
     )

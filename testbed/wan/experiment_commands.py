@@ -40,9 +40,11 @@ def self_test(
       gcos testbed self-test --backend relay --rtt-ms 150
     """
     from gcos.errors import UnavailableError  # noqa: PLC0415
+    from testbed.relay import keep_time  # noqa: PLC0415
     from testbed.wan import self_test as tests  # noqa: PLC0415
     from testbed.wan.reports import show_self_tests  # noqa: PLC0415
 
+    keep_time()
     out = output_of(context, output, quiet)
     found = []
     refusals = []

@@ -60,7 +60,7 @@ def test_two_regions_come_up_are_parted_healed_killed_brought_back_and_removed(
 ):
     where = ["--dir", str(tmp_path / "bed")]
     try:
-        call(capsys, "testbed", "up", "--scenario", scenario, *where)
+        call(capsys, "testbed", "up", "--backend", "relay", "--scenario", scenario, *where)
         bed = open_testbed(tmp_path / "bed")
         # Every agent dials broker, predictor and the other site through relays of its own.
         assert len(bed.config.relays) == 2 * 3
@@ -104,7 +104,7 @@ def test_two_regions_come_up_are_parted_healed_killed_brought_back_and_removed(
             cluster.kill(bed, "de")
         with pytest.raises(NotFoundError, match="no site 'mars'"):
             cluster.kill(bed, "mars")
-        call(capsys, "testbed", "up", "--scenario", scenario, *where)
+        call(capsys, "testbed", "up", "--backend", "relay", "--scenario", scenario, *where)
         assert "ENDED" not in call(capsys, "testbed", "status", *where)
         assert len(read_cluster({"GCOS_HOME": str(tmp_path / "bed")}).agents) == 2
     finally:
@@ -117,7 +117,7 @@ def test_two_regions_come_up_are_parted_healed_killed_brought_back_and_removed(
 
 @pytest.mark.live
 def test_an_interruption_while_it_comes_up_leaves_nothing(tmp_path, scenario):
-    command = [sys.executable, "-P", "-m", "gcos.cli.main", "testbed", "up"]
+    command = [sys.executable, "-P", "-m", "gcos.cli.main", "testbed", "up", "--backend", "relay"]
     child = subprocess.Popen(
         [*command, "--scenario", scenario, "--dir", str(tmp_path / "bed")],
         stderr=subprocess.PIPE,
@@ -136,9 +136,9 @@ def test_a_failure_while_it_comes_up_leaves_nothing(tmp_path, scenario, capsys, 
     def broken(plan, options, links, seed):
         raise WrongStateError("no address is free")
 
-    monkeypatch.setattr(cluster, "_with_links", broken)
+    monkeypatch.setattr(cluster, "_with_relays", broken)
     where = ["--dir", str(tmp_path / "bed")]
-    call(capsys, "testbed", "up", "--scenario", scenario, *where, expect=2)
+    call(capsys, "testbed", "up", "--backend", "relay", "--scenario", scenario, *where, expect=2)
     assert processes_of(tmp_path / "bed") == []
 
 
