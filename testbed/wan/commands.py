@@ -97,7 +97,7 @@ def up(
     from testbed.commands import place  # noqa: PLC0415
     from testbed.local_state import ClusterOptions, Wishes  # noqa: PLC0415
     from testbed.scenarios import load_scenario  # noqa: PLC0415
-    from testbed.wan import backends, cluster, docker_cluster, matrix  # noqa: PLC0415
+    from testbed.wan import backends, cluster, docker_cluster, matrix, place_files  # noqa: PLC0415
     from testbed.world import load_world  # noqa: PLC0415
 
     wished = backends.wished(backend, carrier)
@@ -108,11 +108,7 @@ def up(
         containers = docker_cluster.ContainerOptions(
             where,
             image=image,
-            policy=policy,
-            speed=speed,
-            byte_ratio=byte_ratio,
-            gpu_count=gpus,
-            seed=seed,
+            settings=place_files.PlaceSettings(policy, speed, byte_ratio, gpus, seed),
             carrier=wished.carrier,
         )
         _up_in_containers(
@@ -168,7 +164,9 @@ def _up_in_containers(
             _tell(f"brought back {', '.join(names) or 'nothing: all of them run'}")
             return
         zones = matrix.places(scenario, broker_zone=broker_zone, predictor_zone=predictor_zone)
-        links = matrix.links(zones, world, speed=options.speed, byte_ratio=options.byte_ratio)
+        links = matrix.links(
+            zones, world, speed=options.settings.speed, byte_ratio=options.settings.byte_ratio
+        )
         plan = docker_cluster.up(options, zones, links, tell=_tell)
     except KeyboardInterrupt:
         _tell("interrupted; what was made is gone")
