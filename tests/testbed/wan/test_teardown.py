@@ -16,9 +16,9 @@ from testbed.wan.backends import Backend
 from testbed.wan.records import Carrier
 
 SCENARIO = 'base = "default"\nkeep_sites = ["de", "on"]\n'
-QUICK = [Backend.RELAY, Backend.NETNS]
 #: Containers take longer to come and to go.
-ALL = [*QUICK, pytest.param(Backend.DOCKER, marks=pytest.mark.soak)]
+DOCKER = pytest.param(Backend.DOCKER, marks=pytest.mark.soak)
+ALL = [Backend.RELAY, Backend.NETNS, DOCKER]
 
 
 @pytest.fixture
@@ -86,7 +86,9 @@ def started(command: list[str], until: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize(
+    "backend", [Backend.RELAY, pytest.param(Backend.NETNS, marks=pytest.mark.soak), DOCKER]
+)
 @pytest.mark.parametrize(
     ("number", "until"),
     [
@@ -107,7 +109,9 @@ def test_an_interruption_while_it_comes_up_leaves_nothing(backend, number, until
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize(
+    "backend", [pytest.param(Backend.RELAY, marks=pytest.mark.soak), Backend.NETNS, DOCKER]
+)
 @pytest.mark.parametrize("until", [pytest.param("links:", marks=pytest.mark.soak), "serves"])
 def test_what_a_killed_command_left_is_found_and_removed(backend, until, bed, command):
     before = docker_names()
