@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from gcos.ids import SiteId
 from testbed import local_cluster
@@ -29,7 +29,8 @@ from testbed.wan.records import (
     WanLink,
 )
 
-_PIECE_BYTES = 64 << 10
+_PIECE_BYTES: Final = 64 << 10
+_CLOSE_S: Final = 10.0
 
 
 def quiet(_line: str) -> None:
@@ -189,9 +190,14 @@ async def _door(plan: ContainerPlan, site: str) -> AsyncIterator[str]:
                 group.create_task(_copy(reader, child.stdin))
                 group.create_task(_copy(child.stdout, writer))
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            # It ends with its input; only one that does not is killed.
+            child.stdin.close()
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await child.wait()
+            except TimeoutError:
                 child.kill()
-            await child.wait()
+                await child.wait()
 
     server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
     async with server:
