@@ -7,16 +7,18 @@ hashed as the whole file (`assembly`), whose digest has the last word.
 
     a chunk came wrong              it alone comes again, from another source
     a source failed                 others bring what it was to bring; a standby takes its place
+    all that delivered fell silent  they are asked again for a while, for what is missing
     a chunk came wrong from all     the list of digests is another holder's from now on
     the file hashes wrong           whoever gave the list lied: the file anew, without that source
 """
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from gcos.artifacts import Manifest
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Holder
-from gcos.errors import InvalidRequestError
+from gcos.errors import InvalidRequestError, PeerUnreachableError
 from gcos.ids import SiteId
 from gcos.logs import Log
 from gcos.rpc.channels import Channels
@@ -27,6 +29,14 @@ from site_agent.link_gate import Bell, Passage
 from site_agent.peer_source import PeerSource, SourceError
 from site_agent.pull import ListWrongError, Pull
 from site_agent.source_pool import FetchPart, SourcePool
+
+PATIENCE_S: Final = 60.0
+"""Protocol seconds without a byte for which holders that fell silent are asked again.
+
+A network that is parted comes back, as a rule, sooner than another site has fetched all of it."""
+
+_PAUSE_S_MIN: Final = 1.0
+_PAUSE_S_MAX: Final = 8.0
 
 
 class Download:
@@ -63,6 +73,10 @@ class Download:
         self._on_progress = on_progress
         self._pool = SourcePool(need, log)
         self._bell = Bell()
+        #: Since when nothing has come, and how much was here then; None: bytes come.
+        self._silent_since_s: float | None = None
+        self._silent_bytes = 0
+        self._pause_s = _PAUSE_S_MIN
 
     @property
     def parts(self) -> tuple[FetchPart, ...]:
@@ -153,6 +167,9 @@ class Download:
         )
         try:
             await pull.run()
+        except PeerUnreachableError:
+            if not await self._has_patience(assembly.kept_bytes):
+                raise
         except ListWrongError as exc:
             givers = digests.told_by(exc.chunk.file_index)
             others = {source.site_id for source in pool.live} - givers - pool.distrusted
@@ -174,3 +191,17 @@ class Download:
                 raise pool.undelivered() from exc
         finally:
             pool.rest()
+
+    async def _has_patience(self, kept_bytes: int) -> bool:
+        """Wait for holders that fell silent, each time longer; return False in the end."""
+        now_s = self._clock.protocol_s()
+        if self._silent_since_s is None or kept_bytes > self._silent_bytes:
+            self._silent_since_s, self._silent_bytes = now_s, kept_bytes
+            self._pause_s = _PAUSE_S_MIN
+        if now_s + self._pause_s > self._silent_since_s + PATIENCE_S:
+            return False
+        if not self._pool.recall():
+            return False
+        await self._bell.wait(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, _PAUSE_S_MAX)
+        return True

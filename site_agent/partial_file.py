@@ -35,6 +35,8 @@ class PartialFile:
         self._path = path
         self._digest = hashlib.sha256()
         self._descriptor: int | None = None
+        #: It may be asked for again: who finished it was stopped before it could note that.
+        self._is_finished = False
         self._is_linked = known is not None and self._link(known)
         if self._is_linked:
             self.received_bytes = entry.size_bytes
@@ -101,7 +103,7 @@ class PartialFile:
             CacheFullError: The disk is full.
         """
         assert self.received_bytes == self.entry.size_bytes, "finished before the last byte"
-        if self._is_linked:
+        if self._is_linked or self._is_finished:
             return
         if self._digest.hexdigest() != self.entry.sha256:
             raise DigestMismatchError(f"{self.entry.path!r} does not hash to its digest")
@@ -110,6 +112,7 @@ class PartialFile:
             os.fchmod(descriptor, _READ_ONLY)
             os.fsync(descriptor)
         self.close()
+        self._is_finished = True
 
     def restart(self) -> None:
         """Throw away what came so far."""
@@ -117,7 +120,7 @@ class PartialFile:
         self._path.unlink(missing_ok=True)
         self.received_bytes = self._told_bytes = 0
         self._digest = hashlib.sha256()
-        self._is_linked = False
+        self._is_linked = self._is_finished = False
 
     def close(self) -> None:
         """Close the file where it is open."""

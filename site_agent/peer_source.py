@@ -58,6 +58,11 @@ class SourceError(Exception):
         """The same source may deliver the rest when asked again."""
         return isinstance(self.error, UnavailableError | ExhaustedError)
 
+    @property
+    def is_silence(self) -> bool:
+        """Nothing came from it: it ended, or is out of reach."""
+        return isinstance(self.error, PeerUnreachableError)
+
 
 class PeerSource:
     """A holder that is asked for one artifact.
@@ -190,7 +195,7 @@ class Reading:
             return None
         with self._source._failing():
             if message is None:
-                raise PeerUnreachableError(f"{self._source.site_id} ended {self._path!r} early")
+                raise UnavailableError(f"{self._source.site_id} ended {self._path!r} early")
             data = chunk_of(message)
             if len(data) != expected_bytes:
                 raise InvalidRequestError(f"{self._source.site_id} sends chunks of an invalid size")

@@ -17,6 +17,7 @@ from typing import Final
 
 from gcos.artifacts import CHUNK_BYTES, FileEntry
 from gcos.clock import Clock
+from gcos.errors import PeerUnreachableError
 from gcos.ids import SiteId
 from site_agent.assembly import Assembly
 from site_agent.chunk_board import ChunkBoard, ChunkId, Claim
@@ -132,7 +133,19 @@ class Pull:
                 verifier.cancel()
                 self._digests.cancel()
         except BaseExceptionGroup as exc:
-            raise _first(exc) from None
+            failure = _first(exc)
+            if isinstance(failure, PeerUnreachableError):
+                await self._keep()
+            raise failure from None
+
+    async def _keep(self) -> None:
+        """Write what came in order before sources failed: another go need not ask for it."""
+        while True:
+            await self._assembly.settle()
+            gone = [] if self._assembly.is_complete else self._board.leave(BATCH_BYTES)
+            if not gone:
+                return
+            await self._assembly.write(gone)
 
     async def _write(self) -> None:
         """Write chunks as they come in order."""

@@ -58,6 +58,8 @@ class SourcePool:
         self._standby: deque[PeerSource] = deque()
         #: Who was ever named, so that nobody is added twice.
         self._named: set[SiteId] = set()
+        #: Who delivered and then fell silent; they may come back.
+        self._silent: list[PeerSource] = []
         self._failures: list[SourceError] = []
         self._wrong_counts: dict[SiteId, int] = {}
         self._parts: dict[SiteId, FetchPart] = {}
@@ -124,6 +126,17 @@ class SourcePool:
         has_delivered = self._received_bytes(source.site_id) > before_bytes
         if was_active and error.is_transient and has_delivered:
             self._standby.append(source)
+        elif error.is_silence and self._received_bytes(source.site_id):
+            self._silent.append(source)
+
+    def recall(self) -> bool:
+        """Let those stand by again that fell silent; return False where nobody did.
+
+        What they had delivered is not asked for again.
+        """
+        self._standby.extend(self._silent)
+        self._silent.clear()
+        return bool(self._standby) and len(self._failures) < ATTEMPT_COUNT_MAX
 
     def fail_all(self, site_ids: Iterable[SiteId], why: str) -> None:
         """Give up those of some sites that are live: their bytes or their digests are wrong."""

@@ -111,11 +111,12 @@ def down(
       gcos down
     """
     from testbed import local_cluster  # noqa: PLC0415
+    from testbed.wan import cluster  # noqa: PLC0415
 
     where = place(directory)
     if not (keep or force):
         _refuse_unfinished(local_cluster.unfinished_count(where, tell=_tell))
-    was_there = local_cluster.down(where, keep=keep, tell=_tell)
+    was_there = cluster.down(where, keep=keep, tell=_tell)
     # Nothing to stop is what was wanted: scripts call `down` twice.
     _tell("the cluster is down" if was_there else f"no cluster is in {where}: nothing to stop")
 

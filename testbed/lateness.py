@@ -1,6 +1,7 @@
 """How late an emulated link delivers, counted in classes. Pure."""
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,3 +25,12 @@ class Lateness:
         """Count a delivery."""
         self.counts[bisect_left(LATENESS_BOUNDS_S, late_s)] += 1
         self.worst_s = max(self.worst_s, late_s)
+
+
+def total(parts: Iterable[Lateness]) -> Lateness:
+    """Return what all of them counted together."""
+    found = Lateness()
+    for part in parts:
+        found.counts = [a + b for a, b in zip(found.counts, part.counts, strict=True)]
+        found.worst_s = max(found.worst_s, part.worst_s)
+    return found

@@ -79,15 +79,22 @@ def up(
         if kept is not None:
             tell(f"going on with what an earlier cluster left in {directory}")
         plan = plan_of(options, kept)
-        if extend is not None:
-            plan = extend(plan)
         started: list[LocalProcess] = []
+        state = plan.state
+
+        def record(process: LocalProcess) -> None:
+            # At once: whatever becomes of us, `gcos down` finds what runs.
+            nonlocal state
+            started.append(process)
+            state = replace(state, processes=tuple(started))
+            write_state(directory, state)
+
+        write_state(directory, state)
         try:
+            if extend is not None:
+                plan = extend(plan)
             for launch in plan.launches:
-                started.append(launch.start(plan.environ, directory))
-                # At once: whatever becomes of us, `gcos down` finds what runs.
-                state = replace(plan.state, processes=tuple(started))
-                write_state(directory, state)
+                launch.start(plan.environ, directory, record)
             asyncio.run(await_ready(started, started[0], options.site_ids, plan.token, tell))
             cluster = _cluster(directory, state)
             write_cluster(cluster, {HOME_VARIABLE: str(directory)})
@@ -125,13 +132,21 @@ def revive(directory: Path, wishes: Wishes, *, tell: Tell) -> LocalCluster | Non
             return None
         tell(f"bringing back {_listed(missing)}; the other processes go on")
         started: list[LocalProcess] = []
+        brought = state
+
+        def record(process: LocalProcess) -> None:
+            nonlocal brought
+            started.append(process)
+            by_name = {p.name: p for p in (*brought.processes, process)}
+            brought = replace(brought, processes=tuple(by_name.values()))
+            write_state(directory, brought)
+
         try:
             for process in missing:
                 launch = launch_of(directory, process.name, process.address)
-                started.append(launch.start(environment(), directory))
-                by_name = {p.name: p for p in (*state.processes, started[-1])}
-                state = replace(state, processes=tuple(by_name.values()))
-                write_state(directory, state)
+                launch = replace(launch, namespace=process.namespace)
+                launch.start(environment(), directory, record)
+            state = brought
             token = read_token(directory / TOKEN_NAME)
             site_ids = [site for site in state.site_ids if f"{AGENT}{site}" not in strangers]
             asyncio.run(await_ready(started, state.processes[0], site_ids, token, tell))

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,9 +46,15 @@ class Launch:
     arguments: tuple[str, ...]
     log: Path
     module: str = "gcos.cli.main"
+    namespace: str = ""
 
-    def start(self, environ: Mapping[str, str], directory: Path) -> LocalProcess:
-        """Start it."""
+    def start(
+        self,
+        environ: Mapping[str, str],
+        directory: Path,
+        record: Callable[[LocalProcess], None],
+    ) -> LocalProcess:
+        """Start it, once `record` has kept it."""
         # -P: a file called grpc.py where the user stands must not be imported.
         command = [sys.executable, "-P", "-m", self.module, *self.arguments]
         return start(
@@ -58,6 +64,8 @@ class Launch:
             environ=environ,
             directory=directory,
             log=self.log,
+            namespace=self.namespace,
+            record=record,
         )
 
 

@@ -4,6 +4,7 @@ A pid alone is used again by the kernel, so a process is named by pid, start and
 Linux only, as agents are.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ _LOOK_S: Final = 0.05
 #: Protocol seconds after SIGKILL: only a process in uninterruptible sleep takes longer.
 _KILL_WAIT_S: Final = 5.0
 _TAIL_BYTES: Final = 16_384
+#: The shell becomes the command, with the same id, once it is told to.
+_AWAIT_RECORD: Final = 'read -r go && exec "$@" < /dev/null'
 
 _now_s = SystemClock().protocol_s
 
@@ -34,6 +37,7 @@ class LocalProcess:
         boot: ... in the same boot.
         address: `host:port` that it serves at.
         log: Path of the file with its output.
+        namespace: Network namespace that it is in, as `ip netns` knows it; empty: the machine's.
     """
 
     name: str
@@ -42,6 +46,7 @@ class LocalProcess:
     boot: str
     address: str
     log: str
+    namespace: str = ""
 
     @property
     def is_alive(self) -> bool:
@@ -66,6 +71,8 @@ def start(
     environ: Mapping[str, str],
     directory: Path,
     log: Path,
+    namespace: str = "",
+    record: Callable[[LocalProcess], None] | None = None,
 ) -> LocalProcess:
     """Start `command` in a session of its own, so that closing the terminal does not end it.
 
@@ -76,11 +83,18 @@ def start(
         environ: Its environment.
         directory: Its working directory.
         log: File for its output, which goes on: it may tell why an earlier one died.
+        namespace: Network namespace to start it in, which takes root; empty: ours.
+        record: Keeps the process's record. `command` begins only after that, and never if we die
+            before: so no process is ever unknown.
     """
+    if namespace:
+        command = ("ip", "netns", "exec", namespace, *command)
+    if record is not None:
+        command = ("/bin/sh", "-c", _AWAIT_RECORD, "sh", *command)
     with log.open("ab") as output:
         child = subprocess.Popen(
             list(command),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if record is None else subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=directory,
@@ -90,14 +104,23 @@ def start(
     stat = process_stat(child.pid)
     # From here on the process is known by its record; the object would warn that it still runs.
     child.returncode = 0
-    return LocalProcess(
+    process = LocalProcess(
         name,
         pid=child.pid,
         start_ticks=0 if stat is None else stat.start_ticks,
         boot=boot_id(),
         address=address,
         log=str(log),
+        namespace=namespace,
     )
+    if child.stdin is not None:
+        # Closed on failure too, which ends a process that nobody knows of.
+        with contextlib.suppress(BrokenPipeError), child.stdin as waiting:
+            if record is not None:
+                record(process)
+            waiting.write(b"go\n")
+            waiting.flush()
+    return process
 
 
 def stop(

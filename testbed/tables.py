@@ -8,7 +8,6 @@ directory gives the same bytes.
 
 import argparse
 import csv
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ import pyarrow.compute
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from testbed.distances import FIBRE_KM_PER_MS, great_circle_km
+
 #: Profiles begin here: prices reach further back than carbon.
 FIRST_HOUR: Final = np.datetime64("2021-01-01T00", "us")
 
@@ -28,10 +29,6 @@ SPIKE_QUANTILE: Final = 0.99
 
 #: Fewest hours behind one month-and-hour cell; a full month has at least 28.
 CELL_HOURS_MIN: Final = 28
-
-#: Light in fibre covers about 200 km in a millisecond.
-FIBRE_KM_PER_MS: Final = 200.0
-EARTH_RADIUS_KM: Final = 6371.0
 
 #: Rates where nothing was measured (testbed/scenarios/default.toml, [network]).
 SAME_CONTINENT_GBPS: Final = 4.0
@@ -208,14 +205,6 @@ def day_cells(
     mean = np.bincount(cell, weights=value, minlength=288) / count
     variance = np.bincount(cell, weights=(value - mean[cell]) ** 2, minlength=288) / count
     return mean.reshape(12, 24), np.sqrt(variance).reshape(12, 24)
-
-
-def great_circle_km(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Return the distance of two (latitude, longitude) points in degrees (haversine formula)."""
-    lat_a, lon_a, lat_b, lon_b = (math.radians(x) for x in (*a, *b))
-    half = math.sin((lat_b - lat_a) / 2) ** 2
-    half += math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_b - lon_a) / 2) ** 2
-    return 2 * EARTH_RADIUS_KM * math.asin(math.sqrt(half))
 
 
 def write_table(

@@ -20,11 +20,26 @@ from testbed.local_directory import AGENT, SITES_NAME, TOKEN_NAME, WAN, Tell, wr
 from testbed.local_plan import Plan, free_addresses, launch_of
 from testbed.local_processes import LocalProcess
 from testbed.local_state import ClusterOptions, ClusterState, read_state
-from testbed.wan.records import BROKER, PREDICTOR, LinkChange, RelayPlan, WanConfig, WanLink, routes
+from testbed.wan.kernel_links import GATE_PORT
+from testbed.wan.namespaces import make_network, remove, stem_of
+from testbed.wan.records import (
+    BROKER,
+    PREDICTOR,
+    Carrier,
+    LinkChange,
+    RelayPlan,
+    WanConfig,
+    WanLink,
+    WanPlace,
+    routes,
+)
 
 CONFIG_NAME: Final = "wan.json"
 #: Relays listen beside the processes, at an address of loopback of their own.
 _RELAY_HOST: Final = "127.0.0.2"
+#: Private to the namespaces of a testbed, so that each testbed may use it.
+_SUBNET: Final = "10.231.8"
+_HUB: Final = "hub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,12 @@ class Testbed:
 
 
 def up(
-    options: ClusterOptions, links: Sequence[WanLink], *, tell: Tell, seed: int = 0
+    options: ClusterOptions,
+    links: Sequence[WanLink],
+    *,
+    tell: Tell,
+    seed: int = 0,
+    carrier: Carrier = Carrier.RELAY,
 ) -> LocalCluster:
     """Start broker, predictor, an agent for each site and the links between them.
 
@@ -70,15 +90,37 @@ def up(
         links: All directions, as `matrix.links` returns them.
         tell: Gets a line for each step.
         seed: Of jitter and loss.
+        carrier: What carries links: relays, or the kernel between network namespaces, which takes
+            root.
 
     Raises:
         GcosError: As `testbed.local_cluster.up`.
     """
+    directory = options.directory
 
     def extend(plan: Plan) -> Plan:
-        return _with_links(plan, options, links, seed)
+        # Those of an earlier testbed here, whose processes all died.
+        remove(stem_of(directory))
+        if carrier is Carrier.RELAY:
+            return _with_relays(plan, options, links, seed)
+        return _in_namespaces(plan, directory, links, seed, carrier)
 
-    return local_cluster.up(options, tell=tell, extend=extend)
+    try:
+        return local_cluster.up(options, tell=tell, extend=extend)
+    except WrongStateError:
+        raise  # one runs there already, and goes on
+    except BaseException:
+        remove(stem_of(directory))
+        raise
+
+
+def down(directory: Path, *, keep: bool, tell: Tell) -> bool:
+    """Stop a testbed, as `testbed.local_cluster.down` does, and remove its namespaces."""
+    was_there = local_cluster.down(directory, keep=keep, tell=tell)
+    count = remove(stem_of(directory))
+    if count:
+        tell(f"removed {count} network namespaces")
+    return was_there or bool(count)
 
 
 def open_testbed(directory: Path) -> Testbed:
@@ -137,12 +179,11 @@ def kill(testbed: Testbed, site: str) -> LocalProcess:
     return process
 
 
-def _with_links(plan: Plan, options: ClusterOptions, links: Sequence[WanLink], seed: int) -> Plan:
+def _with_relays(plan: Plan, options: ClusterOptions, links: Sequence[WanLink], seed: int) -> Plan:
     """Write the emulator's file and the routes of the agents; return the plan with its process."""
     directory = options.directory
-    serving = {launch.name.removeprefix(AGENT): launch.address for launch in plan.launches}
-    # Only agents dial: broker and predictor answer.
-    ways = [(link.src, link.dst) for link in links if link.src not in {BROKER, PREDICTOR}]
+    serving = _serving(plan)
+    ways = _ways(links)
     names = [WAN, *(f"{src} {dst}" for src, dst in ways)]
     listening = free_addresses(names, None, _RELAY_HOST)
     config = WanConfig(
@@ -159,6 +200,62 @@ def _with_links(plan: Plan, options: ClusterOptions, links: Sequence[WanLink], s
     for site in options.site_ids:
         _add_routes(directory / SITES_NAME / site / "agent.toml", config, site)
     return replace(plan, launches=(*plan.launches, launch_of(directory, WAN, listening[WAN])))
+
+
+def _in_namespaces(
+    plan: Plan, directory: Path, links: Sequence[WanLink], seed: int, carrier: Carrier
+) -> Plan:
+    """Make the namespaces and write the emulator's file; return the plan with its process.
+
+    Agents dial the addresses of others as they are: on the loopback of their own namespace nobody
+    else serves there, and the kernel redirects them. At the machine's loopback the emulator listens
+    at the same addresses, for clients.
+    """
+    stem = stem_of(directory)
+    places = tuple(
+        WanPlace(
+            name,
+            address=f"{_SUBNET}.{number}",
+            serving=address,
+            namespace=f"{stem}-{name}",
+        )
+        for number, (name, address) in enumerate(_serving(plan).items(), start=1)
+    )
+    by_name = {place.name: place for place in places}
+    listening = free_addresses([WAN], None, _RELAY_HOST)[WAN]
+    config = WanConfig(
+        address=listening,
+        token_file=str(directory / TOKEN_NAME),
+        links=tuple(links),
+        relays=tuple(
+            RelayPlan(
+                src,
+                dst,
+                address=by_name[dst].serving,
+                target=f"{by_name[dst].address}:{GATE_PORT}",
+            )
+            for src, dst in _ways(links)
+        ),
+        seed=seed,
+        carrier=carrier,
+        places=places,
+    )
+    write_whole(directory / CONFIG_NAME, codec.encode(config))
+    make_network(places, f"{stem}-{_HUB}")
+    launches = tuple(
+        replace(launch, namespace=by_name[launch.name.removeprefix(AGENT)].namespace)
+        for launch in plan.launches
+    )
+    return replace(plan, launches=(*launches, launch_of(directory, WAN, listening)))
+
+
+def _serving(plan: Plan) -> dict[str, str]:
+    return {launch.name.removeprefix(AGENT): launch.address for launch in plan.launches}
+
+
+def _ways(links: Sequence[WanLink]) -> list[tuple[str, str]]:
+    # Only agents dial: broker and predictor answer.
+    return [(link.src, link.dst) for link in links if link.src not in {BROKER, PREDICTOR}]
 
 
 def _add_routes(path: Path, config: WanConfig, site: str) -> None:

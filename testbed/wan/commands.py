@@ -41,8 +41,16 @@ def up(
         str, typer.Option(metavar="NAME|FILE", help="Whose sites: a scenario of gcos evaluate.")
     ] = "no-clean-zones",
     backend: Annotated[
-        str, typer.Option(help="relay: processes on loopback; docker: containers.")
-    ] = "relay",
+        str,
+        typer.Option(
+            help="relay: processes on loopback; netns: in network namespaces (root); docker: "
+            "containers; auto: netns where it can be, else relay."
+        ),
+    ] = "auto",
+    carrier: Annotated[
+        str,
+        typer.Option("--links", help="netem, nfqueue or relay; auto: the best that there is."),
+    ] = "auto",
     speed: Annotated[float, typer.Option(help="World seconds per wall second.")] = SPEED,
     byte_ratio: Annotated[
         float, typer.Option(help="World bytes that each stored byte stands for.")
@@ -68,8 +76,10 @@ def up(
     """Start an agent for each site, a broker and a predictor, and the links between.
 
     Round-trip times are those of the table. Rates are scaled by speed and byte
-    ratio, so that a transfer lasts as long as in the world. In a testbed that lost
-    processes it brings those back, as they were.
+    ratio, so that a transfer lasts as long as in the world. Links are carried by
+    the kernel (netem, else NFQUEUE and htb) where it lets us, else by relays; what
+    is chosen, and why, is told. In a testbed that lost processes it brings those
+    back, as they were.
 
     Exit codes:
       0  all of them serve
@@ -82,30 +92,24 @@ def up(
     """
     import signal  # noqa: PLC0415
 
-    from gcos.errors import InvalidRequestError, WrongStateError  # noqa: PLC0415
+    from gcos.errors import WrongStateError  # noqa: PLC0415
     from testbed import local_cluster  # noqa: PLC0415
     from testbed.commands import place  # noqa: PLC0415
     from testbed.local_state import ClusterOptions, Wishes  # noqa: PLC0415
     from testbed.scenarios import load_scenario  # noqa: PLC0415
-    from testbed.wan import cluster, docker_cluster, matrix  # noqa: PLC0415
+    from testbed.wan import backends, cluster, docker_cluster, matrix, place_files  # noqa: PLC0415
     from testbed.world import load_world  # noqa: PLC0415
 
-    if backend not in {"relay", "docker"}:
-        raise InvalidRequestError(
-            f"{backend!r} is no backend", field="backend", hint="there are: relay, docker"
-        )
+    wished = backends.wished(backend, carrier)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     where = place(directory)
-    if backend == "docker":
+    if wished.backend is backends.Backend.DOCKER:
         containers = docker_cluster.ContainerOptions(
             where,
             image=image,
-            policy=policy,
-            speed=speed,
-            byte_ratio=byte_ratio,
-            gpu_count=gpus,
-            seed=seed,
+            settings=place_files.PlaceSettings(policy, speed, byte_ratio, gpus, seed),
+            carrier=wished.carrier,
         )
         _up_in_containers(
             containers, load_scenario(scenario), load_world(network), broker_zone, predictor_zone
@@ -131,7 +135,9 @@ def up(
                 gpu_count=gpus,
                 agent_settings={"policy": policy},
             )
-            running = cluster.up(options, links, tell=_tell, seed=seed)
+            chosen = backends.chosen(wished)
+            _tell(chosen.reason)
+            running = cluster.up(options, links, tell=_tell, seed=seed, carrier=chosen.carrier)
     except KeyboardInterrupt:
         _tell("interrupted; what was started has ended")
         raise typer.Exit(130) from None
@@ -158,7 +164,9 @@ def _up_in_containers(
             _tell(f"brought back {', '.join(names) or 'nothing: all of them run'}")
             return
         zones = matrix.places(scenario, broker_zone=broker_zone, predictor_zone=predictor_zone)
-        links = matrix.links(zones, world, speed=options.speed, byte_ratio=options.byte_ratio)
+        links = matrix.links(
+            zones, world, speed=options.settings.speed, byte_ratio=options.settings.byte_ratio
+        )
         plan = docker_cluster.up(options, zones, links, tell=_tell)
     except KeyboardInterrupt:
         _tell("interrupted; what was made is gone")
@@ -261,8 +269,10 @@ def links(
     """
     import asyncio  # noqa: PLC0415
 
+    from testbed.relay import keep_time  # noqa: PLC0415
     from testbed.wan.reports import show_links  # noqa: PLC0415
 
+    keep_time()
     out = output_of(context, output, quiet)
     flow = flow_s if measure else None
     where = _containers(directory)

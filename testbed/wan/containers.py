@@ -1,10 +1,11 @@
 """A testbed in containers: what is written for each place, and the docker commands. Pure.
 
 Each place, a region with its agent, or broker or predictor in regions of their own, has a network
-namespace with two containers. The sidecar listens on loopback for what the agent dials, carries it
-over the emulated link and a private network to the sidecar of the other place, and hands in what
-comes from there. So agents speak on loopback alone, as they must without TLS, and the private
-network has no way out. All containers run without root and without capabilities.
+namespace with two containers. The sidecar has what the agent dials on loopback go over the emulated
+link and a private network to the other place, and hands in what comes from there: as a relay, or by
+rules that it gives the kernel. So agents speak on loopback alone, as they must without TLS, and the
+private network has no way out. Containers run without root and without capabilities, except
+sidecars that give the kernel rules.
 """
 
 import json
@@ -12,7 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from testbed.wan.records import BROKER, PREDICTOR, RelayPlan, WanConfig, WanLink
+from testbed.wan.kernel_links import GATE_PORT, SETTINGS
+from testbed.wan.records import (
+    BROKER,
+    PREDICTOR,
+    Carrier,
+    RelayPlan,
+    WanConfig,
+    WanLink,
+    WanPlace,
+)
 
 LABEL: Final = "gcos.testbed"
 IMAGE: Final = "gcos-testbed:latest"
@@ -23,10 +33,22 @@ CONFIG_NAME: Final = "process.toml"
 WAN_NAME: Final = "wan.json"
 CONTROL: Final = "127.0.0.1:7799"
 PROBE_PORT: Final = 7801
-GATE_PORT: Final = 7800
 #: The only other place where containers can write, in memory.
 _SCRATCH: Final = "/tmp"  # noqa: S108  inside a container, whose it is alone
 _PORT: Final = 7700
+#: Asks the kernel alone, as it is asked often. What executes it is a shell of Debian's.
+SIDECAR_HEALTH: Final = f"bash -c ': < /dev/tcp/{CONTROL.replace(':', '/')}'"
+SIDECAR_HEALTH_S: Final = 2
+#: Half a second of a core each time, which all places share.
+PROCESS_HEALTH_S: Final = 30
+#: What a sidecar may that gives the kernel rules, in its own network namespace alone; the files of
+#: its place are another user's; timers of one who may not be nicer come later.
+RULING_CAPABILITIES: Final = ("NET_ADMIN", "DAC_OVERRIDE", "SYS_NICE")
+_RULING: Final = (
+    *("--user", "0", "--cap-drop", "ALL"),
+    *(part for name in RULING_CAPABILITIES for part in ("--cap-add", name)),
+    *(part for name, value in SETTINGS.items() for part in ("--sysctl", f"{name}={value}")),
+)
 
 Command = tuple[str, ...]
 
@@ -41,6 +63,7 @@ class ContainerPlan:
         image: Image of all containers.
         uid: Who runs them.
         places: Places in a fixed order; their number is theirs in addresses.
+        carrier: What carries links; None: each sidecar finds out.
     """
 
     name: str
@@ -48,6 +71,7 @@ class ContainerPlan:
     image: str
     uid: int
     places: tuple[str, ...]
+    carrier: Carrier | None = Carrier.RELAY
 
     def serving(self, place: str) -> str:
         """Return where a place's process serves inside: another for each, as brokers list it."""
@@ -90,6 +114,12 @@ def wan_config(plan: ContainerPlan, links: Sequence[WanLink], place: str, seed: 
             RelayPlan(place, dst, address=plan.dialled(dst), target=plan.gate(dst)) for dst in ways
         ),
         seed=seed,
+        carrier=plan.carrier,
+        places=tuple(
+            WanPlace(other, address=plan.address(other), serving=plan.serving(other))
+            for other in plan.places
+        ),
+        here=place,
     )
 
 
@@ -143,28 +173,55 @@ def network_command(plan: ContainerPlan) -> Command:
 def sidecar_command(plan: ContainerPlan, place: str, directory: str) -> Command:
     """Return the command that starts a place's sidecar, whose namespace its process shares."""
     return (
-        *_run(plan, plan.sidecar(place), directory),
-        *("--network", plan.name, "--ip", plan.address(place), plan.image),
+        *_run(plan, plan.sidecar(place), directory, may_rule=plan.carrier is not Carrier.RELAY),
+        *("--network", plan.name, "--ip", plan.address(place)),
+        *(*_healthy(SIDECAR_HEALTH, SIDECAR_HEALTH_S), plan.image, *sidecar_arguments(plan, place)),
+    )
+
+
+def sidecar_arguments(plan: ContainerPlan, place: str) -> Command:
+    """Return what a place's sidecar executes."""
+    return (
         *("testbed.wan.sidecar", f"{HOME}/{WAN_NAME}", plan.address(place), plan.serving(place)),
+    )
+
+
+def probe_command(image: str) -> Command:
+    """Return the command that tells what could carry links in containers here, and why."""
+    return (
+        *("docker", "run", "--rm", "--network", "none", *_RULING, image),
+        *("testbed.wan.sidecar", "carrier"),
     )
 
 
 def process_command(plan: ContainerPlan, place: str, directory: str) -> Command:
     """Return the command that starts a place's process."""
-    config = ("--config", f"{HOME}/{CONFIG_NAME}")
-    module = (
-        ("gcos.cli.main", place, "run", *config)
-        if place in {BROKER, PREDICTOR}
-        else ("site_agent", *config)
-    )
-    health = f"python -P -m testbed.wan.sidecar health {plan.serving(place)}"
+    environ = [f"{name}={value}" for name, value in process_environ(plan, place).items()]
     return (
         *_run(plan, plan.container(place), directory),
         *("--network", f"container:{plan.sidecar(place)}"),
-        *("--env", f"GCOS_AGENT={plan.serving(place)}", "--env", f"GCOS_TOKEN_FILE={HOME}/token"),
-        *("--health-cmd", health, "--health-interval", "10s", "--health-retries", "3"),
-        *("--health-start-period", "30s", plan.image, *module),
+        *(part for pair in environ for part in ("--env", pair)),
+        *(*_healthy(process_health(plan, place), PROCESS_HEALTH_S), plan.image),
+        *process_arguments(place),
     )
+
+
+def process_arguments(place: str) -> Command:
+    """Return what a place's process executes."""
+    config = ("--config", f"{HOME}/{CONFIG_NAME}")
+    if place in {BROKER, PREDICTOR}:
+        return ("gcos.cli.main", place, "run", *config)
+    return ("site_agent", *config)
+
+
+def process_environ(plan: ContainerPlan, place: str) -> dict[str, str]:
+    """Return what commands in a place's container find their agent by."""
+    return {"GCOS_AGENT": plan.serving(place), "GCOS_TOKEN_FILE": f"{HOME}/token"}
+
+
+def process_health(plan: ContainerPlan, place: str) -> str:
+    """Return the command that succeeds where a place's process serves."""
+    return f"python -P -m testbed.wan.sidecar health {plan.serving(place)}"
 
 
 def exec_command(container: str, *arguments: str) -> Command:
@@ -180,12 +237,20 @@ def listing_command(name: str) -> Command:
     )
 
 
-def _run(plan: ContainerPlan, container: str, directory: str) -> Command:
+def _run(plan: ContainerPlan, container: str, directory: str, *, may_rule: bool = False) -> Command:
     return (
         *("docker", "run", "--detach", "--init", "--name", container),
-        *("--label", f"{LABEL}={plan.name}", "--user", str(plan.uid)),
-        *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only"),
+        *("--label", f"{LABEL}={plan.name}"),
+        *(_RULING if may_rule else ("--user", str(plan.uid), "--cap-drop", "ALL")),
+        *("--security-opt", "no-new-privileges", "--read-only"),
         *("--tmpfs", _SCRATCH, "--volume", f"{directory}:{HOME}"),
+    )
+
+
+def _healthy(command: str, interval_s: int) -> Command:
+    return (
+        *("--health-cmd", command, "--health-interval", f"{interval_s}s"),
+        *("--health-retries", "3", "--health-start-period", "30s"),
     )
 
 

@@ -8,15 +8,17 @@ from typing import Final
 
 from gcos import codec
 from gcos.errors import GcosError, InvalidRequestError, UnavailableError
-from testbed.relay import RelayReading, echoing, read_link
+from testbed.relay import MakeSocket, RelayReading, echoing, new_socket, read_link
+from testbed.wan.carried_links import made_in
 from testbed.wan.matrix import between
-from testbed.wan.records import Answer, LinkChange, Order, WanConfig
+from testbed.wan.records import Answer, Carrier, LinkChange, Order, WanConfig
 
 _ANSWER_BYTES_MAX: Final = 4 << 20
 _ORDER_S: Final = 5.0
 #: A probe that gets no answer in so many round trips is over a link that is cut.
 _PROBE_RTTS: Final = 60
 _PROBE_S_MIN: Final = 10.0
+_RAMP_RTTS: Final = 20
 #: How long a probe of the rate sends.
 FLOW_S: Final = 1.0
 
@@ -109,16 +111,32 @@ async def measure(
     """
     if asked.is_cut:
         return asked
-    async with echoing() as target:
-        return await measure_to(target, config, token, asked, flow_s=flow_s)
+    if not config.places:
+        async with echoing() as target:
+            return await measure_to(target, config, token, asked, flow_s=flow_s)
+    ends = {place.name: place for place in config.places}
+    src, dst = ends[asked.src], ends[asked.dst]
+    async with echoing(dst.address, make_socket=made_in(dst.namespace)) as target:
+        return await measure_to(
+            target, config, token, asked, flow_s=flow_s, make_socket=made_in(src.namespace)
+        )
 
 
 async def measure_to(
-    target: str, config: WanConfig, token: str, asked: LinkReading, *, flow_s: float = FLOW_S
+    target: str,
+    config: WanConfig,
+    token: str,
+    asked: LinkReading,
+    *,
+    flow_s: float = FLOW_S,
+    make_socket: MakeSocket = new_socket,
 ) -> LinkReading:
     """Do the same to a server of `testbed.relay.echoing` that is there already."""
     if asked.is_cut:
         return asked
+    if flow_s and config.carrier is not Carrier.RELAY:
+        # TCP sees the distance, and needs round trips to find the rate.
+        flow_s += _RAMP_RTTS * asked.asked_rtt_s
     flow_bytes = int(asked.asked_bytes_per_s * flow_s)
     limit_s = max(_PROBE_S_MIN, asked.asked_rtt_s * _PROBE_RTTS) + 5 * flow_s
     found: RelayReading | None = None
@@ -126,7 +144,9 @@ async def measure_to(
     async with _asked(config.address, order) as answer:
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(limit_s):
-                found = await read_link(answer.address, flow_bytes=flow_bytes)
+                found = await read_link(
+                    answer.address, flow_bytes=flow_bytes, make_socket=make_socket
+                )
     return LinkReading(
         asked.src,
         asked.dst,

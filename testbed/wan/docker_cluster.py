@@ -3,22 +3,22 @@
 Everything it makes carries one label, by which it is found again and removed: containers, network.
 """
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from gcos import codec
 from gcos.errors import GcosError, InvalidRequestError, UnavailableError, WrongStateError
-from gcos.rpc.security import write_token
+from gcos.locks import LOCK_NAME
 from gcos.system import SystemClock, sleep_blocking, unique_text
-from gcos.tables import default_sites, hardware
 from testbed.local_directory import Tell, write_whole
 from testbed.wan.containers import (
-    CONFIG_NAME,
     HOME,
     IMAGE_UID,
     PROBE_PORT,
@@ -28,13 +28,22 @@ from testbed.wan.containers import (
     exec_command,
     listing_command,
     network_command,
+    probe_command,
     process_command,
-    process_toml,
     sidecar_command,
-    wan_config,
 )
 from testbed.wan.control import LinkReading, asked_reading
-from testbed.wan.records import BROKER, PREDICTOR, Answer, LinkChange, Order, WanConfig, WanLink
+from testbed.wan.place_files import PlaceSettings, write_places
+from testbed.wan.records import (
+    BROKER,
+    PREDICTOR,
+    Answer,
+    Carrier,
+    LinkChange,
+    Order,
+    WanConfig,
+    WanLink,
+)
 
 STATE_NAME: Final = "containers.json"
 _SIDECAR: Final = "testbed.wan.sidecar"
@@ -52,20 +61,14 @@ class ContainerOptions:
     Attributes:
         directory: Where its files lie, a directory for each place.
         image: Image of all containers.
-        policy: How sites bid.
-        speed: World seconds per wall second.
-        byte_ratio: World bytes that one stored byte stands for.
-        gpu_count: GPUs of each site.
-        seed: Of jitter and loss.
+        settings: What all places have in common.
+        carrier: What carries links; None: the best that there is.
     """
 
     directory: Path
     image: str
-    policy: str
-    speed: float
-    byte_ratio: float
-    gpu_count: int
-    seed: int = 0
+    settings: PlaceSettings
+    carrier: Carrier | None = None
 
 
 def is_there(directory: Path) -> bool:
@@ -100,29 +103,57 @@ def up(
         UnavailableError: Docker or the image is not there, or a process did not serve in time.
     """
     directory = options.directory
-    if directory.exists() and any(directory.iterdir()):
+    if directory.exists() and any(each.name != LOCK_NAME for each in directory.iterdir()):
         raise WrongStateError(
             f"{directory} is not empty", hint="gcos testbed down, or another --dir"
         )
     _require_image(options.image)
     uid = IMAGE_UID if os.getuid() == 0 else os.getuid()
     name = f"gcos-{unique_text()[:8]}"
+    carrier = _chosen(options, tell)
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    plan = ContainerPlan(name, _SUBNETS[0], options.image, uid, tuple(zones))
+    plan = ContainerPlan(name, _SUBNETS[0], options.image, uid, tuple(zones), carrier)
     try:
-        plan = _with_network(plan, directory)
-        _write_places(plan, options, links)
-        tell(f"{len(plan.places)} places on the private network {plan.subnet}.0/24")
-        for place in plan.places:
-            run(sidecar_command(plan, place, str(directory / place)))
-        for place in plan.places:
-            run(process_command(plan, place, str(directory / place)))
+        with _sole(directory) as lock:
+            plan = _with_network(plan, directory, lock)
+            homes = {place: directory / place for place in plan.places}
+            for home in homes.values():
+                home.mkdir(mode=0o700)
+            write_places(plan, homes, options.settings, links)
+            tell(f"{len(plan.places)} places on the private network {plan.subnet}.0/24")
+            for place in plan.places:
+                run(sidecar_command(plan, place, str(directory / place)), held=(lock,))
+            for place in plan.places:
+                run(process_command(plan, place, str(directory / place)), held=(lock,))
         _await_ready(plan, tell)
     except BaseException:
         tell("removing what was made")
         down(directory, tell=tell)
         raise
     return plan
+
+
+@contextlib.contextmanager
+def _sole(directory: Path) -> Iterator[int]:
+    """Give the descriptor of the directory's lock, once nobody else holds it.
+
+    A command that was given it holds the lock too: where we are killed while one runs, `down`
+    waits for its end, and so finds what it has made.
+    """
+    clock = SystemClock()
+    until_s = clock.protocol_s() + _COMMAND_S
+    with (directory / LOCK_NAME).open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock.protocol_s() > until_s:
+                    raise WrongStateError(
+                        f"{directory} is in use", hint="wait for the other gcos testbed to end"
+                    ) from None
+                sleep_blocking(_LOOK_S)
+        yield file.fileno()
 
 
 def down(directory: Path, *, tell: Tell) -> bool:
@@ -133,13 +164,14 @@ def down(directory: Path, *, tell: Tell) -> bool:
     """
     if not is_there(directory):
         return False
-    name = read_plan(directory).name
-    containers = [line.split("\t")[0] for line in run(listing_command(name)).splitlines()]
-    if containers:
-        tell(f"removing {len(containers)} containers")
-        run(("docker", "rm", "--force", "--volumes", *containers))
-    run(("docker", "network", "rm", name), may_fail=True)
-    shutil.rmtree(directory)
+    with _sole(directory):
+        name = read_plan(directory).name
+        containers = [line.split("\t")[0] for line in run(listing_command(name)).splitlines()]
+        if containers:
+            tell(f"removing {len(containers)} containers")
+            run(("docker", "rm", "--force", "--volumes", *containers))
+        run(("docker", "network", "rm", name), may_fail=True)
+        shutil.rmtree(directory)
     return True
 
 
@@ -178,10 +210,9 @@ def changes_of(directory: Path) -> tuple[LinkChange, ...]:
 
 
 def answers(directory: Path) -> tuple[Answer, ...]:
-    """Return what each site's sidecar says; broker and predictor begin no way."""
+    """Return what each place's sidecar says."""
     plan = read_plan(directory)
-    sites = [place for place in plan.places if place not in {BROKER, PREDICTOR}]
-    return tuple(order(plan, site, Order("")) for site in sites)
+    return tuple(order(plan, place, Order("")) for place in plan.places)
 
 
 def order(plan: ContainerPlan, place: str, asked: Order) -> Answer:
@@ -235,26 +266,46 @@ def revive(directory: Path) -> tuple[str, ...]:
     return tuple(ended)
 
 
-def run(command: Command, *, may_fail: bool = False) -> str:
+def run(command: Command, *, may_fail: bool = False, held: Sequence[int] = ()) -> str:
     """Run a docker command and return what it wrote to stdout.
+
+    Args:
+        command: What to run.
+        may_fail: Say nothing where it fails.
+        held: Descriptors of locks that are held until it has ended, though we die before.
 
     Raises:
         UnavailableError: Docker is not installed, does not answer, or refused.
     """
     try:
-        done = subprocess.run(
-            list(command), check=False, capture_output=True, text=True, timeout=_COMMAND_S
-        )
+        # In a session of its own: what Ctrl-C would break off at the client, the engine would
+        # finish, after `down` has looked.
+        with subprocess.Popen(
+            list(command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            pass_fds=held,
+        ) as child:
+            try:
+                said, complaint = child.communicate(timeout=_COMMAND_S)
+            except KeyboardInterrupt:
+                child.communicate(timeout=_COMMAND_S)
+                raise
+            except subprocess.TimeoutExpired:
+                child.kill()
+                raise
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise UnavailableError(
             f"docker cannot be used: {exc}", hint="install it, or use --backend relay"
         ) from exc
-    if done.returncode and not may_fail:
+    if child.returncode and not may_fail:
         raise UnavailableError(
-            f"{' '.join(command[:3])} failed: {' '.join(done.stderr.split())[-300:]}",
+            f"{' '.join(command[:3])} failed: {' '.join(complaint.split())[-300:]}",
             hint="is the Docker engine running, and may you use it?",
         )
-    return done.stdout
+    return said
 
 
 def why_not(image: str) -> str:
@@ -274,15 +325,31 @@ def _require_image(image: str) -> None:
         )
 
 
-def _with_network(plan: ContainerPlan, directory: Path) -> ContainerPlan:
+def _chosen(options: ContainerOptions, tell: Tell) -> Carrier:
+    """Return what carries links: as asked for, if it can be had, else the best."""
+    if options.carrier is Carrier.RELAY:
+        return Carrier.RELAY
+    best, _, why = run(probe_command(options.image)).strip().partition(" ")
+    if options.carrier is Carrier.NFQUEUE and best == Carrier.NETEM.value:
+        best = Carrier.NFQUEUE.value
+    if options.carrier is not None and options.carrier.value != best:
+        raise UnavailableError(
+            f"{options.carrier.value} cannot be had in containers here: {why}",
+            hint="leave --links out",
+        )
+    tell(f"links: {best} in containers, since {why}")
+    return Carrier(best)
+
+
+def _with_network(plan: ContainerPlan, directory: Path, lock: int) -> ContainerPlan:
     """Make the private network in the first range that is free."""
     refusal: UnavailableError | None = None
     for subnet in _SUBNETS:
-        placed = ContainerPlan(plan.name, subnet, plan.image, plan.uid, plan.places)
+        placed = replace(plan, subnet=subnet)
         # At once: whatever becomes of us, `down` finds what was made.
         write_whole(directory / STATE_NAME, codec.encode(placed))
         try:
-            run(network_command(placed))
+            run(network_command(placed), held=(lock,))
         except UnavailableError as exc:
             if "overlap" not in exc.message:
                 raise
@@ -291,52 +358,6 @@ def _with_network(plan: ContainerPlan, directory: Path) -> ContainerPlan:
         return placed
     assert refusal is not None, "there is a range to try"
     raise refusal
-
-
-def _write_places(plan: ContainerPlan, options: ContainerOptions, links: Sequence[WanLink]) -> None:
-    now_s = SystemClock().wall_s()
-    world = {
-        "speed": options.speed,
-        "wall_anchor_s": now_s,
-        "world_anchor_s": now_s,
-        "byte_ratio": options.byte_ratio,
-    }
-    token = ""
-    for place in plan.places:
-        home = options.directory / place
-        home.mkdir(mode=0o700)
-        for part in ("data", "artifacts"):
-            (home / part).mkdir(mode=0o700)
-        if token:
-            (home / "token").touch(mode=0o600)
-            (home / "token").write_text(f"{token}\n", encoding="ascii")
-        else:
-            token = write_token(home / "token")
-        is_site = place not in {BROKER, PREDICTOR}
-        text = process_toml(
-            plan,
-            place,
-            policy=options.policy,
-            world=world,
-            pool=_pool(place, options.gpu_count) if is_site else {},
-        )
-        (home / CONFIG_NAME).write_text(text, encoding="utf-8")
-        (home / WAN_NAME).write_bytes(codec.encode(wan_config(plan, links, place, options.seed)))
-        if os.getuid() == 0:
-            for path in (home, *home.rglob("*")):
-                os.chown(path, plan.uid, plan.uid)
-
-
-def _pool(site: str, gpu_count: int) -> dict[str, object]:
-    machine = hardware()[default_sites()[site].hardware]
-    return {
-        "type": machine.gpu_type,
-        "gpu_count": gpu_count,
-        "speed_ratio": machine.speed_ratio,
-        "active_kw": machine.active_kw,
-        "idle_kw": machine.idle_kw,
-        "usd_per_gpu_h": machine.usd_per_gpu_h,
-    }
 
 
 def _await_ready(plan: ContainerPlan, tell: Tell) -> None:

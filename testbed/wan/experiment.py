@@ -10,25 +10,19 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import mean
 from typing import Final
 
 from gcos.client import Client
 from gcos.errors import GcosError
-from gcos.home import LocalCluster
 from gcos.ids import SiteId, TaskId
 from gcos.system import SystemClock
 from gcos.tasks import TaskState
-from testbed import local_cluster
-from testbed.local_cluster import Wishes
-from testbed.local_state import ClusterOptions
 from testbed.wan import cluster
-from testbed.wan.cluster import open_testbed
-from testbed.wan.control import ask, change
-from testbed.wan.records import Order, Verdict, WanLink, verdict
+from testbed.wan.beds import Bed
+from testbed.wan.records import Verdict, timing_of
 
 #: Wall seconds between two submissions.
 GAP_S: Final = 0.3
@@ -121,8 +115,7 @@ class Experiment:
 
 
 def run_policy(
-    options: ClusterOptions,
-    links: Sequence[WanLink],
+    bed: Bed,
     policy: str,
     *,
     jobs: int,
@@ -133,8 +126,7 @@ def run_policy(
     """Run the jobs under one policy in a testbed of its own, which is gone when this returns.
 
     Args:
-        options: What the testbed is to be, without its policy.
-        links: Its links.
+        bed: The testbed, which is not up yet; its sites bid by the policy.
         policy: How sites bid.
         jobs: How many jobs.
         mishaps: What happens meanwhile.
@@ -144,70 +136,60 @@ def run_policy(
     Raises:
         GcosError: The testbed did not come up.
     """
-    settings = {**options.agent_settings, "policy": policy}
-    options = replace(options, agent_settings=settings)
     try:
-        running = cluster.up(options, links, tell=lambda _: None)
-        tell(f"{policy}: {len(running.agents)} regions run")
-        return asyncio.run(_drive(options.directory, running, policy, jobs, mishaps, tell, gap_s))
+        bed.up()
+        return asyncio.run(_drive(bed, policy, jobs, mishaps, tell, gap_s))
     finally:
-        local_cluster.down(options.directory, keep=False, tell=lambda _: None)
+        bed.down()
 
 
 async def _drive(
-    directory: Path,
-    running: LocalCluster,
-    policy: str,
-    jobs: int,
-    mishaps: Mishaps,
-    tell: Tell,
-    gap_s: float,
+    bed: Bed, policy: str, jobs: int, mishaps: Mishaps, tell: Tell, gap_s: float
 ) -> PolicyRun:
     began_s = _now_s()
-    token_file = Path(running.token_file)
-    sites = sorted(running.agents)
     owners: dict[TaskId, SiteId] = {}
     failures = 0
-    for number in range(jobs):
-        if number == jobs // 4:
-            bed = open_testbed(directory)
-            await change(bed.config, bed.token, cluster.cut(*mishaps.parted))
-            tell(f"{policy}: nothing passes between {' and '.join(mishaps.parted)}")
-        if number == jobs // 2:
-            cluster.kill(open_testbed(directory), mishaps.killed)
-            tell(f"{policy}: {mishaps.killed} is killed")
-        if number == 3 * jobs // 4:
-            await _mend(directory, mishaps, tell, policy)
-        due_s = began_s + number * gap_s
-        await asyncio.sleep(max(0.0, due_s - _now_s()))
-        document = json.dumps(
-            {"apiVersion": "gcos/v1", "kind": "Task", "name": f"job {number}", "run": list(_JOB)}
-        )
-        for attempt in range(len(sites)):
-            site = sites[(number + attempt) % len(sites)]
-            try:
-                async with Client.connect(running.agents[site], token_file, environ={}) as client:
-                    taken = await client.submit(document, f"{policy}-{number}-{attempt}")
-            except GcosError:
-                failures += 1
-                continue
-            owners[taken.task.task_id] = site
-            break
-    tell(f"{policy}: {len(owners)} jobs are taken; waiting for their ends")
-    return await _count(directory, running, policy, jobs, failures, owners, began_s)
-
-
-async def _mend(directory: Path, mishaps: Mishaps, tell: Tell, policy: str) -> None:
-    bed = open_testbed(directory)
-    await change(bed.config, bed.token, cluster.healed(bed.config.changes))
-    # It has an event loop of its own.
-    await asyncio.to_thread(local_cluster.revive, directory, Wishes(), tell=lambda _: None)
-    tell(f"{policy}: the link is healed and {mishaps.killed} is back")
+    async with bed.agents() as agents:
+        tell(f"{policy}: {len(agents)} regions run")
+        sites = sorted(agents)
+        for number in range(jobs):
+            if number == jobs // 4:
+                await bed.change(cluster.cut(*mishaps.parted))
+                tell(f"{policy}: nothing passes between {' and '.join(mishaps.parted)}")
+            if number == jobs // 2:
+                await bed.kill(mishaps.killed)
+                tell(f"{policy}: {mishaps.killed} is killed")
+            if number == 3 * jobs // 4:
+                await bed.heal()
+                await bed.revive()
+                tell(f"{policy}: the link is healed and {mishaps.killed} is back")
+            due_s = began_s + number * gap_s
+            await asyncio.sleep(max(0.0, due_s - _now_s()))
+            document = json.dumps(
+                {
+                    "apiVersion": "gcos/v1",
+                    "kind": "Task",
+                    "name": f"job {number}",
+                    "run": list(_JOB),
+                }
+            )
+            for attempt in range(len(sites)):
+                site = sites[(number + attempt) % len(sites)]
+                try:
+                    async with Client.connect(agents[site], bed.token_file, environ={}) as client:
+                        taken = await client.submit(document, f"{policy}-{number}-{attempt}")
+                except GcosError:
+                    failures += 1
+                    continue
+                owners[taken.task.task_id] = site
+                break
+        tell(f"{policy}: {len(owners)} jobs are taken; waiting for their ends")
+        return await _count(bed, agents, policy, jobs, failures, owners, began_s)
 
 
 async def _count(
-    directory: Path,
-    running: LocalCluster,
+    bed: Bed,
+    agents: Mapping[SiteId, str],
     policy: str,
     jobs: int,
     failures: int,
@@ -224,9 +206,7 @@ async def _count(
     while True:
         for site in sorted(set(owners.values())):
             with contextlib.suppress(GcosError):
-                async with Client.connect(
-                    running.agents[site], Path(running.token_file), environ={}
-                ) as client:
+                async with Client.connect(agents[site], bed.token_file, environ={}) as client:
                     tasks = (await client.tasks(everywhere=False)).items
                 for task in tasks:
                     if task.task_id not in owners:
@@ -242,13 +222,10 @@ async def _count(
             break
         is_last = len(ended) == len(owners)
         await asyncio.sleep(_LOOK_S)
-    async with Client.connect(
-        next(iter(running.agents.values())), Path(running.token_file), environ={}
-    ) as client:
+    async with Client.connect(next(iter(agents.values())), bed.token_file, environ={}) as client:
         ledger = await client.ledger()
     entries = [entry for entry in ledger.entries if entry.task_id in owners]
-    bed = open_testbed(directory)
-    answer = await ask(bed.config.address, Order(bed.token))
+    answers = await bed.answers()
     return PolicyRun(
         policy=policy,
         submitted=jobs,
@@ -262,5 +239,5 @@ async def _count(
         carbon_gco2=sum(entry.charge.carbon_gco2 for entry in entries),
         mean_wait_s=mean(waits.values()) if waits else 0.0,
         wall_s=_now_s() - began_s,
-        timing=verdict(answer.lanes),
+        timing=timing_of(answers),
     )

@@ -40,9 +40,11 @@ def self_test(
       gcos testbed self-test --backend relay --rtt-ms 150
     """
     from gcos.errors import UnavailableError  # noqa: PLC0415
+    from testbed.relay import keep_time  # noqa: PLC0415
     from testbed.wan import self_test as tests  # noqa: PLC0415
     from testbed.wan.reports import show_self_tests  # noqa: PLC0415
 
+    keep_time()
     out = output_of(context, output, quiet)
     found = []
     refusals = []
@@ -116,6 +118,9 @@ def experiment(
         str | None, typer.Option("--kill", metavar="SITE", help="Who is killed (the third).")
     ] = None,
     gap_s: Annotated[float, typer.Option(help="Wall seconds between two submissions.")] = 0.3,
+    backend: Annotated[
+        str, typer.Option(help="auto, relay, netns or docker, as of gcos testbed up.")
+    ] = "auto",
     network: Annotated[
         Path | None,
         typer.Option(help="Table of links (testbed/world/README.md), or a directory with it."),
@@ -148,7 +153,7 @@ def experiment(
         signal.signal(number, signal.default_int_handler)
     out = output_of(context, output, quiet)
     try:
-        found = _experiment(scenario, policies, jobs, part, kill_site, gap_s, network, out)
+        found = _experiment(scenario, policies, jobs, part, kill_site, gap_s, backend, network, out)
     except KeyboardInterrupt:
         out.say("interrupted; nothing is left running")
         raise typer.Exit(130) from None
@@ -166,6 +171,7 @@ def _experiment(
     part: str | None,
     kill_site: str | None,
     gap_s: float,
+    backend: str,
     network: Path | None,
     out: "Output",
 ) -> "Experiment":
@@ -175,8 +181,11 @@ def _experiment(
     from policies.catalogue import policy_named  # noqa: PLC0415
     from testbed.local_state import ClusterOptions  # noqa: PLC0415
     from testbed.scenarios import load_scenario  # noqa: PLC0415
-    from testbed.wan import matrix  # noqa: PLC0415
+    from testbed.wan import backends, beds, matrix  # noqa: PLC0415
+    from testbed.wan.containers import IMAGE  # noqa: PLC0415
+    from testbed.wan.docker_cluster import ContainerOptions  # noqa: PLC0415
     from testbed.wan.experiment import Experiment, Mishaps, run_policy  # noqa: PLC0415
+    from testbed.wan.place_files import PlaceSettings  # noqa: PLC0415
     from testbed.world import load_world  # noqa: PLC0415
 
     names = tuple(name for each in policies.split(",") if (name := each.strip()))
@@ -194,19 +203,28 @@ def _experiment(
         )
     links = matrix.links(zones, load_world(network), speed=SPEED, byte_ratio=BYTE_RATIO)
     mishaps = Mishaps((parted[0], parted[1]), killed)
+    wish = backends.wished(backend, backends.AUTO)
     runs = []
     for name in names:
         with TemporaryDirectory(prefix="gcos-wan-") as scratch:
-            options = ClusterOptions(
-                Path(scratch) / "bed",
-                site_ids=sites,
-                speed=SPEED,
-                byte_ratio=BYTE_RATIO,
-                gpu_count=2,
-            )
-            runs.append(
-                run_policy(
-                    options, links, name, jobs=jobs, mishaps=mishaps, tell=out.say, gap_s=gap_s
+            where = Path(scratch) / "bed"
+            bed: beds.Bed
+            if wish.backend is backends.Backend.DOCKER:
+                settings = PlaceSettings(name, SPEED, BYTE_RATIO, gpu_count=2)
+                bed = beds.ContainerBed(ContainerOptions(where, IMAGE, settings), zones, links)
+            else:
+                options = ClusterOptions(
+                    where,
+                    site_ids=sites,
+                    speed=SPEED,
+                    byte_ratio=BYTE_RATIO,
+                    gpu_count=2,
+                    agent_settings={"policy": name},
                 )
+                choice = backends.chosen(wish)
+                out.say(f"{name}: {choice.reason}")
+                bed = beds.ProcessBed(options, links, choice.carrier)
+            runs.append(
+                run_policy(bed, name, jobs=jobs, mishaps=mishaps, tell=out.say, gap_s=gap_s)
             )
     return Experiment(scenario, jobs, mishaps, tuple(runs))

@@ -23,7 +23,8 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Final
 
-from testbed.lateness import Lateness
+from testbed.lateness import Lateness, total
+from testbed.relay import keep_time
 
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 3 << 8
@@ -38,6 +39,10 @@ _ATTR_VERDICT_HDR: Final = 2
 _CFG_CMD: Final = 1
 _CFG_PARAMS: Final = 2
 _CFG_QUEUE_MAXLEN: Final = 3
+_CFG_MASK: Final = 4
+_CFG_FLAGS: Final = 5
+#: The kernel hands over what TCP sent at once as one packet, and does not cut it up for us.
+_FLAG_GSO: Final = 4
 _CMD_BIND: Final = 1
 _COPY_META: Final = 1
 NF_DROP: Final = 0
@@ -45,6 +50,8 @@ NF_ACCEPT: Final = 1
 
 _HEADER: Final = struct.Struct("=IHHII")
 _FAMILY: Final = struct.Struct(">BBH")
+#: Python's module socket does not know it (asm-generic/socket.h).
+_SO_RCVBUFFORCE: Final = 33
 _BUFFER_BYTES: Final = 16 << 20
 _QUEUE_PACKETS: Final = 65_535
 #: As in `testbed.relay`: timers are set early, so that as many packets come early as late.
@@ -52,6 +59,8 @@ _LEAD_S: Final = 0.0005
 _LEAD_STEP_S: Final = 0.00005
 _LEAD_S_MAX: Final = 0.002
 _READ_BYTES: Final = 1 << 20
+#: So many verdicts take one call to the kernel.
+_VERDICTS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +72,14 @@ class QueueDelay:
         delay_s: How long each is held.
         jitter_s: Half the width of the uniform spread around it; order is kept.
         loss_ratio: Share of packets that are dropped.
+        is_cut: All are dropped.
     """
 
     queue: int
     delay_s: float
     jitter_s: float = 0.0
     loss_ratio: float = 0.0
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +97,23 @@ class QueuedPacket:
 
 def config_message(queue: int, kind: int, payload: bytes, *, wants_ack: bool) -> bytes:
     """Return a message that configures a queue."""
+    return _configured(queue, _attribute(kind, payload), wants_ack=wants_ack)
+
+
+def _configured(queue: int, attributes: bytes, *, wants_ack: bool) -> bytes:
     flags = _NLM_F_REQUEST | (_NLM_F_ACK if wants_ack else 0)
-    return _message(_MSG_CONFIG, flags, queue, _attribute(kind, payload))
+    return _message(_MSG_CONFIG, flags, queue, attributes)
 
 
 def bind_messages(queue: int) -> tuple[bytes, ...]:
-    """Return the messages that bind a queue, ask for heads alone, and make room."""
+    """Return the messages that bind a queue, ask for heads alone and whole sends, and make room."""
+    flag = struct.pack(">I", _FLAG_GSO)
+    whole = _attribute(_CFG_FLAGS, flag) + _attribute(_CFG_MASK, flag)
     return (
         config_message(queue, _CFG_CMD, struct.pack(">BBH", _CMD_BIND, 0, 2), wants_ack=True),
         config_message(queue, _CFG_PARAMS, struct.pack(">IB", 0, _COPY_META), wants_ack=True),
         config_message(queue, _CFG_QUEUE_MAXLEN, struct.pack(">I", _QUEUE_PACKETS), wants_ack=True),
+        _configured(queue, whole, wants_ack=True),
     )
 
 
@@ -132,10 +150,14 @@ def packets_of(data: bytes) -> Iterator[QueuedPacket]:
 
 
 class Holding:
-    """Packets that are held, by when they are due. Pure but for the random numbers handed in."""
+    """Packets that are held, by when they are due. Pure but for the random numbers handed in.
+
+    Attributes:
+        lateness: By queue, how late packets were let go.
+    """
 
     def __init__(self, delays: Sequence[QueueDelay], random: Random) -> None:
-        self.lateness = Lateness()
+        self.lateness = {delay.queue: Lateness() for delay in delays}
         self._delays = {delay.queue: delay for delay in delays}
         self._random = random
         self._due: list[tuple[float, int, QueuedPacket]] = []
@@ -143,9 +165,21 @@ class Holding:
         self._count = 0
         self._lead_s = _LEAD_S
 
+    @property
+    def queues(self) -> tuple[int, ...]:
+        """Numbers of the queues."""
+        return tuple(self._delays)
+
+    def change(self, delay: QueueDelay) -> None:
+        """Do otherwise with what comes into a queue from now on."""
+        assert delay.queue in self._delays, "queues are bound at the start"
+        self._delays[delay.queue] = delay
+
     def take(self, packet: QueuedPacket, now_s: float) -> bool:
         """Hold a packet; return False where it is lost."""
         delay = self._delays[packet.queue]
+        if delay.is_cut:
+            return False
         if delay.loss_ratio and self._random.random() < delay.loss_ratio:
             return False
         held_s = delay.delay_s
@@ -163,7 +197,7 @@ class Holding:
         found = []
         while self._due and self._due[0][0] <= now_s + self._lead_s:
             due_s, _, packet = heappop(self._due)
-            self.lateness.add(max(0.0, now_s - due_s))
+            self.lateness[packet.queue].add(max(0.0, now_s - due_s))
             step_s = _LEAD_STEP_S if now_s > due_s else -_LEAD_STEP_S
             self._lead_s = min(max(self._lead_s + step_s, 0.0), _LEAD_S_MAX)
             found.append(packet)
@@ -184,35 +218,61 @@ def serve(delays: Sequence[QueueDelay], *, seed: int = 0) -> Lateness:
 
 
 async def _serve(delays: Sequence[QueueDelay], seed: int) -> Lateness:
-    loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    keep_time()
     holding = Holding(delays, Random(seed))
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-        link.bind((0, 0))
-        early = _bound(link, delays)
-        link.setblocking(False)
-        pump = _Pump(link, holding, loop)
-        for packet in early:
-            pump.take(packet)
-        loop.add_reader(link, pump.readable)
+    with queue_socket() as link, delaying(link, holding):
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         await stopping.wait()
+    return total(holding.lateness.values())
+
+
+def queue_socket() -> socket.socket:
+    """Return a netlink socket for queues of the network namespace that this thread is in.
+
+    Raises:
+        OSError: The kernel has no netfilter.
+    """
+    link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+    try:
+        # More than the system's limit, which takes NET_ADMIN of the machine.
+        link.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    except PermissionError:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    link.bind((0, 0))
+    return link
+
+
+@contextlib.contextmanager
+def delaying(link: socket.socket, holding: Holding) -> Iterator[None]:
+    """Delay what comes into the queues of `holding`, on the running loop, while the block lasts.
+
+    Raises:
+        OSError: No NET_ADMIN, or the kernel has no NFQUEUE, or a queue is taken.
+    """
+    loop = asyncio.get_running_loop()
+    early = _bound(link, holding.queues)
+    link.setblocking(False)
+    pump = _Pump(link, holding, loop)
+    for packet in early:
+        pump.take(packet)
+    loop.add_reader(link, pump.readable)
+    try:
+        yield
+    finally:
         loop.remove_reader(link)
         pump.stop()
-    return holding.lateness
 
 
-def _bound(link: socket.socket, delays: Sequence[QueueDelay]) -> list[QueuedPacket]:
+def _bound(link: socket.socket, queues: Sequence[int]) -> list[QueuedPacket]:
     """Bind the queues, and return packets that came while that was acknowledged."""
     early: list[QueuedPacket] = []
-    for delay in delays:
-        for message in bind_messages(delay.queue):
+    for queue in queues:
+        for message in bind_messages(queue):
             link.send(message)
             is_acknowledged = False
             while not is_acknowledged:
@@ -258,8 +318,10 @@ class _Pump:
             self._timer.cancel()
 
     def _release(self) -> None:
-        for packet in self._holding.due(self._loop.time()):
-            self._link.send(verdict_message(packet, NF_ACCEPT))
+        due = self._holding.due(self._loop.time())
+        for begin in range(0, len(due), _VERDICTS):
+            some = due[begin : begin + _VERDICTS]
+            self._link.send(b"".join(verdict_message(packet, NF_ACCEPT) for packet in some))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -295,7 +357,8 @@ def parsed(text: str) -> QueueDelay:
         ValueError: It is none.
     """
     queue, delay_s, *rest = text.split(":")
-    return QueueDelay(int(queue), float(delay_s), *map(float, rest))
+    jitter_s, loss_ratio = (*map(float, rest), 0.0, 0.0)[:2]
+    return QueueDelay(int(queue), float(delay_s), jitter_s=jitter_s, loss_ratio=loss_ratio)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What is said about links: as asked for, as changed, as measured. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Final
 
 from gcos.errors import NotFoundError
@@ -13,6 +14,17 @@ PREDICTOR: Final = "predictor"
 #: A run counts only if at most this share of all deliveries came later than the bound.
 LATE_BOUND_S: Final = 0.01
 LATE_SHARE_MAX: Final = 0.01
+
+
+class Carrier(Enum):
+    """What carries links, best first."""
+
+    #: The kernel keeps time.
+    NETEM = "netem"
+    #: We keep time for the kernel, which leaves TCP whole.
+    NFQUEUE = "nfqueue"
+    #: A process passes bytes on; TCP ends there. Needs no rights.
+    RELAY = "relay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,23 @@ class RelayPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class WanPlace:
+    """A place in a network namespace of its own, whose links the kernel carries.
+
+    Attributes:
+        name: A site, `broker` or `predictor`.
+        address: Its own on the private network.
+        serving: Where its process serves on its loopback, `host:port`.
+        namespace: Its namespace as `ip netns` knows it; empty: that of a container.
+    """
+
+    name: str
+    address: str
+    serving: str
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LinkChange:
     """What was done to one direction since the start.
 
@@ -91,9 +120,12 @@ class WanConfig:
         address: Where it takes orders, `host:port`.
         token_file: Secret of the cluster: an order must show it.
         links: All directions.
-        relays: All ways.
+        relays: All ways. In the kernel `target` is the gate of the place on the private network.
         changes: What was done to links.
         seed: Of jitter and loss.
+        carrier: What carries links; None: the best that there is, found out at the start.
+        places: All places in an order that stays, where the kernel carries links.
+        here: The place in whose namespace the emulator itself is; empty: it is in none.
     """
 
     address: str
@@ -102,6 +134,9 @@ class WanConfig:
     relays: tuple[RelayPlan, ...]
     changes: tuple[LinkChange, ...] = ()
     seed: int = 0
+    carrier: Carrier | None = Carrier.RELAY
+    places: tuple[WanPlace, ...] = ()
+    here: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +183,14 @@ class Answer:
         changes: What has been done to links.
         lanes: Lateness of each direction.
         address: Where the probe listens.
+        is_timed_by_kernel: The kernel keeps time, and does not tell how well.
     """
 
     problem: str = ""
     changes: tuple[LinkChange, ...] = ()
     lanes: tuple[LaneReading, ...] = ()
     address: str = ""
+    is_timed_by_kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +235,24 @@ def verdict(
         worst_s=max((lane.worst_s for lane in lanes), default=0.0),
         bound_s=bound_s,
         is_void=not total or share > share_max,
+    )
+
+
+def timing_of(answers: Sequence[Answer]) -> Verdict:
+    """Judge what emulators say; the kernel's time is taken as kept."""
+    found = verdict([lane for answer in answers for lane in answer.lanes])
+    if any(answer.is_timed_by_kernel for answer in answers):
+        return replace(found, is_void=False)
+    return found
+
+
+def as_changed(links: Sequence[WanLink], changes: Sequence[LinkChange]) -> tuple[WanLink, ...]:
+    """Return directions as they are with what was done to them, but for cuts."""
+    factors = {(change.src, change.dst): change.factor for change in changes}
+    return tuple(
+        replace(link, rtt_s=link.rtt_s * factor, bytes_per_s=link.bytes_per_s / factor)
+        for link in links
+        for factor in (factors.get((link.src, link.dst), 1.0),)
     )
 
 

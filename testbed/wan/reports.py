@@ -9,7 +9,7 @@ from testbed.wan import docker_cluster
 from testbed.wan.cluster import Testbed
 from testbed.wan.control import LinkReading
 from testbed.wan.experiment import Experiment
-from testbed.wan.records import Answer, LinkChange, Verdict, verdict
+from testbed.wan.records import Answer, LinkChange, Verdict, timing_of
 from testbed.wan.self_test import SelfTest
 
 
@@ -53,20 +53,19 @@ def status_of(testbed: Testbed, answer: Answer) -> TestbedStatus:
             for each in testbed.state.processes
         ),
         answer.changes,
-        verdict(answer.lanes),
+        timing_of((answer,)),
     )
 
 
 def container_status(directory: Path) -> TestbedStatus:
     """Return the state of a testbed in containers, which have no ids of their own here: 0."""
-    lanes = [lane for answer in docker_cluster.answers(directory) for lane in answer.lanes]
     return TestbedStatus(
         tuple(
             ProcessStatus(name, 0, status, is_alive=status.startswith("Up"))
             for name, status in docker_cluster.processes(directory).items()
         ),
         docker_cluster.changes_of(directory),
-        verdict(lanes),
+        timing_of(docker_cluster.answers(directory)),
     )
 
 

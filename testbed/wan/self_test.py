@@ -15,7 +15,7 @@ from typing import Final
 
 from gcos.errors import InvalidRequestError, UnavailableError
 from testbed.lateness import Lateness
-from testbed.relay import Lane, Relay, RelayReading, echoing, read_link
+from testbed.relay import Lane, Relay, RelayReading, echoing, keep_time, read_link
 from testbed.wan.control import RATE_ERROR_MAX, RTT_ERROR_MAX_S
 from testbed.wan.kernel_links import KernelLink, netem_commands, queue_commands, rate_commands
 from testbed.wan.namespaces import INTERFACE, Namespace, has_netem, two_namespaces
@@ -169,6 +169,7 @@ async def _read(address: str, flow_bytes: int) -> None:
 
 
 if __name__ == "__main__":
+    keep_time()
     if sys.argv[1] == "serve":
         asyncio.run(_serve(sys.argv[2]))
     else:

@@ -16,6 +16,7 @@ from gcos.errors import InvalidRequestError, NotFoundError
 from gcos.signals import HOUR_S, HOURS_A_DAY, WINDOW_HOURS_MAX, EmissionFactor, Signal
 from site_agent.signals.profile import typical_carbon, typical_price
 from site_agent.signals.trace_table import GAP_HOURS_MAX, HourlyColumn, over_window
+from testbed.distances import FIBRE_KM_PER_MS, great_circle_km
 from testbed.world.refusals import GapError, NotCoveredError, hour_text
 from testbed.world.schema import (
     CARBON,
@@ -522,9 +523,6 @@ class World:
         return found
 
     def _distant_rtt_s(self, src_zone: str, dst_zone: str) -> float:
-        # Imported late: the module loads the Parquet library.
-        from testbed.tables import FIBRE_KM_PER_MS, great_circle_km  # noqa: PLC0415
-
         src, dst = self.place(src_zone), self.place(dst_zone)
         km = great_circle_km((src.lat, src.lon), (dst.lat, dst.lon))
         return 2 * km / FIBRE_KM_PER_MS * FIBRE_DETOUR / 1000

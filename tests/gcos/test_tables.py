@@ -12,7 +12,8 @@ import pytest
 
 from gcos import ids, tables
 from gcos.errors import NotFoundError
-from testbed.tables import day_cells, great_circle_km, read_hourly, write_price_profiles
+from testbed.distances import great_circle_km
+from testbed.tables import day_cells, read_hourly, write_price_profiles
 
 FOLDER = resources.files("gcos.tables")
 JULY = 6

@@ -32,7 +32,7 @@ from gcos.store import MemoryStore
 from gcos.system import SystemClock
 from gcos.v1 import artifacts_pb2, artifacts_pb2_grpc
 from gcos.v1.artifacts_pb2 import ReadFileResponse
-from site_agent import chunk_board, peer_source, source_pool
+from site_agent import chunk_board, download, peer_source, source_pool
 from site_agent.artifact_store import ArtifactStore
 from site_agent.copy_log import CopyLog
 from site_agent.links import Priority
@@ -449,6 +449,54 @@ async def test_the_only_source_may_break_off_while_it_makes_progress(network: Ne
         result = await fetch(plane, artifact, holder)
         assert_holds(here, artifact, FILES)
     assert result.bytes_moved == artifact.size_bytes
+
+
+class Parted(Counting):
+    """Sends a chunk of the large file, is out of reach for some calls, and then sends the rest."""
+
+    silent_calls = 3
+
+    async def ReadFile(self, request: Any, context: Any) -> None:
+        if not request.path.startswith("weights") or not self.silent_calls:
+            await super().ReadFile(request, context)
+            return
+        at = request.offset_bytes
+        self.asked.append((request.path, at))
+        if not at:
+            await context.write(ReadFileResponse(data=LARGE[:CHUNK_BYTES]).SerializeToString())
+        else:
+            self.silent_calls -= 1
+        raise PeerUnreachableError("nothing passes")
+
+
+async def test_a_source_that_fell_silent_is_asked_again_for_what_is_missing(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_PAUSE_S_MIN", 0.001)
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    parted = Parted(store)
+    holder = await network.serve(store, parted)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        result = await fetch(plane, artifact, holder)
+        assert_holds(here, artifact, FILES)
+    # But for what was being verified when the source failed.
+    assert result.bytes_moved <= artifact.size_bytes + CHUNK_BYTES
+    assert parted.silent_calls == 0
+    assert parted.asked[-1][1] > 0
+
+
+async def test_patience_with_a_silent_source_ends(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "PATIENCE_S", 0.0)
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    holder = await network.serve(store, Parted(store))
+    async with network.plane(network.store("iad")) as plane:
+        with pytest.raises(PeerUnreachableError, match="nothing passes"):
+            await fetch(plane, artifact, holder)
 
 
 async def test_attempts_are_limited(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ trap 'rm -rf "$context"' EXIT INT TERM
 if [ "$base" = debootstrap ]; then
     base=gcos-base:bookworm
     if ! docker image inspect "$base" > /dev/null 2>&1; then
-        debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates \
+        debootstrap --variant=minbase --include=python3,python3-venv,iproute2,iptables \
             bookworm "$context/root" "${MIRROR:-http://deb.debian.org/debian}"
         rm -rf "$context/root/var/cache/apt/archives" "$context/root/var/lib/apt/lists"
         tar -C "$context/root" -c . | docker import - "$base" > /dev/null

@@ -70,7 +70,7 @@ async def test_a_way_leads_to_its_target_and_a_partition_holds_it(path: Path):
     token = token_of(path)
     async with Emulator(path) as emulator:
         config = emulator.config
-        relay = emulator.addresses["de", "sg"]
+        relay = emulator.links.addresses["de", "sg"]
         assert (await read_link(relay, flow_bytes=0)).rtt_s >= 0.016
         answer = await change(config, token, cut("de", "sg"))
         assert len(answer.changes) == 2

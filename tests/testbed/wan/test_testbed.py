@@ -1,11 +1,7 @@
 """`gcos testbed` with real processes: two regions, and nothing left behind."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,20 +23,6 @@ def call(capsys, *arguments: str, expect: int = 0):
     return captured.out
 
 
-def processes_of(directory: Path) -> list[str]:
-    """Return the command lines that speak of `directory`, except our own."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if bytes(directory) in command:
-                found.append(command.decode(errors="replace"))
-    return found
-
-
 def port_is_free(address: str) -> bool:
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
@@ -60,7 +42,7 @@ def test_two_regions_come_up_are_parted_healed_killed_brought_back_and_removed(
 ):
     where = ["--dir", str(tmp_path / "bed")]
     try:
-        call(capsys, "testbed", "up", "--scenario", scenario, *where)
+        call(capsys, "testbed", "up", "--backend", "relay", "--scenario", scenario, *where)
         bed = open_testbed(tmp_path / "bed")
         # Every agent dials broker, predictor and the other site through relays of its own.
         assert len(bed.config.relays) == 2 * 3
@@ -104,48 +86,23 @@ def test_two_regions_come_up_are_parted_healed_killed_brought_back_and_removed(
             cluster.kill(bed, "de")
         with pytest.raises(NotFoundError, match="no site 'mars'"):
             cluster.kill(bed, "mars")
-        call(capsys, "testbed", "up", "--scenario", scenario, *where)
+        call(capsys, "testbed", "up", "--backend", "relay", "--scenario", scenario, *where)
         assert "ENDED" not in call(capsys, "testbed", "status", *where)
         assert len(read_cluster({"GCOS_HOME": str(tmp_path / "bed")}).agents) == 2
     finally:
         main(["testbed", "down", "--force", *where])
     assert not (tmp_path / "bed").exists()
-    assert processes_of(tmp_path / "bed") == []
     assert all(port_is_free(relay.address) for relay in bed.config.relays)
     call(capsys, "testbed", "status", *where, expect=2)
-
-
-@pytest.mark.live
-def test_an_interruption_while_it_comes_up_leaves_nothing(tmp_path, scenario):
-    command = [sys.executable, "-P", "-m", "gcos.cli.main", "testbed", "up"]
-    child = subprocess.Popen(
-        [*command, "--scenario", scenario, "--dir", str(tmp_path / "bed")],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    # The first line tells that something was started; the interruption comes in the middle.
-    assert child.stderr.readline()
-    child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 130, said
-    assert processes_of(tmp_path / "bed") == []
-
-
-@pytest.mark.live
-def test_a_failure_while_it_comes_up_leaves_nothing(tmp_path, scenario, capsys, monkeypatch):
-    def broken(plan, options, links, seed):
-        raise WrongStateError("no address is free")
-
-    monkeypatch.setattr(cluster, "_with_links", broken)
-    where = ["--dir", str(tmp_path / "bed")]
-    call(capsys, "testbed", "up", "--scenario", scenario, *where, expect=2)
-    assert processes_of(tmp_path / "bed") == []
 
 
 def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path, capsys):
     where = ["--dir", str(tmp_path / "bed")]
     call(capsys, "testbed", "up", "--scenario", "no-such", *where, expect=2)
     call(capsys, "testbed", "up", "--backend", "carrier-pigeon", *where, expect=2)
+    call(capsys, "testbed", "up", "--links", "string", *where, expect=2)
+    call(capsys, "testbed", "up", "--backend", "relay", "--links", "netem", *where, expect=2)
+    call(capsys, "testbed", "up", "--backend", "netns", "--links", "relay", *where, expect=2)
     call(capsys, "testbed", "up", "--network", str(tmp_path / "none.csv"), *where, expect=2)
     call(capsys, "testbed", "links", *where, expect=2)
     assert not (tmp_path / "bed").exists()

@@ -1,0 +1,165 @@
+"""Nothing of a testbed is left behind, however it ends, on every backend that there is here."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gcos.cli.main import main
+from gcos.errors import UnavailableError
+from testbed import local_cluster
+from testbed.wan import cluster, containers, docker_cluster, namespaces
+from testbed.wan.backends import Backend
+from testbed.wan.records import Carrier
+
+SCENARIO = 'base = "default"\nkeep_sites = ["de", "on"]\n'
+#: Containers take longer to come and to go.
+DOCKER = pytest.param(Backend.DOCKER, marks=pytest.mark.soak)
+ALL = [Backend.RELAY, Backend.NETNS, DOCKER]
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Path:
+    return tmp_path / "bed"
+
+
+@pytest.fixture
+def command(bed, tmp_path):
+    """Give what starts a testbed of two regions on a backend, if that can be had here."""
+    scenario = tmp_path / "two.toml"
+    scenario.write_text(SCENARIO)
+
+    def started_on(backend: Backend) -> list[str]:
+        if backend is Backend.NETNS and namespaces.best_carrier()[0] is Carrier.RELAY:
+            pytest.skip(f"no links in the kernel here: {namespaces.best_carrier()[1]}")
+        if backend is Backend.DOCKER and (reason := docker_cluster.why_not(containers.IMAGE)):
+            pytest.skip(f"no containers here: {reason}")
+        options = ["--backend", backend.value, "--scenario", str(scenario), "--dir", str(bed)]
+        return ["testbed", "up", *options]
+
+    yield started_on
+    main(["testbed", "down", "--force", "--dir", str(bed)])
+
+
+def left_of(bed: Path) -> list[str]:
+    """Return processes, namespaces, containers and networks of a testbed, and its directory."""
+    found = [str(bed)] if bed.exists() else []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if bytes(bed) in line:
+                found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+    stem = namespaces.stem_of(bed)
+    if Path("/run/netns").is_dir():
+        found += [each.name for each in Path("/run/netns").iterdir() if each.name.startswith(stem)]
+    return found
+
+
+def docker_names() -> set[str]:
+    """Return containers and networks of testbeds; none where there is no Docker."""
+    found = set()
+    for what in (["ps", "--all"], ["network", "ls"]):
+        asked = ["docker", *what, "--quiet", "--filter", f"label={containers.LABEL}"]
+        try:
+            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        except OSError:
+            return set()
+        found |= set(done.stdout.split())
+    return found
+
+
+def started(command: list[str], until: str) -> subprocess.Popen[str]:
+    """Return a process that brings a testbed up and has written a line with `until`."""
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "gcos.cli.main", *command], stderr=subprocess.PIPE, text=True
+    )
+    for line in child.stderr:
+        if until in line:
+            return child
+    raise AssertionError(f"it never wrote {until!r}")
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "backend", [Backend.RELAY, pytest.param(Backend.NETNS, marks=pytest.mark.soak), DOCKER]
+)
+@pytest.mark.parametrize(
+    ("number", "until"),
+    [
+        (signal.SIGINT, "serves"),
+        pytest.param(signal.SIGTERM, "links:", marks=pytest.mark.soak),
+        pytest.param(signal.SIGTERM, "serves", marks=pytest.mark.soak),
+    ],
+)
+def test_an_interruption_while_it_comes_up_leaves_nothing(backend, number, until, bed, command):
+    before = docker_names()
+    child = started(command(backend), until)
+    child.send_signal(number)
+    said = child.stderr.read()
+    assert child.wait(timeout=120) == 130, said
+    child.stderr.close()
+    assert [each for each in left_of(bed) if each != str(bed)] == []
+    assert docker_names() == before
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "backend", [pytest.param(Backend.RELAY, marks=pytest.mark.soak), Backend.NETNS, DOCKER]
+)
+@pytest.mark.parametrize("until", [pytest.param("links:", marks=pytest.mark.soak), "serves"])
+def test_what_a_killed_command_left_is_found_and_removed(backend, until, bed, command):
+    before = docker_names()
+    child = started(command(backend), until)
+    child.kill()
+    child.wait(timeout=60)
+    child.stderr.close()
+    assert main(["testbed", "down", "--force", "--dir", str(bed)]) == 0
+    assert left_of(bed) == []
+    assert docker_names() == before
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("backend", ALL)
+def test_a_failure_while_it_comes_up_leaves_nothing(backend, bed, command, monkeypatch):
+    before = docker_names()
+
+    async def refuse(*_arguments: object) -> None:
+        raise UnavailableError("it did not serve")
+
+    def refuse_containers(*_arguments: object) -> None:
+        raise UnavailableError("it did not serve")
+
+    monkeypatch.setattr(local_cluster, "await_ready", refuse)
+    monkeypatch.setattr(docker_cluster, "_await_ready", refuse_containers)
+    assert main(command(backend)) == 3
+    assert [each for each in left_of(bed) if each != str(bed)] == []
+    assert docker_names() == before
+
+
+@pytest.mark.live
+def test_namespaces_that_were_made_half_are_removed(bed, command, monkeypatch):
+    command(Backend.NETNS)
+    made = namespaces.make_network
+
+    def broken(places, hub):
+        made(places[:1], hub)
+        assert len(left_of(bed)) > 1
+        raise UnavailableError("no more of them")
+
+    monkeypatch.setattr(cluster, "make_network", broken)
+    assert main(command(Backend.NETNS)) == 3
+    assert [each for each in left_of(bed) if each != str(bed)] == []
+
+
+@pytest.mark.live
+def test_gcos_down_removes_namespaces_too(bed, command):
+    assert main(command(Backend.NETNS)) == 0
+    assert len(left_of(bed)) > 5
+    assert main(["down", "--force", "--dir", str(bed)]) == 0
+    assert left_of(bed) == []
