@@ -51,7 +51,7 @@ from site_agent.effects import Now, Ready
 from site_agent.feasibility import impossibility, unknown_placement
 from site_agent.journal import rows_of
 from site_agent.lease import LeaseTerms
-from site_agent.negotiation import Ground, Negotiation
+from site_agent.negotiation import Ground, Negotiation, Steps
 from site_agent.origin import Origin
 from site_agent.outputs import is_allowed, roots_as_told
 from site_agent.participant import Participant
@@ -129,6 +129,8 @@ class Runner:
         self._staging: dict[RunId, asyncio.Task[None]] = {}
         self._effects: set[asyncio.Task[None]] = set()
         self._last_applied: asyncio.Task[GcosError | None] | None = None
+        #: Negotiations under way.
+        self._steps: dict[TaskId, Steps] = {}
         self._negotiation = Negotiation(self)
         self.workdirs = SentWorkdirs()
         self.copies = copies
@@ -175,27 +177,33 @@ class Runner:
                 return UnavailableError(
                     "the journal cannot be written", hint="see the log of the agent"
                 )
-            for write in ready.writes:
-                if isinstance(write, fx.AddEntry):
-                    self.ledger[write.entry.run_id] = write.entry
-                elif isinstance(write, fx.SaveTask):
-                    if write.task.state.is_terminal and self.workdirs.ended(write.task):
-                        self._spawn("DropWorkdirs", self.drop_workdirs)
-                elif isinstance(write, fx.Note):
-                    self.log.info(
-                        write.event.kind,
-                        task_id=write.task_id,
-                        site_id=write.event.site_id,
-                        attempt=write.event.attempt,
-                        message=write.event.message,
-                    )
-            self._tell_watchers()
         elif after is not None and not after.done():
             await asyncio.wait({after})  # nothing is sent before what led to it is written
+        # Effects first: a peer may wait for one, and whoever watches can wait a millisecond more.
         if not self.failed.is_set():
             for effect in ready.effects:
                 self._begin(effect)
+        if ready.writes:
+            self._note(ready.writes)
+            asyncio.get_running_loop().call_soon(self._tell_watchers)
         return None
+
+    def _note(self, writes: Iterable[fx.Write]) -> None:
+        """Take note of what is durable now."""
+        for write in writes:
+            if isinstance(write, fx.AddEntry):
+                self.ledger[write.entry.run_id] = write.entry
+            elif isinstance(write, fx.SaveTask):
+                if write.task.state.is_terminal and self.workdirs.ended(write.task):
+                    self._spawn("DropWorkdirs", self.drop_workdirs)
+            elif isinstance(write, fx.Note):
+                self.log.info(
+                    write.event.kind,
+                    task_id=write.task_id,
+                    site_id=write.event.site_id,
+                    attempt=write.event.attempt,
+                    message=write.event.message,
+                )
 
     def _begin(self, effect: fx.Effect) -> None:
         task = self._spawn(type(effect).__name__, partial(self._perform, effect))
@@ -447,16 +455,22 @@ class Runner:
 
     async def _negotiate(self, task_id: TaskId) -> None:
         task = self.origin.tasks[task_id]
+        steps = Steps(self.clock.protocol_s())
+        self._steps[task_id] = steps
         try:
-            auction = await self._negotiation.hold(
-                task_id, task.spec, task.needs, task.fence.next_attempt()
-            )
+            ground = await self._negotiation.prepare(task.spec, task.needs)
+            steps.announced_s = self.clock.protocol_s()
+            fence = task.fence.next_attempt()
+            auction = await self._negotiation.announce(task_id, task.spec, ground, fence)
         except Exception:
             self.log.exception("negotiation_crashed", task_id=task_id)
             auction = Auction((), task.needs, (), (), is_complete=False)
         if auction.predictions:
             self._remember(task, auction.needs or task.needs, auction.predictions)
+        steps.closed_s = self.clock.protocol_s()
         await self.apply(self.origin.close_auction(task_id, auction, now=self.now()))
+        if task_id not in self.origin.award_until_s:
+            self._steps.pop(task_id, None)  # nothing was awarded
 
     def _remember(
         self, task: Task, needs: Sequence[ArtifactNeed], predictions: Sequence[Prediction]
@@ -482,12 +496,23 @@ class Runner:
         return await self.run_times.predict(features, pools)
 
     async def _send_award(self, effect: fx.SendAward) -> None:
+        sent_s = self.clock.protocol_s()
+        steps = self._steps.pop(effect.award.task_id, None)  # an award sent again has none
         if effect.to == self.participant.site.site_id:
             answer, ready = self.participant.award(effect.award, now=self.now())
             await self.apply(ready)
         else:
             answer = await self.peers.award(self.address_of(effect.to), effect.award)
-        await self.apply(self.origin.award_answered(effect.award.run_id, answer, now=self.now()))
+        now = self.now()
+        ready = self.origin.award_answered(effect.award.run_id, answer, now=now)
+        if steps is not None and answer.is_accepted:
+            self.log.info(
+                "award_accepted",
+                task_id=effect.award.task_id,
+                site_id=effect.to,
+                **steps.durations_s(sent_s=sent_s, answered_s=now.protocol_s),
+            )
+        await self.apply(ready)
 
     async def _send_revoke(self, effect: fx.SendRevoke) -> None:
         own = self.participant.site

@@ -74,7 +74,7 @@ def negotiate(
 ) -> None:
     """Measure what a negotiation between two sites costs, beside its one-way delays.
 
-    Between processes only (--backend relay).
+    Links and fdatasync are measured in each round. Between processes only (--backend relay).
 
     Example:
       gcos testbed negotiate de sg
@@ -84,19 +84,14 @@ def negotiate(
     from testbed.commands import place  # noqa: PLC0415
     from testbed.wan.cluster import open_testbed  # noqa: PLC0415
     from testbed.wan.negotiation import negotiate as measure  # noqa: PLC0415
+    from testbed.wan.reports import show_negotiations  # noqa: PLC0415
 
     bed = open_testbed(place(directory))
     for site in (origin, winner):
         bed.process(site)
     found = asyncio.run(measure(bed, origin, winner, count=count))
     out = output_of(context, output, quiet)
-    if out.is_record:
-        out.record(found)
-        return
-    out.line(
-        f"{found.count} negotiations from {origin} to {winner}: {found.p50_s * 1e3:.1f} ms at the "
-        f"median; delays and two fdatasync add up to {found.limit_s * 1e3:.1f} ms"
-    )
+    show_negotiations(found, out)
 
 
 @testbed_commands.command()

@@ -9,6 +9,7 @@ from testbed.wan import docker_cluster
 from testbed.wan.cluster import Testbed
 from testbed.wan.control import LinkReading
 from testbed.wan.experiment import Experiment
+from testbed.wan.negotiation import NegotiationReading
 from testbed.wan.records import Answer, LinkChange, Verdict, verdict
 from testbed.wan.self_test import SelfTest
 
@@ -151,6 +152,33 @@ def show_self_tests(tests: Sequence[SelfTest], out: Output) -> None:
                 for each in tests
             ),
         )
+    )
+
+
+def show_negotiations(found: NegotiationReading, out: Output) -> None:
+    """Write what negotiations took."""
+    if out.is_record:
+        out.record(found)
+        return
+    rows = (
+        ("announcement to bids", found.announce_s, found.rtt_s),
+        ("bids to award sent", found.intend_s, found.fdatasync_s),
+        ("award to acceptance", found.award_s, found.rtt_s + found.fdatasync_s),
+        ("announcement to accepted award", found.p50_s, found.limit_s),
+        ("task acknowledged to lease seen", found.outside_s, found.outside_limit_s),
+    )
+    out.table(
+        Table(
+            ("STEP", ">MEDIAN ms", ">DELAYS AND FDATASYNC ms"),
+            tuple((name, f"{took * 1e3:.1f}", f"{limit * 1e3:.1f}") for name, took, limit in rows),
+        )
+    )
+    out.line(
+        f"{found.count} negotiations from {found.origin} to {found.winner}: "
+        f"{found.over_s * 1e3:.1f} ms over the limit of their round at the median, "
+        f"{found.outside_over_s * 1e3:.1f} ms from outside; round trip "
+        f"{found.rtt_s * 1e3:.1f} ms (asked for {found.asked_rtt_s * 1e3:.1f}), fdatasync "
+        f"{found.fdatasync_s * 1e3:.2f} ms"
     )
 
 
