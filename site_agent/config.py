@@ -109,6 +109,8 @@ class AgentConfig:
         output_count_max: Tasks whose outputs are kept.
         may_preempt: A run may be stopped for one of higher priority; its task is queued again.
         policy: How the site bids: a name of `policies.catalogue`.
+        record_decisions: Write each bid and award, with what it was made from, to
+            `decisions.jsonl` in `data_dir`, so that it can be made again.
         run_path: `PATH` of jobs.
         log_level: debug, info, warning or error.
         transfer: How artifacts come from other agents.
@@ -146,6 +148,7 @@ class AgentConfig:
     output_count_max: int = 1_000
     may_preempt: bool = False
     policy: str = DEFAULT
+    record_decisions: bool = False
     run_path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
     transfer: TransferConfig = field(default_factory=TransferConfig)
