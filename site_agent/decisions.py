@@ -110,10 +110,14 @@ class Replay:
     differences: tuple[str, ...]
 
     @property
+    def total(self) -> int:
+        """All decisions."""
+        return self.bids + self.awards
+
+    @property
     def same_ratio(self) -> float:
         """Share of the decisions that came out alike; 0 where there are none."""
-        total = self.bids + self.awards
-        return (total - len(self.differences)) / total if total else 0.0
+        return (self.total - len(self.differences)) / self.total if self.total else 0.0
 
 
 def replayed(decisions: Sequence[Decision]) -> Replay:

@@ -6,7 +6,7 @@ between them; clients, who stand beside the cluster, do not.
 """
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -59,7 +59,12 @@ class Testbed:
 
 
 def up(
-    options: ClusterOptions, links: Sequence[WanLink], *, tell: Tell, seed: int = 0
+    options: ClusterOptions,
+    links: Sequence[WanLink],
+    *,
+    tell: Tell,
+    seed: int = 0,
+    extend: Callable[[Plan], Plan] | None = None,
 ) -> LocalCluster:
     """Start broker, predictor, an agent for each site and the links between them.
 
@@ -70,15 +75,16 @@ def up(
         links: All directions, as `matrix.links` returns them.
         tell: Gets a line for each step.
         seed: Of jitter and loss.
+        extend: Adds to the plan before it is carried out, as of `testbed.local_cluster.up`.
 
     Raises:
         GcosError: As `testbed.local_cluster.up`.
     """
 
-    def extend(plan: Plan) -> Plan:
-        return _with_links(plan, options, links, seed)
+    def with_links(plan: Plan) -> Plan:
+        return _with_links(plan if extend is None else extend(plan), options, links, seed)
 
-    return local_cluster.up(options, tell=tell, extend=extend)
+    return local_cluster.up(options, tell=tell, extend=with_links)
 
 
 def open_testbed(directory: Path) -> Testbed:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gcos.cli.invocation import OutputOption, QuietOption
+from testbed.live.commands import parity
 from testbed.wan.commands import BYTE_RATIO, SPEED, output_of, testbed_commands
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from testbed.wan.experiment import Experiment
 
 __all__ = ["testbed_commands"]
+
+testbed_commands.command()(parity)
 
 
 @testbed_commands.command("self-test")
@@ -95,6 +98,45 @@ def negotiate(
 
 
 @testbed_commands.command()
+def artifact(
+    context: typer.Context,
+    holder: Annotated[str, typer.Argument(help="Site that has the artifact.")],
+    taker: Annotated[str, typer.Argument(help="Site that fetches it.")],
+    size_mb: Annotated[
+        float, typer.Option(help="Stored size, MB; long links need some seconds.", min=0.1)
+    ] = 64.0,
+    count: Annotated[int, typer.Option(help="How many artifacts.", min=1)] = 3,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Directory of the testbed ($GCOS_HOME, ...).")
+    ] = None,
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how fast artifacts come over a link, beside what the link carries.
+
+    They are fetched, verified and published. Between processes only (--backend relay).
+
+    Example:
+      gcos testbed artifact de sg --size-mb 128
+    """
+    import asyncio  # noqa: PLC0415
+
+    from testbed.commands import place  # noqa: PLC0415
+    from testbed.wan.artifact_flow import artifact_flow  # noqa: PLC0415
+    from testbed.wan.cluster import open_testbed  # noqa: PLC0415
+    from testbed.wan.reports import show_artifact_flow  # noqa: PLC0415
+
+    bed = open_testbed(place(directory))
+    for site in (holder, taker):
+        bed.process(site)
+    size_bytes = round(size_mb * 1e6)
+    out = output_of(context, output, quiet)
+    with out.progress(f"{count} artifacts of {size_mb:g} MB"):
+        found = asyncio.run(artifact_flow(bed, holder, taker, size_bytes=size_bytes, count=count))
+    show_artifact_flow(found, out)
+
+
+@testbed_commands.command()
 def experiment(
     context: typer.Context,
     scenario: Annotated[
@@ -167,7 +209,7 @@ def _experiment(
     from tempfile import TemporaryDirectory  # noqa: PLC0415
 
     from gcos.errors import InvalidRequestError  # noqa: PLC0415
-    from policies.catalogue import policy_named  # noqa: PLC0415
+    from testbed.live.checks import check_policy  # noqa: PLC0415
     from testbed.local_state import ClusterOptions  # noqa: PLC0415
     from testbed.scenarios import load_scenario  # noqa: PLC0415
     from testbed.wan import matrix  # noqa: PLC0415
@@ -176,7 +218,7 @@ def _experiment(
 
     names = tuple(name for each in policies.split(",") if (name := each.strip()))
     for name in names:
-        policy_named(name, field="policies")
+        check_policy(name, field="policies")
     zones = matrix.places(load_scenario(scenario))
     sites = tuple(name for name in zones if name not in {"broker", "predictor"})
     parted = tuple(part.split(",")) if part else sites[:2]

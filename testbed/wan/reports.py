@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gcos.cli.output import Output, Table
 from testbed.wan import docker_cluster
+from testbed.wan.artifact_flow import ArtifactFlow
 from testbed.wan.cluster import Testbed
 from testbed.wan.control import LinkReading
 from testbed.wan.experiment import Experiment
@@ -179,6 +180,20 @@ def show_negotiations(found: NegotiationReading, out: Output) -> None:
         f"{found.outside_over_s * 1e3:.1f} ms from outside; round trip "
         f"{found.rtt_s * 1e3:.1f} ms (asked for {found.asked_rtt_s * 1e3:.1f}), fdatasync "
         f"{found.fdatasync_s * 1e3:.2f} ms"
+    )
+
+
+def show_artifact_flow(found: ArtifactFlow, out: Output) -> None:
+    """Write how fast artifacts came."""
+    if out.is_record:
+        out.record(found)
+        return
+    out.line(
+        f"{found.count} artifacts of {found.size_bytes / 1e6:g} MB from {found.holder} to "
+        f"{found.taker}: {found.artifact_bytes_per_s / 1e6:.3g} MB/s at the median, fetched, "
+        f"verified and published; one connection over the bare link "
+        f"{found.link_bytes_per_s / 1e6:.3g} MB/s (asked for "
+        f"{found.asked_bytes_per_s / 1e6:.3g}): ratio {found.link_ratio:.2f}"
     )
 
 
