@@ -1,25 +1,27 @@
 """The simulator fed with what a live run took: its message, transfer and run times. Pure.
 
-Submissions, bids and closings of auctions come at the instants of the live run; awards, transfers
-and runs last as long as they did; predictions are those that the announcements carried. What is
-left to the cores is what they decide: who offers what, who wins, what waits, what is evicted. Where
-they decide otherwise than they did live, what follows has no recorded times: it takes those of the
-links, and the median of the run.
+Submissions, bids and closings of auctions come at the instants of the live run, and a bid that came
+too late comes never; awards, transfers and runs last as long as they did. Announcements carry the
+predictions that they carried, and the holders that the broker had heard of, which depends on when
+beats came. What is left to the cores is what they decide: who offers what, who wins, what waits,
+what is fetched and evicted. Where they decide otherwise than they did live, what follows has no
+recorded times: it takes those of the links, and the median of the run.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 
 import numpy as np
 
-from gcos.contract_net import Award, Bid, Refusal
+from gcos.contract_net import Award, Bid, Holder, Refusal
 from gcos.durations import Prediction
 from gcos.ids import RunId, SiteId, TaskId
 from gcos.sites import Link, Site
 from gcos.tables import link
+from gcos.tasks import Reason
 from policies.catalogue import Policy
 from site_agent.decisions import AwardDecision
 from site_agent.origin import lateness_by_work
@@ -35,12 +37,16 @@ class RecordedAuction:
 
     Attributes:
         closed_s: The origin closed it.
-        bid_s: Sites bid, as far as they made an offer.
         predictions: What the announcement carried.
+        holders: Who was said to have each artifact, by its name: what the broker had heard by then.
+        silent: Sites that were asked and whose answer did not come in the bid window.
+        bid_s: Sites bid, as far as they made an offer.
     """
 
     closed_s: float
     predictions: tuple[Prediction, ...]
+    holders: Mapping[str, tuple[Holder, ...]]
+    silent: Mapping[SiteId, Refusal]
     bid_s: dict[SiteId, float] = field(default_factory=dict)
 
 
@@ -51,7 +57,16 @@ def recorded_auctions(run: LiveRun) -> dict[str, list[RecordedAuction]]:
     awards = [each.award for each in run.decisions if each.award is not None]
     for award in sorted(awards, key=_closed_s):
         if award.task_id in names:
-            auction = RecordedAuction(award.at_s, award.auction.predictions)
+            auction = RecordedAuction(
+                award.at_s,
+                award.auction.predictions,
+                holders={need.name: need.holders for need in award.auction.needs},
+                silent={
+                    each.site_id: each
+                    for each in award.auction.refusals
+                    if each.reason is Reason.NO_SITE_REACHABLE
+                },
+            )
             found.setdefault(names[award.task_id], []).append(auction)
     for decision in run.decisions:
         bid = decision.bid
@@ -130,6 +145,11 @@ class ReplaySimulation(Simulation):
             return
         recorded = auctions[number]
         nomination, announcement = self._announced(place, task_id)
+        needs = tuple(
+            replace(need, holders=recorded.holders.get(need.name, need.holders))
+            for need in announcement.needs
+        )
+        announcement = replace(announcement, needs=needs)
         answers: list[Bid | Refusal] = []
 
         def ask(bidder: _Place) -> None:
@@ -142,6 +162,9 @@ class ReplaySimulation(Simulation):
         now_s = self.engine.now_s
         closed_s = max(now_s, recorded.closed_s)
         for nominee in nomination.nominees:
+            if nominee.site_id in recorded.silent:
+                answers.append(recorded.silent[nominee.site_id])
+                continue
             bid_s = recorded.bid_s.get(nominee.site_id, closed_s)
             self.engine.at(
                 min(max(now_s, bid_s), closed_s), partial(ask, self.places[nominee.site_id])
