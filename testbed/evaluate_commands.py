@@ -122,8 +122,7 @@ def evaluate(
       gcos evaluate --policies joint,rule --sweep carbon_price_usd_per_kg=0,0.2,1 --out runs
       gcos evaluate --scenario paper --data world --seeds 4
       gcos evaluate --policies rule --cache-mode dual,coupled,no-model,no-data,none
-      gcos evaluate --on testbed --policies joint,rule --scenario no-clean-zones
-      --set warmup_h=0 --set measure_h=1 --seeds 1
+      gcos evaluate --on testbed --scenario examples/short-jobs.toml --seeds 1
     """
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
     from testbed import cores  # noqa: PLC0415

@@ -39,7 +39,7 @@ def parity(
     Every bid and award is made again from what it was made from; the simulator is fed
     with the times of the live run, and places the tasks; and the same run simulated on
     its own is set beside it, with the difference of J, cost and carbon. The scenario
-    must be short: --set warmup_h=0 --set measure_h=1.
+    must be short: an hour of it takes a minute of the wall and more.
 
     Exit codes:
       0  all decisions are the same, and 99 % of the tasks are placed alike
@@ -49,7 +49,7 @@ def parity(
       130  interrupted; nothing is left running
 
     Example:
-      gcos testbed parity --policy joint --set warmup_h=0 --set measure_h=1
+      gcos testbed parity --scenario examples/short-jobs.toml --policy joint
     """
     import signal  # noqa: PLC0415
 
