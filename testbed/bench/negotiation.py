@@ -44,7 +44,8 @@ def measure(rtt_s: float = RTT_S) -> BenchRow:
         note=(
             f"limit: 2 RTT as measured ({found.rtt_s * 1e3:.2f} ms) + 2 fdatasync "
             f"({found.fdatasync_s * 1e3:.2f} ms) + 3 ms; over the first two by "
-            f"{found.over_s * 1e3:.2f} ms; from acknowledgement to lease by "
+            f"{found.over_s * 1e3:.2f} ms, two bare gRPC calls by "
+            f"{found.calls_over_s * 1e3:.2f} ms; from acknowledgement to lease by "
             f"{found.outside_over_s * 1e3:.2f} ms over theirs; median of {found.count} rounds"
         ),
         is_cost=True,

@@ -10,7 +10,8 @@ negotiation. A negotiation is measured twice:
   the announcement the origin has asked predictor and broker, a round trip each; after the award it
   has written the lease, which is a third fdatasync, and told the client.
 
-Both are written out in ARCHITECTURE.md.
+Both are written out in ARCHITECTURE.md. A bare gRPC call to the winner over the same link, a health
+check, tells how much of what is over the limit is the way through gRPC at both ends.
 """
 
 import json
@@ -21,16 +22,20 @@ from statistics import median
 from tempfile import NamedTemporaryFile
 from typing import Final
 
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from gcos.client import Client
 from gcos.errors import UnavailableError, WrongStateError
 from gcos.ids import TaskId
 from gcos.system import SystemClock
 from testbed.wan.cluster import Testbed
-from testbed.wan.control import asked_reading, measure
+from testbed.wan.control import asked_reading, measure, probing
 from testbed.wan.records import BROKER, PREDICTOR
 
 _SYNC_COUNT: Final = 5
 _SYNC_BYTES: Final = 4096
+_CALL_COUNT: Final = 3
 _WAIT_S: Final = 60.0
 _STEPS: Final = ("announce_s", "intend_s", "award_s")
 
@@ -53,6 +58,7 @@ class NegotiationReading:
         p50_s: From the announcement to the accepted award.
         limit_s: Two round trips and two fdatasync.
         over_s: By how much a negotiation exceeds the limit of its own round.
+        calls_over_s: By how much two bare gRPC calls exceed two round trips of their own round.
         outside_s: From the acknowledgement of the task to its lease, as a client sees it.
         outside_limit_s: Four round trips, two of them shorter or longer, and three fdatasync.
         outside_over_s: By how much that is exceeded, round by round.
@@ -70,6 +76,7 @@ class NegotiationReading:
     p50_s: float
     limit_s: float
     over_s: float
+    calls_over_s: float
     outside_s: float
     outside_limit_s: float
     outside_over_s: float
@@ -79,6 +86,7 @@ class NegotiationReading:
 @dataclass(frozen=True, slots=True)
 class _Round:
     rtt_s: float
+    call_s: float
     service_rtt_s: float
     fdatasync_s: float
     outside_s: float
@@ -106,13 +114,18 @@ async def negotiate(
             )
         return found
 
+    async def call_s() -> float:
+        target = testbed.process(winner).address
+        async with probing(config, testbed.token, origin, winner, target) as address:
+            return await _bare_call_s(address)
+
     rounds = []
     async with Client.connect(process.address, Path(config.token_file), environ={}) as client:
         for number in range(count):
             rtt, service = await rtt_s(winner), await rtt_s(PREDICTOR) + await rtt_s(BROKER)
             sync_s = fdatasync_s(testbed.directory)
             task_id, outside_s = await _one(client, winner, number)
-            rounds.append(_Round(rtt, service, sync_s, outside_s, task_id))
+            rounds.append(_Round(rtt, await call_s(), service, sync_s, outside_s, task_id))
     return _reading(
         rounds,
         _logged(Path(process.log)),
@@ -154,6 +167,7 @@ def _reading(
         p50_s=median(took),
         limit_s=median(limits),
         over_s=median(ours - limit for ours, limit in zip(took, limits, strict=True)),
+        calls_over_s=median(2 * (each.call_s - each.rtt_s) for each in rounds),
         outside_s=median(each.outside_s for each in rounds),
         outside_limit_s=median(outside),
         outside_over_s=median(
@@ -161,6 +175,18 @@ def _reading(
         ),
         count=len(rounds),
     )
+
+
+async def _bare_call_s(address: str) -> float:
+    """Return the median time of a health check, once the channel is open."""
+    times: list[float] = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for _ in range(1 + _CALL_COUNT):
+            began_s = _now_s()
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=_WAIT_S)
+            times.append(_now_s() - began_s)
+    return median(times[1:])
 
 
 async def _one(client: Client, winner: str, number: int) -> tuple[TaskId, float]:

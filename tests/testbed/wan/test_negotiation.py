@@ -27,9 +27,9 @@ def test_steps_are_read_and_set_beside_their_own_round(tmp_path: Path) -> None:
         )
     )
     rounds = [
-        _Round(0.08, 0.1, 0.002, 0.30, TaskId("a")),
-        _Round(0.09, 0.1, 0.002, 0.31, TaskId("b")),
-        _Round(0.08, 0.1, 0.003, 0.32, TaskId("c")),
+        _Round(0.08, 0.081, 0.1, 0.002, 0.30, TaskId("a")),
+        _Round(0.09, 0.092, 0.1, 0.002, 0.31, TaskId("b")),
+        _Round(0.08, 0.083, 0.1, 0.003, 0.32, TaskId("c")),
     ]
     found = _reading(rounds, _logged(log), origin="de", winner="sg", asked_rtt_s=0.08)
     assert found.announce_s == 0.082
@@ -37,6 +37,7 @@ def test_steps_are_read_and_set_beside_their_own_round(tmp_path: Path) -> None:
     # 2 RTT and 2 fdatasync: 164, 184 and 166 ms.
     assert found.limit_s == pytest.approx(0.166)
     assert found.over_s == pytest.approx(0.004)
+    assert found.calls_over_s == pytest.approx(0.004)
     # The predictor, the broker and the third fdatasync: 266, 286 and 269 ms.
     assert found.outside_limit_s == pytest.approx(0.269)
     assert found.outside_over_s == pytest.approx(0.034)
@@ -46,7 +47,7 @@ def test_steps_are_read_and_set_beside_their_own_round(tmp_path: Path) -> None:
 def test_a_negotiation_that_was_not_logged_is_told(tmp_path: Path) -> None:
     log = tmp_path / "agent.log"
     log.write_text("")
-    rounds = [_Round(0.08, 0.1, 0.002, 0.30, TaskId("a"))]
+    rounds = [_Round(0.08, 0.081, 0.1, 0.002, 0.30, TaskId("a"))]
     with pytest.raises(WrongStateError, match="0 of 1 awards"):
         _reading(rounds, _logged(log), origin="de", winner="sg", asked_rtt_s=0.08)
 
