@@ -1,5 +1,6 @@
 """Writes an agent's decisions to a file, one line of JSON each, if its operator wants them."""
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -11,6 +12,7 @@ from site_agent.decisions import Decision
 DECISIONS_NAME: Final = "decisions.jsonl"
 #: Some 50,000 decisions; then recording ends, and the log says so.
 RECORDING_BYTES_MAX: Final = 256 << 20
+_BLOCK_BYTES: Final = 64 << 10
 
 
 class DecisionLog:
@@ -28,9 +30,10 @@ class DecisionLog:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        """Open the file."""
-        self._file = self._path.open("ab", buffering=0)
-        self._written_bytes = self._file.tell()
+        """Open the file; what a process that died left of a line is cut off."""
+        self._file = self._path.open("a+b", buffering=0)
+        self._written_bytes = _whole_bytes(self._file)
+        self._file.truncate(self._written_bytes)
         return self
 
     def __exit__(
@@ -63,3 +66,16 @@ class DecisionLog:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _whole_bytes(file: BinaryIO) -> int:
+    """Return where the last whole line of a file ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(0, end - _BLOCK_BYTES)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0

@@ -7,7 +7,7 @@ decided from the agents' recordings.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -81,7 +81,7 @@ def run_live(instance: Instance, options: LiveOptions, *, policy: str, tell: Tel
             tell(f"{policy}: {len(running.agents)} agents run {len(instance.tasks)} tasks")
             tasks, copies = asyncio.run(_drive(running, instance, options, directory, tell))
             late_share, is_void = _timing(directory) if options.has_links else (0.0, False)
-            decisions = _decisions(directory, instance)
+            decisions = recorded_decisions(directory, wishes.site_ids)
         finally:
             local_cluster.down(directory, keep=False, tell=lambda _: None)
     return LiveRun(tasks, copies, decisions, _now_s() - began_s, late_share, is_void)
@@ -99,10 +99,11 @@ def _timing(directory: Path) -> tuple[float, bool]:
     return found.late_share, found.is_void
 
 
-def _decisions(directory: Path, instance: Instance) -> tuple[Decision, ...]:
+def recorded_decisions(directory: Path, site_ids: Sequence[str]) -> tuple[Decision, ...]:
+    """Return what the agents of a cluster have recorded."""
     found: list[Decision] = []
-    for site in instance.sites:
-        path = directory / SITES_NAME / site.site_id / "data" / DECISIONS_NAME
+    for site_id in site_ids:
+        path = directory / SITES_NAME / site_id / "data" / DECISIONS_NAME
         if path.exists():
             found += decisions_in(path.read_bytes())
     return tuple(found)

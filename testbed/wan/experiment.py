@@ -22,7 +22,9 @@ from gcos.home import LocalCluster
 from gcos.ids import SiteId, TaskId
 from gcos.system import SystemClock
 from gcos.tasks import TaskState
+from site_agent.decisions import replayed
 from testbed import local_cluster
+from testbed.live.run import recorded_decisions
 from testbed.local_cluster import Wishes
 from testbed.local_state import ClusterOptions
 from testbed.wan import cluster
@@ -72,6 +74,8 @@ class PolicyRun:
         mean_wait_s: World seconds from submission to start.
         wall_s: How long the run took.
         timing: Whether links kept their time.
+        decision_count: Bids and awards that agents recorded.
+        changed_decisions: Those that came out otherwise when they were made again.
     """
 
     policy: str
@@ -87,6 +91,8 @@ class PolicyRun:
     mean_wait_s: float
     wall_s: float
     timing: Verdict
+    decision_count: int = 0
+    changed_decisions: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -116,8 +122,10 @@ class Experiment:
 
     @property
     def is_success(self) -> bool:
-        """Whether every run is whole."""
-        return bool(self.runs) and all(run.is_whole for run in self.runs)
+        """Whether every run is whole, and every decision comes out alike again."""
+        return bool(self.runs) and all(
+            run.is_whole and not run.changed_decisions for run in self.runs
+        )
 
 
 def run_policy(
@@ -144,12 +152,14 @@ def run_policy(
     Raises:
         GcosError: The testbed did not come up.
     """
-    settings = {**options.agent_settings, "policy": policy}
+    settings = {**options.agent_settings, "policy": policy, "record_decisions": True}
     options = replace(options, agent_settings=settings)
     try:
         running = cluster.up(options, links, tell=lambda _: None)
         tell(f"{policy}: {len(running.agents)} regions run")
-        return asyncio.run(_drive(options.directory, running, policy, jobs, mishaps, tell, gap_s))
+        run = asyncio.run(_drive(options.directory, running, policy, jobs, mishaps, tell, gap_s))
+        replay = replayed(recorded_decisions(options.directory, options.site_ids))
+        return replace(run, decision_count=replay.total, changed_decisions=replay.differences)
     finally:
         local_cluster.down(options.directory, keep=False, tell=lambda _: None)
 

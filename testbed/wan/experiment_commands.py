@@ -169,7 +169,8 @@ def experiment(
     each job is counted from outside.
 
     Exit codes:
-      0  every acknowledged job ended in one terminal state
+      0  every acknowledged job ended in one terminal state, and every recorded bid and
+         award came out alike when it was made again
       1  some did not
       2  an option cannot be
       130  interrupted; nothing is left running

@@ -204,11 +204,7 @@ def show_experiment(experiment: Experiment, out: Output) -> None:
         out.record(experiment)
         return
     out.table(experiment_table(experiment))
-    out.line(
-        "every acknowledged job ended in one terminal state"
-        if experiment.is_success
-        else "SOME ACKNOWLEDGED JOBS did not end in one terminal state"
-    )
+    out.line(_verdict(experiment))
     for run in experiment.runs:
         if run.timing.is_void:
             out.line(
@@ -217,12 +213,22 @@ def show_experiment(experiment: Experiment, out: Output) -> None:
             )
 
 
+def _verdict(experiment: Experiment) -> str:
+    if not all(run.is_whole for run in experiment.runs):
+        return "NOT every acknowledged job ended in one terminal state."
+    told = "Every acknowledged job ended in one terminal state"
+    changed = sum(len(run.changed_decisions) for run in experiment.runs)
+    if changed:
+        return f"{told}, but {changed} DECISIONS came out otherwise when they were made again."
+    return f"{told}, and every recorded decision came out alike when it was made again."
+
+
 def experiment_table(experiment: Experiment) -> Table:
     """Return a row for each policy."""
     return Table(
         (
             *("POLICY", ">JOBS", ">TAKEN", "ENDED AS", ">NOT ENDED", ">CHANGED"),
-            *(">COST $", ">CO2 g", ">WAIT s", ">LATE", "RAN AT"),
+            *(">DECISIONS ALIKE", ">COST $", ">CO2 g", ">WAIT s", ">LATE", "RAN AT"),
         ),
         tuple(
             (
@@ -232,6 +238,7 @@ def experiment_table(experiment: Experiment) -> Table:
                 ", ".join(f"{count} {state}" for state, count in sorted(run.states.items())),
                 str(run.unended),
                 str(run.changed),
+                f"{run.decision_count - len(run.changed_decisions)}/{run.decision_count}",
                 f"{run.cost_usd:.4g}",
                 f"{run.carbon_gco2:.4g}",
                 f"{run.mean_wait_s:.1f}",
@@ -240,7 +247,7 @@ def experiment_table(experiment: Experiment) -> Table:
             )
             for run in experiment.runs
         ),
-        optional=("RAN AT", ">LATE"),
+        optional=("RAN AT", ">LATE", ">DECISIONS ALIKE"),
     )
 
 
@@ -264,9 +271,7 @@ def experiment_markdown(experiment: Experiment) -> str:
             "",
             *("| " + " | ".join(row) + " |" for row in rows),
             "",
-            "Every acknowledged job ended in one terminal state."
-            if experiment.is_success
-            else "NOT every acknowledged job ended in one terminal state.",
+            _verdict(experiment),
             "",
         ]
     )

@@ -69,6 +69,17 @@ def test_a_recording_survives_its_file(tmp_path) -> None:
         file.write(b'{"bid":{"poli')  # the machine died here
     assert decisions_in(path.read_bytes()) == found
     assert replayed(decisions_in(path.read_bytes())).same_ratio == 1.0
+    with DecisionLog(path, structlog.get_logger()) as log:
+        log.write(found[0])
+    assert decisions_in(path.read_bytes()) == [*found, found[0]]
+
+
+def test_a_recording_that_holds_no_whole_line_begins_anew(tmp_path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    path.write_bytes(b"x" * 100_000)
+    with DecisionLog(path, structlog.get_logger()):
+        pass
+    assert path.read_bytes() == b""
 
 
 def test_another_choice_is_told_apart() -> None:
