@@ -12,8 +12,9 @@ from testbed.sim.instance import Faults, Instance
 
 SPEED: Final = 60.0
 BYTE_RATIO: Final = 1e5
-#: Real processes on one machine: a job takes two of them and some 0.3 s of a core.
-TASK_COUNT_MAX: Final = 2_000
+#: Real processes on one machine: a job takes two of them and some 0.3 s of a core; and a site lists
+#: no more tasks at once.
+TASK_COUNT_MAX: Final = 1_000
 #: Wall hours that a run may last by its plan.
 WALL_H_MAX: Final = 2.0
 

@@ -137,15 +137,24 @@ async def _drive(
             )
         bounds = asyncio.Semaphore(_SUBMIT_COUNT)
 
+        refused: list[GcosError] = []
+
         async def submit(task: SimTask) -> None:
             text = document(task, instance, options.speed)
             async with bounds:
-                await clients[task.origin].submit(text, task.task_id)
+                try:
+                    await clients[task.origin].submit(text, task.task_id)
+                except GcosError as exc:
+                    refused.append(exc)
 
         async with asyncio.TaskGroup() as group:
             for task in instance.tasks:
+                if refused:
+                    break
                 await asyncio.sleep(max(0.0, (task.arrival_s - world_s()) / options.speed))
                 group.create_task(submit(task))
+        if refused:
+            raise refused[0]
         tell(f"{len(instance.tasks)} tasks are taken; waiting for their ends")
         ended = await _ended(any_client, instance, options)
         ledger = await any_client.ledger()

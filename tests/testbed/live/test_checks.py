@@ -62,7 +62,7 @@ def test_what_is_too_much_is_refused(instance) -> None:
         (("--on", "testbed", "--export", "there"), "export"),
         (("--on", "live", "--cache-mode", "none"), "--cache-mode is dual"),
         (("--on", "live", "--scenario", "paper"), "scenario"),
-        (("--on", "live", "--seeds", "1"), "more than 2000"),
+        (("--on", "live", "--seeds", "1"), "more than 1000"),
         (("--on", "live", "--policies", "joint,milp"), "milp"),
     ],
 )
