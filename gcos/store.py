@@ -194,6 +194,10 @@ class Durability(enum.Enum):
     NORMAL = "NORMAL"
 
 
+#: A statement and the rows to run it for.
+_Statement = tuple[str, list[tuple[str | bytes, ...]]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A commit on its way to the disk."""
@@ -208,9 +212,7 @@ class SqliteStore:
     The file belongs to one process; `gcos.locks.lock_directory` sees to that.
     """
 
-    def __init__(
-        self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection
-    ) -> None:
+    def __init__(self, path: Path, writer: "_Connection", reader: aiosqlite.Connection) -> None:
         self._path = path
         self._writer = writer
         #: Held during a transaction of the writer's connection, which has only one at a time.
@@ -356,14 +358,12 @@ class SqliteStore:
             try:
                 # No timeout: nobody can take back what the disk has begun. A lock held by another
                 # process ends at BUSY_TIMEOUT_S.
-                async with _transaction(self._writer):
-                    for statement, rows in _statements(writes):
-                        await self._writer.executemany(statement, rows)
+                await self._writer.write(_statements(writes))
             except sqlite3.Error as exc:
                 cause = exc
                 self._settle(batch, lambda: storage_error(self._path, cause))
             except BaseException:
-                # The store stops. The batch is rolled back, unless its end had already begun.
+                # The store stops. What the writer's thread had begun, it still ends.
                 self._settle(batch, lambda: _closed_error(f"the store {self._path}"))
                 raise
             else:
@@ -407,6 +407,14 @@ class _Connection(aiosqlite.Connection):
                 raise storage_error(path, exc) from exc
             raise
         return connection
+
+    async def write(self, statements: Sequence[_Statement]) -> None:
+        """Run statements, each for its rows, in one transaction.
+
+        On the thread as a whole: each way to it and back costs as much as a row of its own, and
+        half a millisecond where the cores are busy.
+        """
+        await self._execute(_write_all, self._conn, statements)  # type: ignore[no-untyped-call]
 
     def stop(self) -> asyncio.Future[None] | None:
         """Disconnect and end the thread after the statements under way, once."""
@@ -511,6 +519,23 @@ async def _prepare_reader(connection: aiosqlite.Connection) -> None:
     await connection.execute("PRAGMA query_only = ON")
 
 
+def _write_all(connection: sqlite3.Connection, statements: Sequence[_Statement]) -> None:
+    """Run statements in one transaction; leave nothing behind on an error, a failed end included.
+
+    On the connection's thread, where nothing can cancel it half way.
+    """
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement, rows in statements:
+            connection.executemany(statement, rows)
+        connection.commit()
+    except BaseException:
+        # Where no transaction is open, as after a full disk, it changes nothing.
+        with suppress(sqlite3.Error):
+            connection.rollback()
+        raise
+
+
 @asynccontextmanager
 async def _transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
     """Commit on leaving; leave nothing behind on an error, that of the commit included."""
@@ -527,7 +552,7 @@ async def _transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
         raise
 
 
-def _statements(writes: Sequence[Write]) -> list[tuple[str, list[tuple[str | bytes, ...]]]]:
+def _statements(writes: Sequence[Write]) -> list[_Statement]:
     """Return statements, each with the rows to run it for, that do what `writes` do in order.
 
     Logs and tables do not touch each other, and of the writes to one record the last one counts.

@@ -118,6 +118,8 @@ class AgentConfig:
             shipped ones.
         plan_record_count: Plans of copies whose inputs and decisions are kept in the data
             directory, so that they can be made again; 0: none.
+        record_decisions: Write each bid and award, with what it was made from, to
+            `decisions.jsonl` in `data_dir`, so that it can be made again.
         run_path: `PATH` of jobs.
         log_level: debug, info, warning or error.
         transfer: How artifacts come from other agents.
@@ -158,6 +160,7 @@ class AgentConfig:
     policy: str = DEFAULT
     actor_dir: Path | None = None
     plan_record_count: int = 0
+    record_decisions: bool = False
     run_path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
     transfer: TransferConfig = field(default_factory=TransferConfig)

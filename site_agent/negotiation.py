@@ -75,17 +75,35 @@ class Ground:
         return replace(self, nomination=replace(self.nomination, nominees=asked))
 
 
+@dataclass(slots=True)
+class Steps:
+    """How far a negotiation is, protocol instants.
+
+    Attributes:
+        began_s: The predictor is asked.
+        announced_s: Predictor and broker have answered; the announcements go out.
+        closed_s: The bids are in.
+    """
+
+    began_s: float
+    announced_s: float = 0.0
+    closed_s: float = 0.0
+
+    def durations_s(self, *, sent_s: float, answered_s: float) -> dict[str, float]:
+        """Return how long each step took, given when the award went out and was accepted."""
+        return {
+            "prepare_s": round(self.announced_s - self.began_s, 6),
+            "announce_s": round(self.closed_s - self.announced_s, 6),
+            "intend_s": round(sent_s - self.closed_s, 6),
+            "award_s": round(answered_s - sent_s, 6),
+        }
+
+
 class Negotiation:
     """Holds auctions for one agent."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-
-    async def hold(
-        self, task_id: TaskId, spec: TaskSpec, needs: tuple[ArtifactNeed, ...], fence: Fence
-    ) -> Auction:
-        """Return what announcing the task brought. Changes nothing durable anywhere."""
-        return await self.announce(task_id, spec, await self.prepare(spec, needs), fence)
 
     async def prepare(self, spec: TaskSpec, needs: tuple[ArtifactNeed, ...]) -> Ground:
         """Return who is to be asked, and how long the run will take."""
@@ -122,14 +140,14 @@ class Negotiation:
             predictions=predictions,
             needs=nomination.needs,
             bids=tuple(bids),
-            refusals=(*excluded, *refusals, *silent, *self._absent(told)),
+            refusals=(*excluded, *refusals, *silent, *self._absent(sites, told)),
             # Without a broker that knows who is alive, a site that is missing means nothing.
             is_complete=nomination.is_settled
             and all(known.site.site_id in heard for known in sites),
             zones={known.site.site_id: known.site.zone for known in sites},
         )
 
-    def _absent(self, told: Collection[SiteId]) -> list[Refusal]:
+    def _absent(self, sites: Sequence[KnownSite], told: Collection[SiteId]) -> list[Refusal]:
         """Return a refusal for each site that is known, not told of, and silent for a while."""
         host = self._host
         return [
@@ -138,7 +156,7 @@ class Negotiation:
                 Reason.NO_SITE_REACHABLE,
                 f"does not answer; last heard {known.age_s:.0f} s ago",
             )
-            for known in host.sites()
+            for known in sites
             if known.site.site_id not in told
             and known.site.site_id not in host.listed
             and known.site.site_id != host.participant.site.site_id

@@ -42,17 +42,18 @@ from gcos.store import Store
 from gcos.system import unique_text
 from gcos.tables import zones
 from gcos.task_record import Task
-from gcos.tasks import Reason, RunState, TaskSpec
+from gcos.tasks import Reason, RunState, TaskSpec, TaskState
 from site_agent import effects as fx
 from site_agent.actors import Actors
 from site_agent.auction import Auction
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies, CopyPorts
+from site_agent.decisions import AwardDecision, Decision, Record
 from site_agent.effects import Now, Ready
 from site_agent.feasibility import impossibility, unknown_placement
 from site_agent.journal import rows_of
 from site_agent.lease import LeaseTerms
-from site_agent.negotiation import Ground, Negotiation
+from site_agent.negotiation import Ground, Negotiation, Steps
 from site_agent.origin import Origin
 from site_agent.outputs import is_allowed, roots_as_told
 from site_agent.participant import Participant
@@ -102,7 +103,9 @@ class Runner:
         links: Links,
         group: asyncio.TaskGroup,
         log: Log,
+        record: Record | None = None,
     ) -> None:
+        self._record = record
         self.config = config
         self.clock = clock
         self.store = store
@@ -131,6 +134,8 @@ class Runner:
         self._staging: dict[RunId, asyncio.Task[None]] = {}
         self._effects: set[asyncio.Task[None]] = set()
         self._last_applied: asyncio.Task[GcosError | None] | None = None
+        #: Negotiations under way.
+        self._steps: dict[TaskId, Steps] = {}
         self._negotiation = Negotiation(self)
         self.workdirs = SentWorkdirs()
         self.copies = copies
@@ -178,27 +183,33 @@ class Runner:
                 return UnavailableError(
                     "the journal cannot be written", hint="see the log of the agent"
                 )
-            for write in ready.writes:
-                if isinstance(write, fx.AddEntry):
-                    self.ledger[write.entry.run_id] = write.entry
-                elif isinstance(write, fx.SaveTask):
-                    if write.task.state.is_terminal and self.workdirs.ended(write.task):
-                        self._spawn("DropWorkdirs", self.drop_workdirs)
-                elif isinstance(write, fx.Note):
-                    self.log.info(
-                        write.event.kind,
-                        task_id=write.task_id,
-                        site_id=write.event.site_id,
-                        attempt=write.event.attempt,
-                        message=write.event.message,
-                    )
-            self._tell_watchers()
         elif after is not None and not after.done():
             await asyncio.wait({after})  # nothing is sent before what led to it is written
+        # Effects first: a peer may wait for one, and whoever watches can wait a millisecond more.
         if not self.failed.is_set():
             for effect in ready.effects:
                 self._begin(effect)
+        if ready.writes:
+            self._note(ready.writes)
+            asyncio.get_running_loop().call_soon(self._tell_watchers)
         return None
+
+    def _note(self, writes: Iterable[fx.Write]) -> None:
+        """Take note of what is durable now."""
+        for write in writes:
+            if isinstance(write, fx.AddEntry):
+                self.ledger[write.entry.run_id] = write.entry
+            elif isinstance(write, fx.SaveTask):
+                if write.task.state.is_terminal and self.workdirs.ended(write.task):
+                    self._spawn("DropWorkdirs", self.drop_workdirs)
+            elif isinstance(write, fx.Note):
+                self.log.info(
+                    write.event.kind,
+                    task_id=write.task_id,
+                    site_id=write.event.site_id,
+                    attempt=write.event.attempt,
+                    message=write.event.message,
+                )
 
     def _begin(self, effect: fx.Effect) -> None:
         task = self._spawn(type(effect).__name__, partial(self._perform, effect))
@@ -450,16 +461,38 @@ class Runner:
 
     async def _negotiate(self, task_id: TaskId) -> None:
         task = self.origin.tasks[task_id]
+        steps = Steps(self.clock.protocol_s())
+        self._steps[task_id] = steps
         try:
-            auction = await self._negotiation.hold(
-                task_id, task.spec, task.needs, task.fence.next_attempt()
-            )
+            ground = await self._negotiation.prepare(task.spec, task.needs)
+            steps.announced_s = self.clock.protocol_s()
+            fence = task.fence.next_attempt()
+            auction = await self._negotiation.announce(task_id, task.spec, ground, fence)
         except Exception:
             self.log.exception("negotiation_crashed", task_id=task_id)
             auction = Auction((), task.needs, (), (), is_complete=False)
         if auction.predictions:
             self._remember(task, auction.needs or task.needs, auction.predictions)
-        await self.apply(self.origin.close_auction(task_id, auction, now=self.now()))
+        steps.closed_s = self.clock.protocol_s()
+        ready = self.origin.close_auction(task_id, auction, now=self.now())
+        if self._record is not None and ready.writes:
+            self._record(Decision(award=self._decided(task, auction)))
+        await self.apply(ready)
+        if task_id not in self.origin.award_until_s:
+            self._steps.pop(task_id, None)  # nothing was awarded
+
+    def _decided(self, before: Task, auction: Auction) -> AwardDecision:
+        """Return what became of an auction that was closed just now."""
+        task = self.origin.tasks[before.task_id]
+        is_chosen = task.state in {TaskState.AWARDING, TaskState.WAITING}
+        return AwardDecision(
+            at_s=self.clock.world_s(),
+            task_id=task.task_id,
+            attempt=before.fence.attempt + 1,
+            spec=task.spec,
+            auction=auction,
+            chosen=task.bid.site_id if is_chosen and task.bid is not None else None,
+        )
 
     def _remember(
         self, task: Task, needs: Sequence[ArtifactNeed], predictions: Sequence[Prediction]
@@ -485,12 +518,23 @@ class Runner:
         return await self.run_times.predict(features, pools)
 
     async def _send_award(self, effect: fx.SendAward) -> None:
+        sent_s = self.clock.protocol_s()
+        steps = self._steps.pop(effect.award.task_id, None)  # an award sent again has none
         if effect.to == self.participant.site.site_id:
             answer, ready = self.participant.award(effect.award, now=self.now())
             await self.apply(ready)
         else:
             answer = await self.peers.award(self.address_of(effect.to), effect.award)
-        await self.apply(self.origin.award_answered(effect.award.run_id, answer, now=self.now()))
+        now = self.now()
+        ready = self.origin.award_answered(effect.award.run_id, answer, now=now)
+        if steps is not None and answer.is_accepted:
+            self.log.info(
+                "award_accepted",
+                task_id=effect.award.task_id,
+                site_id=effect.to,
+                **steps.durations_s(sent_s=sent_s, answered_s=now.protocol_s),
+            )
+        await self.apply(ready)
 
     async def _send_revoke(self, effect: fx.SendRevoke) -> None:
         own = self.participant.site

@@ -1,6 +1,7 @@
 """Puts one agent together: the only place that knows every part."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from dataclasses import replace
@@ -32,6 +33,8 @@ from site_agent.copies import Copies
 from site_agent.copy_log import CopyLog
 from site_agent.copy_planning import Tariff
 from site_agent.custody import CustodyShell
+from site_agent.decision_log import DECISIONS_NAME, DecisionLog
+from site_agent.decisions import Record, RecordingBidder
 from site_agent.demand_log import DemandLog
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
@@ -138,17 +141,35 @@ class _Agent:
             ) as plane,
             asyncio.TaskGroup() as group,
         ):
-            runner = await self._runner(plane, group)
-            await self._recover(runner)
-            loops = self._loops(runner, group)
-            loops.append(group.create_task(copy_log.save_forever(), name="copy log"))
-            try:
-                await self._serve(runner, plane, copy_log, stopping)
-            finally:
-                for loop in loops:
-                    loop.cancel()
-                runner.cancel_effects()
+            with contextlib.ExitStack() as stack:
+                runner = await self._runner(plane, group, self._recorder(stack))
+                await self._work(runner, plane, copy_log, group, stopping)
         await copy_log.save()
+
+    def _recorder(self, stack: contextlib.ExitStack) -> Record | None:
+        """Return where decisions go, if anybody wants them."""
+        if not self._config.record_decisions:
+            return None
+        path = self._config.data_dir / DECISIONS_NAME
+        return stack.enter_context(DecisionLog(path, self._log)).write
+
+    async def _work(
+        self,
+        runner: Runner,
+        plane: ArtifactPlane,
+        copy_log: CopyLog,
+        group: asyncio.TaskGroup,
+        stopping: asyncio.Event,
+    ) -> None:
+        await self._recover(runner)
+        loops = self._loops(runner, group)
+        loops.append(group.create_task(copy_log.save_forever(), name="copy log"))
+        try:
+            await self._serve(runner, plane, copy_log, stopping)
+        finally:
+            for loop in loops:
+                loop.cancel()
+            runner.cancel_effects()
 
     def _adopt(self, artifacts: ArtifactStore) -> None:
         """Serve what lies in other programs' stores too; before anybody else uses the books."""
@@ -164,7 +185,9 @@ class _Agent:
                 "store_adopted", path=str(path), artifacts=len(adopted.artifacts), skipped=skipped
             )
 
-    async def _runner(self, plane: ArtifactPlane, group: asyncio.TaskGroup) -> Runner:
+    async def _runner(
+        self, plane: ArtifactPlane, group: asyncio.TaskGroup, record: Record | None
+    ) -> Runner:
         config = self._config
         now_s = self._clock.world_s()
         source = _signal_source(config)
@@ -173,10 +196,11 @@ class _Agent:
         )
         executor = ProcessExecutor(config.data_dir / "runs", self._clock)
         policy = policy_named(config.policy)
+        bidder = policy.bidder()
         participant = Participant(
             site=self._site,
             cache=plane.cache,
-            bidder=policy.bidder(),
+            bidder=bidder if record is None else RecordingBidder(policy.name, bidder, record),
             links=_link,
             signals=signals,
             byte_ratio=config.world.byte_ratio,
@@ -263,6 +287,7 @@ class _Agent:
             links=_link,
             group=group,
             log=self._log,
+            record=record,
         )
 
     async def _recover(self, runner: Runner) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gcos.cli.output import Output
     from testbed.evaluate import RunOrder
     from testbed.evaluation import Evaluation, Origin
+    from testbed.live.checks import LiveOptions
     from testbed.run_store import RunRecord
     from testbed.scenarios import Scenario
     from testbed.sim.result import Simulate
@@ -85,6 +86,20 @@ def evaluate(
             help="Simulator: fast (compiled; extra research), full, or auto: fast where it can."
         ),
     ] = "auto",
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="sim|live|testbed",
+            help="Simulate, or run real agents on this machine, without or with distances.",
+        ),
+    ] = "sim",
+    speed: Annotated[
+        float | None, typer.Option(help="World seconds per wall second of --on live|testbed (60).")
+    ] = None,
+    byte_ratio: Annotated[
+        float | None,
+        typer.Option(help="World bytes that a stored byte stands for there (100000)."),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Processes that simulate at the same time.")] = 1,
     out_directory: Annotated[
         Path | None, typer.Option("--out", help="Keep finished runs here, and go on with them.")
@@ -95,10 +110,11 @@ def evaluate(
     output: OutputOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Compare policies on the same weeks and seeds of a scenario, in simulation.
+    """Compare policies on the same weeks and seeds of a scenario.
 
     A run is a calendar week with a day of warm-up, drawn under a seed. Repeat an
-    interrupted call with the same --out, and it goes on where it was.
+    interrupted call with the same --out, and it goes on where it was. Runs are
+    simulated, or made by real agents, for which they must be short.
 
     Exit codes:
       0  all runs ended
@@ -114,6 +130,7 @@ def evaluate(
       gcos evaluate --scenario paper --data world --seeds 4
       gcos evaluate --policies rule --cache-mode dual,coupled,no-model,no-data,none
       gcos evaluate --policies joint --eviction value,lru,belady --scenario cache-tenth
+      gcos evaluate --on testbed --scenario examples/short-jobs.toml --seeds 1
     """
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
     from testbed import cores  # noqa: PLC0415
@@ -134,9 +151,23 @@ def evaluate(
         is_quiet=quiet or invocation.options.is_quiet,
         has_color=has_color(invocation.environ),
     )
+    names = names_in(DEFAULT_POLICIES if policies is None else policies)
+    modes = _caches(names_in(cache_mode), names_in(eviction))
+    live = _live_options(
+        on,
+        speed,
+        byte_ratio,
+        policies=names,
+        core=core,
+        job_count=jobs,
+        has_export=export is not None,
+        is_paper=scenario == PAPER,
+        modes=modes,
+    )
     study = Study(
-        simulate=cores.simulator(core),
-        code=code_digest(cores.ENTRANCES[core]),
+        simulate=cores.simulator(core) if live is None else _live(live, out),
+        code=code_digest(cores.ENTRANCES[core]) if live is None else _live_code(live),
+        options=_given(on=on, speed=speed, byte_ratio=byte_ratio),
         data=data,
         weeks=weeks,
         first=first_day,
@@ -150,10 +181,8 @@ def evaluate(
         export=None if export is None else writable_directory(export, option="export"),
         output=out,
     )
-    names = names_in(DEFAULT_POLICIES if policies is None else policies)
-    modes = _caches(names_in(cache_mode), names_in(eviction))
     try:
-        if core != "full":
+        if core != "full" and live is None:
             _compile_ahead(out)
         if scenario == PAPER:
             refuse_with_paper(cache_mode=",".join(modes), baseline=baseline, sweep=sweep)
@@ -183,6 +212,85 @@ def evaluate(
         show(found[0], out)
     else:
         show_sweep(found, out)
+
+
+def _live_options(
+    on: str,
+    speed: float | None,
+    byte_ratio: float | None,
+    *,
+    policies: Sequence[str],
+    core: str,
+    job_count: int,
+    has_export: bool,
+    is_paper: bool,
+    modes: Sequence[str],
+) -> "LiveOptions | None":
+    """Return how to run agents; None: simulate.
+
+    Raises:
+        InvalidRequestError: There is no such place, or an option does not go with it.
+    """
+    from gcos.errors import InvalidRequestError  # noqa: PLC0415
+
+    places = ("sim", "live", "testbed")
+    if on not in places:
+        raise InvalidRequestError(
+            f"{on!r} is no place to run", field="on", hint=f"one of {', '.join(places)}"
+        )
+    if on == "sim":
+        for name, value in (("speed", speed), ("byte_ratio", byte_ratio)):
+            if value is not None:
+                raise InvalidRequestError(
+                    f"--{name.replace('_', '-')} is of agents, and a simulation has none",
+                    field=name,
+                    hint="add --on live or --on testbed, or leave it out",
+                )
+        return None
+    from testbed.live.checks import BYTE_RATIO, SPEED, LiveOptions  # noqa: PLC0415
+    from testbed.live.simulate import refuse_with_live  # noqa: PLC0415
+
+    refuse_with_live(
+        policies=policies,
+        core=core,
+        job_count=job_count,
+        has_export=has_export,
+        is_paper=is_paper,
+        modes=modes,
+    )
+    return LiveOptions(
+        has_links=on == "testbed",
+        speed=SPEED if speed is None else speed,
+        byte_ratio=BYTE_RATIO if byte_ratio is None else byte_ratio,
+    )
+
+
+def _live(options: "LiveOptions", out: "Output") -> "Simulate":
+    """Return what runs agents in place of a simulator, and let SIGTERM interrupt it."""
+    import signal  # noqa: PLC0415
+
+    from testbed.live.simulate import LiveSimulate  # noqa: PLC0415
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    return LiveSimulate(options, out.say)
+
+
+def _live_code(options: "LiveOptions") -> str:
+    from testbed.run_store import code_digest  # noqa: PLC0415
+
+    entrances = ("testbed.live.simulate", "site_agent.wiring", "broker.wiring", "predictor.wiring")
+    digest = " ".join(code_digest(each) for each in entrances)
+    return f"{digest} {options.name} {options.speed:g} {options.byte_ratio:g}"
+
+
+def _given(
+    *, on: str, speed: float | None, byte_ratio: float | None
+) -> dict[str, str | float | None]:
+    """Return the options of a live run, as they are repeated."""
+    if on == "sim":
+        return {}
+    return {"on": on, "speed": speed, "byte-ratio": byte_ratio}
 
 
 def run_evaluation(

@@ -20,6 +20,16 @@ SWEEP_SCHEMA: Final = "gcos/evaluations/v1"
 DEFAULT_CACHES: Final = str(Caches())
 
 
+#: What a reader must know of runs that no simulator made, by what made them.
+_AGENTS: Final = {
+    "live": "run by real agents, not simulated: forecasts are right, run times are learnt",
+    "testbed": (
+        "run by real agents over emulated links, not simulated: forecasts are right, run times are"
+        " learnt"
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySummary:
     """A policy over all runs; sums are those of the measured window.
@@ -246,10 +256,12 @@ def _cores(records: Sequence[RunRecord]) -> list[str]:
     by_core: dict[str, dict[str, None]] = {}
     for record in records:
         by_core.setdefault(record.result.core, {})[record.policy] = None
+    if len(by_core) == 1 and (told := _AGENTS.get(next(iter(by_core)))):
+        return [told]
     if len(by_core) == 1:
         return [f"simulated by the {core} core" for core in by_core]
-    told = [f"{', '.join(policies)} by the {core} core" for core, policies in by_core.items()]
-    return [f"simulated: {'; '.join(told)}"]
+    parts = [f"{', '.join(policies)} by the {core} core" for core, policies in by_core.items()]
+    return [f"simulated: {'; '.join(parts)}"]
 
 
 def _gathered(records: Sequence[RunRecord]) -> list[str]:

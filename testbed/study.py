@@ -2,8 +2,8 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gcos import codec
@@ -35,6 +35,7 @@ class Study:
         out_directory: Where runs and evaluations are kept; None: nowhere.
         export: Where runs are exported; None: nowhere.
         output: Where progress is shown.
+        options: Further options of the call that its repetition needs, by name.
     """
 
     simulate: Simulate
@@ -49,6 +50,7 @@ class Study:
     out_directory: Path | None
     export: Path | None
     output: Output
+    options: Mapping[str, str | float | None] = field(default_factory=dict)
 
     def find(
         self,
@@ -93,6 +95,7 @@ class Study:
                 "replay": self.replay,
                 "seeds": self.seed_count,
                 "weeks": ",".join(day(week) for week in used_s),
+                **self.options,
             },
             changes,
         )

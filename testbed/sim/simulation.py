@@ -48,6 +48,7 @@ from gcos.contract_net import (
     Terms,
     Verdict,
 )
+from gcos.durations import Prediction
 from gcos.errors import CacheFullError
 from gcos.ids import ArtifactId, RunId, SiteId, TaskId
 from gcos.known_sites import Nomination, NominationQuery
@@ -479,9 +480,13 @@ class Simulation:
             task.spec,
             fence=task.fence.next_attempt(),
             needs=tuple(self._need(need.artifact_id) for need in task.needs),
-            predictions=predictions_of(truth, self._pools),
+            predictions=self._predictions(truth),
         )
         return nomination, announcement
+
+    def _predictions(self, task: SimTask) -> tuple[Prediction, ...]:
+        """Return what a predictor says of a task."""
+        return predictions_of(task, self._pools)
 
     def _close_auction(
         self,

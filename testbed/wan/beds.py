@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from gcos.ids import SiteId
+from site_agent.decisions import Decision
 from testbed import local_cluster
+from testbed.live.run import recorded_decisions
 from testbed.local_cluster import Wishes
 from testbed.local_state import ClusterOptions
 from testbed.wan import cluster, docker_cluster
@@ -68,6 +70,9 @@ class Bed(Protocol):
     async def answers(self) -> Sequence[Answer]:
         """Return what emulators say."""
 
+    def decisions(self) -> Sequence[Decision]:
+        """Return the bids and awards that agents have recorded, once all is down or quiet."""
+
 
 class ProcessBed:
     """Processes at this machine, on loopback or in network namespaces."""
@@ -115,6 +120,10 @@ class ProcessBed:
         """Return what the emulator says."""
         bed = open_testbed(self._options.directory)
         return (await ask(bed.config.address, Order(bed.token)),)
+
+    def decisions(self) -> Sequence[Decision]:
+        """Return the bids and awards that agents have recorded."""
+        return recorded_decisions(self._options.directory, self._options.site_ids)
 
 
 class ContainerBed:
@@ -167,6 +176,10 @@ class ContainerBed:
     async def answers(self) -> Sequence[Answer]:
         """Return what all sidecars say."""
         return await asyncio.to_thread(docker_cluster.answers, self._options.directory)
+
+    def decisions(self) -> Sequence[Decision]:
+        """Return none: what agents in containers write stays there."""
+        return ()
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ between them; clients, who stand beside the cluster, do not.
 """
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -80,6 +80,7 @@ def up(
     tell: Tell,
     seed: int = 0,
     carrier: Carrier = Carrier.RELAY,
+    extend: Callable[[Plan], Plan] | None = None,
 ) -> LocalCluster:
     """Start broker, predictor, an agent for each site and the links between them.
 
@@ -92,21 +93,24 @@ def up(
         seed: Of jitter and loss.
         carrier: What carries links: relays, or the kernel between network namespaces, which takes
             root.
+        extend: Adds to the plan before it is carried out, as of `testbed.local_cluster.up`.
 
     Raises:
         GcosError: As `testbed.local_cluster.up`.
     """
     directory = options.directory
 
-    def extend(plan: Plan) -> Plan:
+    def with_links(plan: Plan) -> Plan:
         # Those of an earlier testbed here, whose processes all died.
         remove(stem_of(directory))
+        if extend is not None:
+            plan = extend(plan)
         if carrier is Carrier.RELAY:
             return _with_relays(plan, options, links, seed)
         return _in_namespaces(plan, directory, links, seed, carrier)
 
     try:
-        return local_cluster.up(options, tell=tell, extend=extend)
+        return local_cluster.up(options, tell=tell, extend=with_links)
     except WrongStateError:
         raise  # one runs there already, and goes on
     except BaseException:

@@ -161,6 +161,21 @@ async def measure_to(
 
 
 @contextlib.asynccontextmanager
+async def probing(
+    config: WanConfig, token: str, src: str, dst: str, target: str
+) -> AsyncIterator[str]:
+    """Give an address that leads over the link from `src` to `dst` to a server at `target`.
+
+    Raises:
+        InvalidRequestError: There is no such link.
+        UnavailableError: The emulator does not answer.
+    """
+    order = Order(token, probe=(src, dst), target=target)
+    async with _asked(config.address, order) as answer:
+        yield answer.address
+
+
+@contextlib.asynccontextmanager
 async def _asked(address: str, order: Order) -> AsyncIterator[Answer]:
     """Give the answer; what it opened is there while the block lasts."""
     host, _, port = address.rpartition(":")

@@ -11,7 +11,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Final
 
@@ -20,6 +20,7 @@ from gcos.errors import GcosError
 from gcos.ids import SiteId, TaskId
 from gcos.system import SystemClock
 from gcos.tasks import TaskState
+from site_agent.decisions import replayed
 from testbed.wan import cluster
 from testbed.wan.beds import Bed
 from testbed.wan.records import Verdict, timing_of
@@ -66,6 +67,8 @@ class PolicyRun:
         mean_wait_s: World seconds from submission to start.
         wall_s: How long the run took.
         timing: Whether links kept their time.
+        decision_count: Bids and awards that agents recorded.
+        changed_decisions: Those that came out otherwise when they were made again.
     """
 
     policy: str
@@ -81,6 +84,8 @@ class PolicyRun:
     mean_wait_s: float
     wall_s: float
     timing: Verdict
+    decision_count: int = 0
+    changed_decisions: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -110,8 +115,10 @@ class Experiment:
 
     @property
     def is_success(self) -> bool:
-        """Whether every run is whole."""
-        return bool(self.runs) and all(run.is_whole for run in self.runs)
+        """Whether every run is whole, and every decision comes out alike again."""
+        return bool(self.runs) and all(
+            run.is_whole and not run.changed_decisions for run in self.runs
+        )
 
 
 def run_policy(
@@ -138,7 +145,9 @@ def run_policy(
     """
     try:
         bed.up()
-        return asyncio.run(_drive(bed, policy, jobs, mishaps, tell, gap_s))
+        run = asyncio.run(_drive(bed, policy, jobs, mishaps, tell, gap_s))
+        replay = replayed(bed.decisions())
+        return replace(run, decision_count=replay.total, changed_decisions=replay.differences)
     finally:
         bed.down()
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gcos.cli.invocation import OutputOption, QuietOption
+from testbed.live.commands import parity
 from testbed.wan.commands import BYTE_RATIO, SPEED, output_of, testbed_commands
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from testbed.wan.experiment import Experiment
 
 __all__ = ["testbed_commands"]
+
+testbed_commands.command()(parity)
 
 
 @testbed_commands.command("self-test")
@@ -76,7 +79,7 @@ def negotiate(
 ) -> None:
     """Measure what a negotiation between two sites costs, beside its one-way delays.
 
-    Between processes only (--backend relay).
+    Links and fdatasync are measured in each round. Between processes only (--backend relay).
 
     Example:
       gcos testbed negotiate de sg
@@ -86,19 +89,53 @@ def negotiate(
     from testbed.commands import place  # noqa: PLC0415
     from testbed.wan.cluster import open_testbed  # noqa: PLC0415
     from testbed.wan.negotiation import negotiate as measure  # noqa: PLC0415
+    from testbed.wan.reports import show_negotiations  # noqa: PLC0415
 
     bed = open_testbed(place(directory))
     for site in (origin, winner):
         bed.process(site)
     found = asyncio.run(measure(bed, origin, winner, count=count))
     out = output_of(context, output, quiet)
-    if out.is_record:
-        out.record(found)
-        return
-    out.line(
-        f"{found.count} negotiations from {origin} to {winner}: {found.p50_s * 1e3:.1f} ms at the "
-        f"median; delays and two fdatasync add up to {found.limit_s * 1e3:.1f} ms"
-    )
+    show_negotiations(found, out)
+
+
+@testbed_commands.command()
+def artifact(
+    context: typer.Context,
+    holder: Annotated[str, typer.Argument(help="Site that has the artifact.")],
+    taker: Annotated[str, typer.Argument(help="Site that fetches it.")],
+    size_mb: Annotated[
+        float, typer.Option(help="Stored size, MB; long links need some seconds.", min=0.1)
+    ] = 64.0,
+    count: Annotated[int, typer.Option(help="How many artifacts.", min=1)] = 3,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Directory of the testbed ($GCOS_HOME, ...).")
+    ] = None,
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how fast artifacts come over a link, beside what the link carries.
+
+    They are fetched, verified and published. Between processes only (--backend relay).
+
+    Example:
+      gcos testbed artifact de sg --size-mb 128
+    """
+    import asyncio  # noqa: PLC0415
+
+    from testbed.commands import place  # noqa: PLC0415
+    from testbed.wan.artifact_flow import artifact_flow  # noqa: PLC0415
+    from testbed.wan.cluster import open_testbed  # noqa: PLC0415
+    from testbed.wan.reports import show_artifact_flow  # noqa: PLC0415
+
+    bed = open_testbed(place(directory))
+    for site in (holder, taker):
+        bed.process(site)
+    size_bytes = round(size_mb * 1e6)
+    out = output_of(context, output, quiet)
+    with out.progress(f"{count} artifacts of {size_mb:g} MB"):
+        found = asyncio.run(artifact_flow(bed, holder, taker, size_bytes=size_bytes, count=count))
+    show_artifact_flow(found, out)
 
 
 @testbed_commands.command()
@@ -137,7 +174,8 @@ def experiment(
     each job is counted from outside.
 
     Exit codes:
-      0  every acknowledged job ended in one terminal state
+      0  every acknowledged job ended in one terminal state, and every recorded bid and
+         award came out alike when it was made again
       1  some did not
       2  an option cannot be
       130  interrupted; nothing is left running
@@ -178,7 +216,7 @@ def _experiment(
     from tempfile import TemporaryDirectory  # noqa: PLC0415
 
     from gcos.errors import InvalidRequestError  # noqa: PLC0415
-    from policies.catalogue import policy_named  # noqa: PLC0415
+    from testbed.live.checks import check_policy  # noqa: PLC0415
     from testbed.local_state import ClusterOptions  # noqa: PLC0415
     from testbed.scenarios import load_scenario  # noqa: PLC0415
     from testbed.wan import backends, beds, matrix  # noqa: PLC0415
@@ -190,7 +228,7 @@ def _experiment(
 
     names = tuple(name for each in policies.split(",") if (name := each.strip()))
     for name in names:
-        policy_named(name, field="policies")
+        check_policy(name, field="policies")
     zones = matrix.places(load_scenario(scenario))
     sites = tuple(name for name in zones if name not in {"broker", "predictor"})
     parted = tuple(part.split(",")) if part else sites[:2]
@@ -219,7 +257,7 @@ def _experiment(
                     speed=SPEED,
                     byte_ratio=BYTE_RATIO,
                     gpu_count=2,
-                    agent_settings={"policy": name},
+                    agent_settings={"policy": name, "record_decisions": True},
                 )
                 choice = backends.chosen(wish)
                 out.say(f"{name}: {choice.reason}")

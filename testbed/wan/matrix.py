@@ -43,10 +43,19 @@ def places(
                 hint=f"leave it out with keep_sites; known sites: {', '.join(known)}",
             )
         found[site.id] = site.zone
-    free = [zone for zone in _SERVICE_ZONES if zone not in found.values()] or list(_SERVICE_ZONES)
-    found[BROKER] = broker_zone or free[0]
-    found[PREDICTOR] = predictor_zone or free[-1 if len(free) == 1 else 1]
-    return found
+    return with_services(found, broker_zone=broker_zone, predictor_zone=predictor_zone)
+
+
+def with_services(
+    sites: Mapping[str, str], *, broker_zone: str | None = None, predictor_zone: str | None = None
+) -> dict[str, str]:
+    """Return the zones of sites with those of a broker and a predictor, elsewhere if it can be."""
+    free = [zone for zone in _SERVICE_ZONES if zone not in sites.values()] or list(_SERVICE_ZONES)
+    return {
+        **sites,
+        BROKER: broker_zone or free[0],
+        PREDICTOR: predictor_zone or free[-1 if len(free) == 1 else 1],
+    }
 
 
 def links(

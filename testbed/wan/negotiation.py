@@ -1,8 +1,17 @@
 """What one negotiation costs over a link, beside the sum of its one-way delays.
 
-Tasks are submitted at one site and may run at another alone. From outside, a negotiation lasts from
-the acknowledgement of a task to the state LEASED. Its limit is written out in ARCHITECTURE.md: two
-delays to the predictor and to the broker each, four to the other site, and two fdatasync.
+Tasks are submitted at one site and may run at another alone. Each round measures, one after the
+other: the links, by TCP echo over the lanes that the agents' messages take; fdatasync; and one
+negotiation. A negotiation is measured twice:
+
+- From its announcement to the accepted award, as the origin logs it (`award_accepted`). Its limit
+  is two round trips to the other site and two fdatasync: the intent and the acceptance.
+- From outside, from the acknowledgement of the task to the state LEASED as a client sees it. Before
+  the announcement the origin has asked predictor and broker, a round trip each; after the award it
+  has written the lease, which is a third fdatasync, and told the client.
+
+Both are written out in ARCHITECTURE.md. A bare gRPC call to the winner over the same link, a health
+check, tells how much of what is over the limit is the way through gRPC at both ends.
 """
 
 import json
@@ -13,41 +22,75 @@ from statistics import median
 from tempfile import NamedTemporaryFile
 from typing import Final
 
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from gcos.client import Client
+from gcos.errors import UnavailableError, WrongStateError
 from gcos.ids import TaskId
 from gcos.system import SystemClock
 from testbed.wan.cluster import Testbed
-from testbed.wan.control import asked_reading
+from testbed.wan.control import asked_reading, measure, probing
 from testbed.wan.records import BROKER, PREDICTOR
 
-_SYNC_COUNT: Final = 31
-_SYNC_BYTES: Final = bytes(4096)
+_SYNC_COUNT: Final = 5
+_SYNC_BYTES: Final = 4096
+_CALL_COUNT: Final = 3
 _WAIT_S: Final = 60.0
+_STEPS: Final = ("announce_s", "intend_s", "award_s")
 
 _now_s = SystemClock().protocol_s
 
 
 @dataclass(frozen=True, slots=True)
 class NegotiationReading:
-    """Negotiations between two sites.
+    """Negotiations between two sites; all durations are medians over the rounds.
 
     Attributes:
         origin: Site that owns the tasks.
         winner: The only site that may run them.
-        rtt_s: Round-trip time between the two.
-        limit_s: Sum of the one-way delays and two fdatasync at the median.
-        p50_s: Median of what they took.
-        fdatasync_s: Median of one, measured in the same run.
-        count: How many there were.
+        asked_rtt_s: Round-trip time between the two that was asked of the emulator.
+        rtt_s: The same as measured, round by round.
+        fdatasync_s: One fdatasync of a block that is there already, as a settled journal is.
+        announce_s: From the announcement until the bids are in.
+        intend_s: From then until the award is sent: the offers are judged and the intent written.
+        award_s: From then until the winner's acceptance has arrived.
+        p50_s: From the announcement to the accepted award.
+        limit_s: Two round trips and two fdatasync.
+        over_s: By how much a negotiation exceeds the limit of its own round.
+        calls_over_s: By how much two bare gRPC calls exceed two round trips of their own round.
+        outside_s: From the acknowledgement of the task to its lease, as a client sees it.
+        outside_limit_s: Four round trips, two of them shorter or longer, and three fdatasync.
+        outside_over_s: By how much that is exceeded, round by round.
+        count: How many rounds there were.
     """
 
     origin: str
     winner: str
+    asked_rtt_s: float
     rtt_s: float
-    limit_s: float
-    p50_s: float
     fdatasync_s: float
+    announce_s: float
+    intend_s: float
+    award_s: float
+    p50_s: float
+    limit_s: float
+    over_s: float
+    calls_over_s: float
+    outside_s: float
+    outside_limit_s: float
+    outside_over_s: float
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    rtt_s: float
+    call_s: float
+    service_rtt_s: float
+    fdatasync_s: float
+    outside_s: float
+    task_id: TaskId
 
 
 async def negotiate(
@@ -56,40 +99,121 @@ async def negotiate(
     """Measure `count` negotiations, one after the other.
 
     Raises:
-        GcosError: A site does not answer.
+        GcosError: A site does not answer, or a link is cut.
         TimeoutError: A task did not get a lease in time.
     """
     config = testbed.config
+    process = testbed.process(origin)
 
-    def rtt_s(place: str) -> float:
-        return asked_reading(config, config.changes, origin, place).asked_rtt_s
+    async def rtt_s(place: str) -> float:
+        asked = asked_reading(config, config.changes, origin, place)
+        found = (await measure(config, testbed.token, asked, flow_s=0.0)).rtt_s
+        if found is None:
+            raise UnavailableError(
+                f"nothing passes between {origin} and {place}", hint="gcos testbed heal"
+            )
+        return found
 
-    took = []
-    sync_s = fdatasync_s(testbed.directory)
-    address = testbed.process(origin).address
-    async with Client.connect(address, Path(config.token_file), environ={}) as client:
+    async def call_s() -> float:
+        target = testbed.process(winner).address
+        async with probing(config, testbed.token, origin, winner, target) as address:
+            return await _bare_call_s(address)
+
+    rounds = []
+    async with Client.connect(process.address, Path(config.token_file), environ={}) as client:
         for number in range(count):
-            document = {
-                "apiVersion": "gcos/v1",
-                "kind": "Task",
-                "name": f"negotiation {number}",
-                "run": ["true"],
-                "placement": {"allow": [winner]},
-            }
-            taken = await client.submit(json.dumps(document))
-            began_s = _now_s()
-            await _leased(client, taken.task.task_id)
-            took.append(_now_s() - began_s)
-            await client.wait(taken.task.task_id, timeout_s=_WAIT_S)
+            rtt, service = await rtt_s(winner), await rtt_s(PREDICTOR) + await rtt_s(BROKER)
+            sync_s = fdatasync_s(testbed.directory)
+            task_id, outside_s = await _one(client, winner, number)
+            rounds.append(_Round(rtt, await call_s(), service, sync_s, outside_s, task_id))
+    return _reading(
+        rounds,
+        _logged(Path(process.log)),
+        origin=origin,
+        winner=winner,
+        asked_rtt_s=asked_reading(config, config.changes, origin, winner).asked_rtt_s,
+    )
+
+
+def _reading(
+    rounds: list[_Round],
+    logged: dict[TaskId, dict[str, float]],
+    *,
+    origin: str,
+    winner: str,
+    asked_rtt_s: float,
+) -> NegotiationReading:
+    steps = [logged[each.task_id] for each in rounds if each.task_id in logged]
+    if len(steps) < len(rounds):
+        raise WrongStateError(
+            f"the log of {origin} tells of {len(steps)} of {len(rounds)} awards",
+            hint="agents must log at level info, and awards must not be sent twice",
+        )
+    took = [sum(each[name] for name in _STEPS) for each in steps]
+    limits = [2 * each.rtt_s + 2 * each.fdatasync_s for each in rounds]
+    outside = [
+        limit + each.service_rtt_s + each.fdatasync_s
+        for limit, each in zip(limits, rounds, strict=True)
+    ]
     return NegotiationReading(
         origin,
         winner,
-        rtt_s=rtt_s(winner),
-        limit_s=rtt_s(PREDICTOR) + rtt_s(BROKER) + 2 * rtt_s(winner) + 2 * sync_s,
+        asked_rtt_s=asked_rtt_s,
+        rtt_s=median(each.rtt_s for each in rounds),
+        fdatasync_s=median(each.fdatasync_s for each in rounds),
+        announce_s=median(each["announce_s"] for each in steps),
+        intend_s=median(each["intend_s"] for each in steps),
+        award_s=median(each["award_s"] for each in steps),
         p50_s=median(took),
-        fdatasync_s=sync_s,
-        count=count,
+        limit_s=median(limits),
+        over_s=median(ours - limit for ours, limit in zip(took, limits, strict=True)),
+        calls_over_s=median(2 * (each.call_s - each.rtt_s) for each in rounds),
+        outside_s=median(each.outside_s for each in rounds),
+        outside_limit_s=median(outside),
+        outside_over_s=median(
+            each.outside_s - limit for each, limit in zip(rounds, outside, strict=True)
+        ),
+        count=len(rounds),
     )
+
+
+async def _bare_call_s(address: str) -> float:
+    """Return the median time of a health check, once the channel is open."""
+    times: list[float] = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for _ in range(1 + _CALL_COUNT):
+            began_s = _now_s()
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=_WAIT_S)
+            times.append(_now_s() - began_s)
+    return median(times[1:])
+
+
+async def _one(client: Client, winner: str, number: int) -> tuple[TaskId, float]:
+    """Return a task that was negotiated for, and how long that took from outside."""
+    document = {
+        "apiVersion": "gcos/v1",
+        "kind": "Task",
+        "name": f"negotiation {number}",
+        "run": ["true"],
+        "placement": {"allow": [winner]},
+    }
+    taken = await client.submit(json.dumps(document))
+    began_s = _now_s()
+    await _leased(client, taken.task.task_id)
+    took_s = _now_s() - began_s
+    await client.wait(taken.task.task_id, timeout_s=_WAIT_S)
+    return taken.task.task_id, took_s
+
+
+def _logged(log: Path) -> dict[TaskId, dict[str, float]]:
+    """Return the steps of the negotiations that an agent has logged."""
+    found = {}
+    for line in log.read_bytes().splitlines():
+        if b'"award_accepted"' in line:
+            event = json.loads(line)
+            found[TaskId(event["task_id"])] = {name: float(event[name]) for name in _STEPS}
+    return found
 
 
 async def _leased(client: Client, task_id: TaskId) -> None:
@@ -100,12 +224,14 @@ async def _leased(client: Client, task_id: TaskId) -> None:
 
 
 def fdatasync_s(directory: Path) -> float:
-    """Return the median time of writing 4 KiB and fdatasync in a directory."""
+    """Return the median time of overwriting 4 KiB and fdatasync in a directory."""
     times: list[float] = []
-    with NamedTemporaryFile(dir=directory) as file:
+    with NamedTemporaryFile(dir=directory, buffering=0) as file:
+        file.write(bytes(_SYNC_BYTES))
+        os.fsync(file.fileno())
         for _ in range(_SYNC_COUNT):
             began_s = _now_s()
-            os.write(file.fileno(), _SYNC_BYTES)
+            os.pwrite(file.fileno(), bytes(_SYNC_BYTES), 0)
             os.fdatasync(file.fileno())
             times.append(_now_s() - began_s)
     return median(times)

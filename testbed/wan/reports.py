@@ -6,9 +6,11 @@ from pathlib import Path
 
 from gcos.cli.output import Output, Table
 from testbed.wan import docker_cluster
+from testbed.wan.artifact_flow import ArtifactFlow
 from testbed.wan.cluster import Testbed
 from testbed.wan.control import LinkReading
 from testbed.wan.experiment import Experiment
+from testbed.wan.negotiation import NegotiationReading
 from testbed.wan.records import Answer, LinkChange, Verdict, timing_of
 from testbed.wan.self_test import SelfTest
 
@@ -153,17 +155,55 @@ def show_self_tests(tests: Sequence[SelfTest], out: Output) -> None:
     )
 
 
+def show_negotiations(found: NegotiationReading, out: Output) -> None:
+    """Write what negotiations took."""
+    if out.is_record:
+        out.record(found)
+        return
+    rows = (
+        ("announcement to bids", found.announce_s, found.rtt_s),
+        ("bids to award sent", found.intend_s, found.fdatasync_s),
+        ("award to acceptance", found.award_s, found.rtt_s + found.fdatasync_s),
+        ("announcement to accepted award", found.p50_s, found.limit_s),
+        ("task acknowledged to lease seen", found.outside_s, found.outside_limit_s),
+    )
+    out.table(
+        Table(
+            ("STEP", ">MEDIAN ms", ">DELAYS AND FDATASYNC ms"),
+            tuple((name, f"{took * 1e3:.1f}", f"{limit * 1e3:.1f}") for name, took, limit in rows),
+        )
+    )
+    out.line(
+        f"{found.count} negotiations from {found.origin} to {found.winner}: "
+        f"{found.over_s * 1e3:.1f} ms over the limit of their round at the median (two bare gRPC "
+        f"calls: {found.calls_over_s * 1e3:.1f} ms), "
+        f"{found.outside_over_s * 1e3:.1f} ms from outside; round trip "
+        f"{found.rtt_s * 1e3:.1f} ms (asked for {found.asked_rtt_s * 1e3:.1f}), fdatasync "
+        f"{found.fdatasync_s * 1e3:.2f} ms"
+    )
+
+
+def show_artifact_flow(found: ArtifactFlow, out: Output) -> None:
+    """Write how fast artifacts came."""
+    if out.is_record:
+        out.record(found)
+        return
+    out.line(
+        f"{found.count} artifacts of {found.size_bytes / 1e6:g} MB from {found.holder} to "
+        f"{found.taker}: {found.artifact_bytes_per_s / 1e6:.3g} MB/s at the median, fetched, "
+        f"verified and published; one connection over the bare link "
+        f"{found.link_bytes_per_s / 1e6:.3g} MB/s (asked for "
+        f"{found.asked_bytes_per_s / 1e6:.3g}): ratio {found.link_ratio:.2f}"
+    )
+
+
 def show_experiment(experiment: Experiment, out: Output) -> None:
     """Write what became of the jobs."""
     if out.is_record:
         out.record(experiment)
         return
     out.table(experiment_table(experiment))
-    out.line(
-        "every acknowledged job ended in one terminal state"
-        if experiment.is_success
-        else "SOME ACKNOWLEDGED JOBS did not end in one terminal state"
-    )
+    out.line(_verdict(experiment))
     for run in experiment.runs:
         if run.timing.is_void:
             out.line(
@@ -172,12 +212,24 @@ def show_experiment(experiment: Experiment, out: Output) -> None:
             )
 
 
+def _verdict(experiment: Experiment) -> str:
+    if not all(run.is_whole for run in experiment.runs):
+        return "NOT every acknowledged job ended in one terminal state."
+    told = "Every acknowledged job ended in one terminal state"
+    changed = sum(len(run.changed_decisions) for run in experiment.runs)
+    if changed:
+        return f"{told}, but {changed} DECISIONS came out otherwise when they were made again."
+    if not any(run.decision_count for run in experiment.runs):
+        return f"{told}."
+    return f"{told}, and every recorded decision came out alike when it was made again."
+
+
 def experiment_table(experiment: Experiment) -> Table:
     """Return a row for each policy."""
     return Table(
         (
             *("POLICY", ">JOBS", ">TAKEN", "ENDED AS", ">NOT ENDED", ">CHANGED"),
-            *(">COST $", ">CO2 g", ">WAIT s", ">LATE", "RAN AT"),
+            *(">DECISIONS ALIKE", ">COST $", ">CO2 g", ">WAIT s", ">LATE", "RAN AT"),
         ),
         tuple(
             (
@@ -187,6 +239,7 @@ def experiment_table(experiment: Experiment) -> Table:
                 ", ".join(f"{count} {state}" for state, count in sorted(run.states.items())),
                 str(run.unended),
                 str(run.changed),
+                f"{run.decision_count - len(run.changed_decisions)}/{run.decision_count}",
                 f"{run.cost_usd:.4g}",
                 f"{run.carbon_gco2:.4g}",
                 f"{run.mean_wait_s:.1f}",
@@ -195,7 +248,7 @@ def experiment_table(experiment: Experiment) -> Table:
             )
             for run in experiment.runs
         ),
-        optional=("RAN AT", ">LATE"),
+        optional=("RAN AT", ">LATE", ">DECISIONS ALIKE"),
     )
 
 
@@ -219,9 +272,7 @@ def experiment_markdown(experiment: Experiment) -> str:
             "",
             *("| " + " | ".join(row) + " |" for row in rows),
             "",
-            "Every acknowledged job ended in one terminal state."
-            if experiment.is_success
-            else "NOT every acknowledged job ended in one terminal state.",
+            _verdict(experiment),
             "",
         ]
     )

@@ -375,7 +375,7 @@ async def let_others_run() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_batch_cut_off_at_its_begin_is_rolled_back(tmp_path: Path) -> None:
+async def test_a_batch_cut_off_at_its_begin_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     opened, held = asyncio.Event(), asyncio.Event()
 
@@ -397,7 +397,7 @@ async def test_a_batch_cut_off_at_its_begin_is_rolled_back(tmp_path: Path) -> No
             other.execute("ROLLBACK")
     async with SqliteStore.open(path) as store:
         await store.commit(appended(1))
-        assert await sequences(store) == [1]
+        assert await sequences(store) == [1, 2, 3]
 
 
 async def test_a_cancelled_trim_leaves_the_writer_to_others(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ RUN = PolicyRun(
     mean_wait_s=3.0,
     wall_s=9.0,
     timing=Verdict(deliveries=10, late_share=0.2, worst_s=0.1, bound_s=0.01, is_void=True),
+    decision_count=40,
 )
 
 
@@ -37,15 +38,24 @@ def test_an_experiment_succeeds_when_every_acknowledged_job_ended_once():
     assert not experiment(RUN, replace(RUN, unended=1, states={"SUCCEEDED": 6})).is_success
     assert not experiment(replace(RUN, changed=1)).is_success
     assert not experiment(replace(RUN, acknowledged=8)).is_success
+    assert not experiment(
+        replace(RUN, changed_decisions=("award of t: on instead of de",))
+    ).is_success
     assert not experiment().is_success
 
 
 def test_a_report_tells_what_happened_and_what_is_void():
     text = experiment_markdown(experiment(RUN))
     assert "nothing passed between de and on" in text
-    assert "| joint | 8 | 7 | 1 FAILED, 6 SUCCEEDED | 0 | 0 | 0.5 | 20 | 3.0 | 20.0% VOID |" in text
+    assert (
+        "| joint | 8 | 7 | 1 FAILED, 6 SUCCEEDED | 0 | 0 | 40/40 | 0.5 | 20 | 3.0 | 20.0% VOID |"
+        in text
+    )
     assert "Every acknowledged job" in text
     assert "NOT every" in experiment_markdown(experiment(replace(RUN, changed=1)))
+    wrong = experiment(replace(RUN, changed_decisions=("award of t: on instead of de",)))
+    assert "but 1 DECISIONS came out otherwise" in experiment_markdown(wrong)
+    assert "| 39/40 |" in experiment_markdown(wrong)
     table = experiment_table(experiment(RUN, RUN))
     assert all(len(row) == len(table.columns) for row in table.rows)
 
@@ -53,6 +63,7 @@ def test_a_report_tells_what_happened_and_what_is_void():
 def test_options_that_cannot_be_are_refused(capsys):
     for wrong in (
         ["--policies", "magic"],
+        ["--policies", "joint,milp"],
         ["--part", "de"],
         ["--kill", "mars"],
         ["--kill", "broker"],
@@ -71,4 +82,6 @@ def test_jobs_end_once_though_a_link_is_cut_and_the_busiest_site_dies(tmp_path: 
     for run in found["runs"]:
         assert run["acknowledged"] == 48
         assert sum(run["states"].values()) == 48
-    assert "Every acknowledged job ended in one terminal state." in report.read_text()
+        assert run["decision_count"] > 48
+        assert run["changed_decisions"] == []
+    assert "Every acknowledged job ended in one terminal state, and every" in report.read_text()
