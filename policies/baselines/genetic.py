@@ -33,7 +33,7 @@ class Breeding:
     mutation_ratio: float = 0.1
 
 
-#: Tuned on training weeks (`testbed.tuning`).
+#: Held against other values on training weeks (`testbed.tuning`).
 DEFAULT_HORIZON: Final = Horizon()
 DEFAULT_BREEDING: Final = Breeding()
 

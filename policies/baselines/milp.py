@@ -17,7 +17,7 @@ from policies.batch import Batch, Horizon, batch_of
 from policies.interface import BatchTask, FreeGpus
 
 NODE_COUNT_MAX: Final = 2_000
-#: Tuned on training weeks (`testbed.tuning`).
+#: Held against other values on training weeks (`testbed.tuning`).
 DEFAULT_HORIZON: Final = Horizon()
 DEFAULT_GAP_RATIO: Final = 1e-3
 
