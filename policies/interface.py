@@ -146,6 +146,10 @@ class Dispatcher(Protocol):
     def name(self) -> str:
         """As people type it."""
 
+    @property
+    def batch_s(self) -> float:
+        """Seconds from batch to batch."""
+
     def assign(
         self, batch: Sequence[BatchTask], free: Mapping[SiteId, FreeGpus], *, now_s: float
     ) -> Sequence[int]:

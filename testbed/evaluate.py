@@ -17,7 +17,7 @@ from gcos.errors import GcosError, InvalidRequestError, NotFoundError
 from gcos.signals import EmissionFactor
 from policies.catalogue import policy_named
 from testbed.instances import draw, replay
-from testbed.processes import in_processes
+from testbed.processes import call_all
 from testbed.run_store import (
     RunRecord,
     is_exported,
@@ -43,8 +43,6 @@ SEED_COUNT_MAX: Final = 10_000
 #: ones for the test, from January to August 2024, are named by those who mean them.
 FIRST_DAY: Final = date(2023, 1, 2)
 LAST_DAY: Final = date(2023, 12, 31)
-
-JOB_COUNT_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,18 +295,5 @@ def make_runs(
     Raises:
         GcosError: A run failed, or a process died.
     """
-    if not 1 <= job_count <= JOB_COUNT_MAX:
-        raise InvalidRequestError(
-            f"{job_count} jobs: 1 to {JOB_COUNT_MAX} can be",
-            field="jobs",
-            hint="one for each core of the machine",
-        )
-    if job_count > 1:
-        return in_processes(
-            functools.partial(make_run, simulate=simulate), orders, job_count=job_count, tell=tell
-        )
-    records = []
-    for order in orders:
-        records.append(make_run(order, simulate))
-        tell(records[-1])
-    return records
+    calls = [functools.partial(make_run, order, simulate) for order in orders]
+    return call_all(calls, job_count=job_count, tell=tell)

@@ -183,7 +183,7 @@ def evaluate(
     )
     try:
         if core != "full" and live is None:
-            _compile_ahead(out)
+            compile_ahead(out)
         if scenario == PAPER:
             refuse_with_paper(cache_mode=",".join(modes), baseline=baseline, sweep=sweep)
             ours = OURS if policies is None else names
@@ -468,14 +468,14 @@ def _day(text: str, option: str) -> "date":
         ) from None
 
 
-def _compile_ahead(out: "Output") -> None:
+def compile_ahead(out: "Output") -> None:
     """Compile the fast core before processes start, each of which would do it for itself."""
     from testbed import cores  # noqa: PLC0415
 
     if not cores.has_fast():
         return
-    from testbed.fast.run import compile_ahead, is_compiled  # noqa: PLC0415
+    from testbed.fast import run as fast  # noqa: PLC0415
 
-    if not is_compiled():
+    if not fast.is_compiled():
         out.say("compiling the fast core, once for this version: a minute or so")
-        compile_ahead()
+        fast.compile_ahead()

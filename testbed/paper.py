@@ -72,6 +72,9 @@ class PaperRow:
         heuristic_saving_percent: Of it against the same baseline.
         stated_percent: What the paper states.
         sentence: All of it in words.
+        carbon_price_usd_per_kg: What a kg counts in that scenario: ours weighs it, the worst
+            placement does not know of it; None in documents from before it was told.
+        network_kwh_per_gb: Energy of moving a GB there.
     """
 
     scenario: str
@@ -88,6 +91,8 @@ class PaperRow:
     heuristic_saving_percent: Estimate | None
     stated_percent: float
     sentence: str
+    carbon_price_usd_per_kg: float | None = None
+    network_kwh_per_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +205,8 @@ def row(bare: Evaluation, full: Evaluation, policy: str, figure: Figure) -> Pape
         heuristic_saving_percent=saving(heuristic),
         stated_percent=figure.stated_percent,
         sentence="",
+        carbon_price_usd_per_kg=full.carbon_price_usd_per_kg,
+        network_kwh_per_gb=full.network_kwh_per_gb,
     )
     return _told(made, full)
 
@@ -210,7 +217,8 @@ def _told(found: PaperRow, full: Evaluation) -> PaperRow:
     if found.figure == "cost":
         scope = f" in scope {found.cost_scope.value} ({SCOPES[found.cost_scope]})"
     sentence = (
-        f"{found.scenario}: {found.figure} of {found.policy} with both caches is "
+        f"{found.scenario} (carbon at {found.carbon_price_usd_per_kg:g} $/kg, moving a GB takes "
+        f"{found.network_kwh_per_gb:g} kWh): {found.figure} of {found.policy} with both caches is "
         f"{saving_text(found.saving_percent)} below that of {found.baseline} without any cache, "
         f"the worst of {', '.join(BASELINES)}{scope}; {significant(found.value)} against "
         f"{significant(found.baseline_value)} {found.unit} in the measured window, "

@@ -1,4 +1,4 @@
-"""Calls a function many times, in processes of their own that end with this one."""
+"""Makes independent calls, here or in processes of their own."""
 
 import contextlib
 import multiprocessing
@@ -10,35 +10,48 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Final, TypeVar
 
-from gcos.errors import GcosError
+from gcos.errors import GcosError, InvalidRequestError
 
-_Order = TypeVar("_Order")
-_Result = TypeVar("_Result")
+_Made = TypeVar("_Made")
+
+JOB_COUNT_MAX: Final = 256
 
 #: What keeps numerical libraries to one thread in each process.
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def in_processes(
-    function: Callable[[_Order], _Result],
-    orders: Sequence[_Order],
-    *,
-    job_count: int,
-    tell: Callable[[_Result], None],
-) -> list[_Result]:
-    """Return what the function makes of each order, in their order.
-
-    An error or an interruption stops at once.
+def call_all(
+    calls: Sequence[Callable[[], _Made]], *, job_count: int, tell: Callable[[_Made], None]
+) -> list[_Made]:
+    """Return what the calls return, in their order; an error or an interruption stops at once.
 
     Args:
-        function: One of a module, or a `partial` of one, so that processes find it by name.
-        orders: What to call it with.
-        job_count: Processes, each with one thread.
-        tell: Called with each result as it comes.
+        calls: Functions of modules with their arguments, so that processes find them by name.
+        job_count: Processes; 1: this one.
+        tell: Called with what each call returns, as it ends.
 
     Raises:
-        GcosError: A process died; or what the function raised.
+        GcosError: A call raised it, or a process died.
+        InvalidRequestError: A number of processes out of range.
     """
+    if not 1 <= job_count <= JOB_COUNT_MAX:
+        raise InvalidRequestError(
+            f"{job_count} jobs: 1 to {JOB_COUNT_MAX} can be",
+            field="jobs",
+            hint="one for each core of the machine",
+        )
+    if job_count > 1:
+        return _in_processes(calls, job_count, tell)
+    made = []
+    for call in calls:
+        made.append(call())
+        tell(made[-1])
+    return made
+
+
+def _in_processes(
+    calls: Sequence[Callable[[], _Made]], job_count: int, tell: Callable[[_Made], None]
+) -> list[_Made]:
     others = set(multiprocessing.active_children())
     # Started afresh: a forked child would inherit threads and locks half way.
     context = multiprocessing.get_context("spawn")
@@ -46,7 +59,7 @@ def in_processes(
         _one_thread_each(),
         ProcessPoolExecutor(job_count, context, initializer=_follow_parent) as pool,
     ):
-        futures = [pool.submit(function, order) for order in orders]
+        futures = [pool.submit(call) for call in calls]
         try:
             for future in as_completed(futures):
                 tell(future.result())

@@ -1,7 +1,7 @@
 """Dispatches a batch by a mixed-integer programme, over a rolling horizon. Pure.
 
 The objective of `policies.batch`, solved by HiGHS (Huangfu and Hall, Mathematical Programming
-Computation 10, 2018) to a relative gap of `GAP_RATIO`. Effort is limited by nodes, never by time,
+Computation 10, 2018) to a relative gap. Effort is limited by nodes, never by time,
 so that the same batch is dispatched alike on any machine.
 """
 
@@ -13,15 +13,21 @@ from numpy.typing import NDArray
 
 from gcos.errors import InvalidRequestError
 from gcos.ids import SiteId
-from policies.batch import OVERCOMMIT_USD, Batch, batch_of
+from policies.batch import Batch, Horizon, batch_of
 from policies.interface import BatchTask, FreeGpus
 
-GAP_RATIO: Final = 1e-3
 NODE_COUNT_MAX: Final = 2_000
+#: Held against other values on training weeks (`testbed.tuning`).
+DEFAULT_HORIZON: Final = Horizon()
+DEFAULT_GAP_RATIO: Final = 1e-3
 
 
 class MilpDispatcher:
     """Solves each batch as a mixed-integer programme.
+
+    Args:
+        horizon: What of the future counts.
+        gap_ratio: Relative gap at which HiGHS may stop.
 
     Raises:
         InvalidRequestError: scipy, which brings HiGHS, is not installed.
@@ -29,7 +35,12 @@ class MilpDispatcher:
 
     name = "milp"
 
-    def __init__(self) -> None:
+    def __init__(
+        self, horizon: Horizon = DEFAULT_HORIZON, gap_ratio: float = DEFAULT_GAP_RATIO
+    ) -> None:
+        self.batch_s = horizon.batch_s
+        self._horizon = horizon
+        self._gap_ratio = gap_ratio
         try:
             import scipy.optimize  # noqa: F401, PLC0415
         except ImportError as exc:
@@ -43,14 +54,14 @@ class MilpDispatcher:
         self, batch: Sequence[BatchTask], free: Mapping[SiteId, FreeGpus], *, now_s: float
     ) -> Sequence[int]:
         """Return the index of the offer that each task of the batch takes."""
-        ways = batch_of(batch, free, now_s=now_s)
+        ways = batch_of(batch, free, self._horizon, now_s=now_s)
         alone = ways.alone()
-        solved = _solved(ways)
+        solved = _solved(ways, self._gap_ratio)
         plans = np.array([alone] if solved is None else [alone, solved])
         return [int(ways.offer[way]) for way in plans[np.argmin(ways.joint_usd(plans))]]
 
 
-def _solved(batch: Batch) -> NDArray[np.int64] | None:
+def _solved(batch: Batch, gap_ratio: float) -> NDArray[np.int64] | None:
     """Return the best way of each task, (n,); None where no plan was found within the limit.
 
     Variables are x (ways), y (fetches) and o (overcommitted GPUs of each cell that may run out).
@@ -85,13 +96,13 @@ def _solved(batch: Batch) -> NDArray[np.int64] | None:
     low = np.concatenate((ones, np.full(len(rows) + len(cells), -np.inf)))
     high = np.concatenate((ones, np.zeros(len(rows)), batch.free[cells]))
     found = milp(
-        np.concatenate((batch.usd, batch.fetch_usd, np.full(len(cells), OVERCOMMIT_USD))),
+        np.concatenate((batch.usd, batch.fetch_usd, np.full(len(cells), batch.overcommit_usd))),
         integrality=np.concatenate((np.ones(way_count), np.zeros(fetch_count + len(cells)))),
         bounds=Bounds(
             0.0, np.concatenate((np.ones(way_count + fetch_count), np.full(len(cells), np.inf)))
         ),
         constraints=LinearConstraint(table, low, high),
-        options={"mip_rel_gap": GAP_RATIO, "node_limit": NODE_COUNT_MAX},
+        options={"mip_rel_gap": gap_ratio, "node_limit": NODE_COUNT_MAX},
     )
     if found.x is None:
         return None

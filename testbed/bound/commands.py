@@ -29,6 +29,13 @@ def bound(
     search: Annotated[
         bool, typer.Option("--search/--no-search", help="Search a clairvoyant schedule, too.")
     ] = True,
+    core: Annotated[
+        str,
+        typer.Option(
+            help="Simulator: fast (compiled; extra research), full, or auto: fast where it can."
+        ),
+    ] = "auto",
+    jobs: Annotated[int, typer.Option(help="Processes that work at the same time.")] = 1,
     out_directory: Annotated[
         Path | None, typer.Option("--out", help="Keep what is done here, and go on with it.")
     ] = None,
@@ -50,17 +57,17 @@ def bound(
       130  interrupted; with --out, the same call goes on
 
     Example:
-      gcos bound --policies joint,rule --seeds 5 --data world --out runs
+      gcos bound --policies joint,rule --seeds 5 --data world --jobs 2 --out runs
       gcos bound --no-search --seeds 1 -o json
     """
     from gcos.cli.output import Output, has_color  # noqa: PLC0415
+    from testbed import cores  # noqa: PLC0415
     from testbed.bound import table  # noqa: PLC0415
     from testbed.bound.distances import distances  # noqa: PLC0415
     from testbed.evaluate import pairs, run_orders  # noqa: PLC0415
-    from testbed.evaluate_commands import names_in, weeks_of  # noqa: PLC0415
+    from testbed.evaluate_commands import compile_ahead, names_in, weeks_of  # noqa: PLC0415
     from testbed.run_store import code_digest, writable_directory  # noqa: PLC0415
     from testbed.scenarios import load_scenario  # noqa: PLC0415
-    from testbed.sim.run import simulate  # noqa: PLC0415
 
     invocation = context.find_object(Invocation)
     assert invocation is not None, "main() hands it in"
@@ -69,6 +76,7 @@ def bound(
         is_quiet=quiet or invocation.options.is_quiet,
         has_color=has_color(invocation.environ),
     )
+    simulate = cores.simulator(core)
     plan = load_scenario(scenario)
     weeks_s, refused = weeks_of(plan, data, weeks=weeks, first=None, last=None)
     orders = run_orders(
@@ -77,18 +85,21 @@ def bound(
         policies=names_in(policies),
         pairs=pairs(weeks_s, seeds),
         cache_mode=cache_mode,
-        code=code_digest(),
+        code=code_digest(cores.ENTRANCES[core]),
         out=None if out_directory is None else writable_directory(out_directory, option="out"),
         export=None if export is None else writable_directory(export, option="export"),
     )
     for reason in refused[:1]:
         out.say(f"left out: {reason}")
     try:
+        if core != "full":
+            compile_ahead(out)
         found = distances(
             orders,
             simulate,
             code=code_digest("testbed.bound.distances"),
             has_search=search,
+            job_count=jobs,
             tell=out.say,
         )
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from testbed.bound.attained import ROUND_COUNT_MAX, attained
 from testbed.bound.pricing import Fetches
 from testbed.bound.problem import problem_of
 from testbed.evaluate import Pair, RunOrder, instance_of, make_run
+from testbed.processes import call_all
 from testbed.run_store import RunRecord, run_digest, writable_directory, write_whole
 from testbed.sim.cache_modes import CacheMode, caches_named
 from testbed.sim.instance import Instance
@@ -102,33 +104,39 @@ def distances(
     *,
     code: str,
     has_search: bool,
+    job_count: int,
     tell: Callable[[str], None],
 ) -> Distances:
     """Make what is not kept of all runs, and return how far they are from the bound.
 
     Args:
         orders: Runs of the policies, pair by pair.
-        simulate: The simulator.
+        simulate: The simulator; a function of a module, so that processes find it by name.
         code: Digest of the code of bound and search.
         has_search: Whether to search, which takes most of the time.
-        tell: Called with what is done now.
+        job_count: Processes; each makes bounds, or runs.
+        tell: Called with what was done last.
     """
     by_pair: dict[Pair, list[RunOrder]] = {}
     for order in orders:
         by_pair.setdefault(order.pair, []).append(order)
-    first = orders[0]
+    calls: list[Callable[[], Bound | RunRecord]] = []
+    for of_pair in by_pair.values():
+        calls.append(partial(made_bound, of_pair[0], code=code, has_search=has_search))
+        calls += [partial(make_run, order, simulate) for order in of_pair]
+    made = iter(call_all(calls, job_count=job_count, tell=lambda each: tell(_told(each))))
     notes: dict[str, None] = {}
     runs = []
     for pair, of_pair in by_pair.items():
-        tell(f"bound, seed {pair.seed}")
-        bound = made_bound(of_pair[0], code=code, has_search=has_search)
+        bound = next(made)
+        assert isinstance(bound, Bound)
         found = []
-        for order in of_pair:
-            tell(f"{order.policy}, seed {pair.seed}")
-            record = make_run(order, simulate)
+        for record in (next(made) for _ in of_pair):
+            assert isinstance(record, RunRecord)
             notes |= dict.fromkeys(record.notes)
             found.append(_distance(record, bound))
         runs.append(RunDistance(pair.week_start_s, pair.seed, bound, tuple(found)))
+    first = orders[0]
     scenario = first.scenario
     return Distances(
         SCHEMA,
@@ -140,6 +148,12 @@ def distances(
         notes=tuple(notes),
         runs=tuple(runs),
     )
+
+
+def _told(made: Bound | RunRecord) -> str:
+    if isinstance(made, Bound):
+        return f"bound {made.bound_usd:.0f} $"
+    return f"{made.policy}, seed {made.seed}"
 
 
 def made_bound(order: RunOrder, *, code: str, has_search: bool) -> Bound:

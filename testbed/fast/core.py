@@ -3,6 +3,7 @@
 import math
 
 from gcos.signals import HOUR_S
+from policies.baselines.rules import LAST
 from site_agent.origin import HOLD_S, NO_BID_PAUSE_MAX_S, NO_BID_PAUSE_S
 from testbed.fast.books import charge_run, charge_storage, charge_transfer, line
 from testbed.fast.caches import cache_of, evict, forget_copy, insert, is_evictable, share_demand
@@ -63,7 +64,7 @@ from testbed.fast.layout import (
 )
 from testbed.fast.migration import look_around, pull_ended, rejected, without_fetches_usd
 from testbed.fast.network import end_flow
-from testbed.fast.offers import bid, is_before
+from testbed.fast.offers import SURE, bid, choose_start, glance, is_before
 from testbed.fast.participant import (
     confirm,
     exited,
@@ -147,8 +148,10 @@ def negotiate(s: State, task: int) -> None:
             continue
         top.event_count += 2
         bid(s, site, task)
-        if s.bids[site].is_bid and (best < 0 or is_before(s, task, site, best)):
+        answer = s.bids[site]
+        if answer.is_bid and not answer.is_open and (best < 0 or is_before(s, task, site, best)):
             best = site
+    best = best_of_open(s, task, best)
     if best < 0:
         nobody(s, task, registered)
         return
@@ -186,6 +189,30 @@ def negotiate(s: State, task: int) -> None:
             with_copies_usd = without_fetches_usd(s, order[k])
             top.best_with_copies_usd = min(top.best_with_copies_usd, with_copies_usd)
         push(s.g, s.heap, top.now_s, WORLD, REJECT, order[k], task)
+
+
+@compiled
+def best_of_open(s: State, task: int, best: int) -> int:
+    """Return the best bid where the starts of some are not chosen yet.
+
+    They are chosen one after another, the most promising first, until none can win any more.
+    """
+    while True:
+        found = -1
+        for site in range(s.g[0].site_count):
+            here, answer = s.sites[site], s.bids[site]
+            was_asked = here.is_here and here.gpu_count >= s.tasks[task].gpu_count
+            is_open = was_asked and answer.is_bid and answer.is_open
+            if is_open and (found < 0 or answer.value < s.bids[found].value):
+                found = site
+        if found < 0 or (best >= 0 and s.bids[found].value > s.bids[best].value + SURE):
+            return best
+        is_first = s.bids[found].value < LAST * s.g[0].late_max
+        if best >= 0 and is_first and glance(s, found, task):
+            continue
+        choose_start(s, found, task)
+        if best < 0 or is_before(s, task, found, best):
+            best = found
 
 
 @compiled

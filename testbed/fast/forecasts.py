@@ -23,6 +23,7 @@ class _Issue:
     count: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"
     values: Floats
     running: Floats
+    least: Floats
 
 
 class Forecasts:
@@ -43,6 +44,7 @@ class Forecasts:
                 self._known.popitem(last=False)
         state.issued[:] = issue.values
         state.issued_sum[:] = issue.running
+        state.least_issued[:] = issue.least
         state.issues["base"] = issue.base
         state.issues["count"] = issue.count
 
@@ -54,6 +56,7 @@ class Forecasts:
             count=np.zeros(shape, np.int64),
             values=np.zeros((*shape, HORIZON_H + 1)),
             running=np.zeros((*shape, HORIZON_H + 1)),
+            least=np.zeros(shape),
         )
         for i, site in enumerate(sites):
             signals = self._forecaster.signals(site.site_id, now_s)
@@ -66,6 +69,7 @@ class Forecasts:
                 made.base[kind, i] = first
                 made.count[kind, i] = first + len(part)
                 made.values[kind, i, : len(part)] = part
+                made.least[kind, i] = min(part)
                 running = np.concatenate(([0.0], np.cumsum(series.values) * series.step_s))
                 made.running[kind, i, : len(part)] = running[first : first + len(part)]
         return made

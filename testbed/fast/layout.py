@@ -26,6 +26,14 @@ SLICE_COUNT: Final = 20
 #: Runs of one site: those that it accepts, and as many whose report is under way.
 RUN_SLOT_COUNT: Final = 2 * RUN_COUNT_MAX
 HELD_SLOT_COUNT: Final = HELD_COUNT_MAX
+#: Classes of runs, by GPUs and by length, for each of which a plan's first room is remembered.
+SIZE_CLASS_COUNT: Final = 4
+LENGTH_CLASS_COUNT: Final = 4
+#: A plan is kept as it was after each so many of those that wait; the first has none of them.
+KEPT_STRIDE: Final = 32
+KEPT_COUNT: Final = RUN_SLOT_COUNT // KEPT_STRIDE + 1
+#: Steps of such a plan: the present one, and two edges for each run.
+STEP_COUNT: Final = 2 * RUN_SLOT_COUNT + 1
 #: Pulls of one site in a day.
 SPENT_SLOT_COUNT: Final = 4_096
 RATE_COUNT: Final = len(RATE_H)
@@ -203,6 +211,11 @@ SITE: Final = _dtype(
     ("in_first", _I),
     ("in_last", _I),
     ("in_count", _I),
+    # The plan of those that run and of the first `planned_count` that wait, as of `plan_s`.
+    ("plan_s", _F),
+    ("plan_count", _I),
+    ("planned_count", _I),
+    ("running_count", _I),
 )
 CACHE: Final = _dtype(("capacity", _I), ("used", _I), ("evicted", _I), ("inflation", _F))
 LINK: Final = _dtype(
@@ -283,6 +296,7 @@ RUN_SLOT: Final = _dtype(
     ("is_staging", _I),
     ("is_executing", _I),
     ("start_order", _I),
+    ("planned_s", _F),
     # Bits of its needs: 1 the model, 2 the data set.
     ("pinned", _I),
     ("in_scratch", _I),
@@ -326,6 +340,9 @@ LINE: Final = _dtype(
 )
 BID: Final = _dtype(
     ("is_bid", _I),
+    # Its start is not chosen yet: `value` is the least that it could be.
+    ("is_open", _I),
+    ("ready_s", _F),
     # By what the rule compares sites, without and with what decides between equals.
     ("value", _F),
     ("score", _F),
@@ -351,10 +368,16 @@ class State(NamedTuple):
     target, `artifacts` (m,), `tasks` (k,), `entries` (n, m), `runs` (r,), `knots` (r, 21): ln of
     the run time's quantiles. `spent` (n, p) tells of pulls, from `sites.spent_first`
     on, round and round. `site_runs` and `queues` (n, r) hold slots of live runs in order of
-    acceptance, and of those that wait in order of urgency; `held` (n, h).
+    acceptance, and of those that wait in order of urgency; `held` (n, h). `running` (n, r) holds
+    slots of those that run, in the order of their predicted ends when these were worked out last.
+
+    Plans of pools (`plan.py`): `plan_times` and `plan_free` (n, k + 1, s), in the last row as they
+    are and before it as they were, with `kept_count` (n, k) steps; `after` (n, c) is that of
+    `steps.place`.
 
     `truth` and `truth_sum` (2, n, hours) are signals and their running integrals, `issued` and
-    `issued_sum` (2, n, 241) the present forecast from hour `issues[...].base` on.
+    `issued_sum` (2, n, 241) the present forecast from hour `issues[...].base` on; `least_issued`
+    (2, n) its least value.
 
     By spread of run times: `quantile_ratio` (s, 19), `slice_ratio` (s, 20) and `slice_ln` (s, 21),
     each in terms of the median.
@@ -370,6 +393,7 @@ class State(NamedTuple):
     truth_sum: Floats
     issued: Floats
     issued_sum: Floats
+    least_issued: Floats
     artifacts: Records
     tasks: Records
     task_text: NDArray[np.uint8]
@@ -385,6 +409,11 @@ class State(NamedTuple):
     free_runs: Ints
     site_runs: Ints
     queues: Ints
+    running: Ints
+    plan_times: Floats
+    plan_free: Ints
+    kept_count: Ints
+    after: Ints
     held: Records
     flows: Records
     free_flows: Ints
@@ -413,6 +442,7 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "truth_sum": (np.dtype(np.float64), 3),
     "issued": (np.dtype(np.float64), 3),
     "issued_sum": (np.dtype(np.float64), 3),
+    "least_issued": (np.dtype(np.float64), 2),
     "artifacts": (ARTIFACT, 1),
     "tasks": (TASK, 1),
     "task_text": (np.dtype(np.uint8), 2),
@@ -428,6 +458,11 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "free_runs": (np.dtype(np.int64), 1),
     "site_runs": (np.dtype(np.int64), 2),
     "queues": (np.dtype(np.int64), 2),
+    "running": (np.dtype(np.int64), 2),
+    "plan_times": (np.dtype(np.float64), 3),
+    "plan_free": (np.dtype(np.int64), 3),
+    "kept_count": (np.dtype(np.int64), 2),
+    "after": (np.dtype(np.int64), 2),
     "held": (HELD, 2),
     "flows": (FLOW, 1),
     "free_flows": (np.dtype(np.int64), 1),

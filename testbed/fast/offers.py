@@ -18,6 +18,7 @@ from testbed.fast.layout import (
     COST_GREEDY,
     JOINT,
     JOINT_LOOKAHEAD,
+    KEPT_COUNT,
     LEAST_LOADED,
     LOCAL,
     LOCALITY,
@@ -32,15 +33,21 @@ from testbed.fast.layout import (
 )
 from testbed.fast.plan import (
     committed_gpu_s,
-    earliest_fit,
     full_profile,
     interpolated,
     least_free,
+    plan_queue,
+    plan_running,
 )
 from testbed.fast.signals import flat_mean, integral, mean, value_at
+from testbed.fast.steps import class_of, earliest_fit, fit_from
 
 #: What the tie-break, below `TIE`, cannot turn round, rounding included.
 SURE = 4 * TIE
+#: Of a plan that grows, the room is looked at after so many more of those that wait.
+GLANCE_STRIDE = 8
+#: More than what two sums of the same numbers can differ by, for their size.
+ROUNDING = 1e-9
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -143,6 +150,12 @@ def offer_usd(
 
 
 @compiled
+def locality(fetch_bytes: int, start_s: float, now_s: float) -> float:
+    """Return the score of `locality`, lateness apart."""
+    return fetch_bytes / BYTES_PER_GB + START_TIE * (max(0.0, start_s - now_s) / 3600)
+
+
+@compiled
 def score(
     s: State, site: int, task: int, rule: int, median_s: float, start_s: float, fetch_bytes: int
 ) -> float:
@@ -160,8 +173,7 @@ def score(
     if rule == COST_GREEDY:
         value = expected(s, site, PRICE, what.sigma, median_s, start_s) * power_kw
     elif rule == LOCALITY:
-        wait_h = max(0.0, start_s - now_s) / 3600
-        value = fetch_bytes / BYTES_PER_GB + START_TIE * wait_h
+        value = locality(fetch_bytes, start_s, now_s)
     else:
         value = expected(s, site, CARBON, what.sigma, median_s, start_s) * power_kw
     late = late_probability(s, what.sigma, median_s, what.deadline_s - start_s)
@@ -198,26 +210,89 @@ def bid(s: State, site: int, task: int) -> None:
             known.is_known = 1
             known.known_usd = answer.part_usd[part]
             known.known_egress_usd, known.known_gco2 = usd, gco2
-    ready_s = now_s + waiting_s + fetch_s
+    answer.ready_s = now_s + waiting_s + fetch_s
     answer.is_bid = 1
     answer.fetch_s = fetch_s
     answer.transfer_usd = egress_usd
     answer.network_gco2 = network_g
     answer.fetch_bytes = fetch_bytes
-    choose_start(s, site, task, ready_s)
+    answer.is_open = 0
+    if is_lazy(s) and least_free(s, site, task) < what.gpu_count:
+        answer.is_open = 1
+        answer.value = least_score(s, site, task)
+        answer.score = math.nan
+        answer.offer_usd = math.nan
+    else:
+        choose_start(s, site, task)
 
 
 @compiled
-def choose_start(s: State, site: int, task: int, ready_s: float) -> None:
+def is_lazy(s: State) -> bool:
+    """Tell whether nothing of a bid but its rank is looked at, so that those that lose need none.
+
+    Offers in J are all worked out, since migration learns from them; policies that wait would have
+    to bound what a later start is worth.
+    """
+    rule = s.g[0].rule
+    return s.g[0].migrator == 0 and rule in (COST_GREEDY, CARBON_GREEDY, LOCALITY)
+
+
+@compiled
+def least_score(s: State, site: int, task: int) -> float:
+    """Return what the score of a bid by a rule is at least, whenever its plan lets it start."""
+    what, here = s.tasks[task], s.sites[site]
+    answer, rule = s.bids[site], s.g[0].rule
+    if rule == LOCALITY:
+        return locality(answer.fetch_bytes, max(answer.ready_s, s.g[0].now_s), s.g[0].now_s)
+    median_s = what.predicted_s / s.type_speed[here.type]
+    power_kw = what.gpu_count * here.active_kw * here.pue / S_PER_H
+    mean_s = 0.0
+    for k in range(SLICE_COUNT):
+        mean_s += median_s * s.slice_ratio[what.sigma, k]
+    kind = PRICE if rule == COST_GREEDY else CARBON
+    least = mean_s / SLICE_COUNT * s.least_issued[kind, site] * power_kw
+    return least - ROUNDING * abs(least)
+
+
+@compiled
+def glance(s: State, site: int, task: int) -> bool:
+    """Tell whether the start of an open bid is late for sure; if so, raise the least score by that.
+
+    Those that wait are put into the plan in their order, and each only takes GPUs away: before all
+    of them are there, the room that the task finds is no later than it will be.
+    """
+    what, here, answer = s.tasks[task], s.sites[site], s.bids[site]
+    now_s = s.g[0].now_s
+    median_s = what.predicted_s / s.type_speed[here.type]
+    p50_s = median_s * s.quantile_ratio[what.sigma, 9]
+    not_before_s = max(answer.ready_s, now_s)
+    times, free = s.plan_times[site, KEPT_COUNT], s.plan_free[site, KEPT_COUNT]
+    known = class_of(what.gpu_count, p50_s)
+    plan_running(s, site, now_s)
+    while here.planned_count < here.queue_count:
+        until = min(here.planned_count + GLANCE_STRIDE, here.queue_count)
+        count = plan_queue(s, site, now_s, until)
+        first = s.after[site, known]
+        start_s, _, _ = fit_from(times, free, count, first, what.gpu_count, p50_s, not_before_s)
+        late = late_probability(s, what.sigma, median_s, what.deadline_s - start_s)
+        if late > s.g[0].late_max + ROUNDING:
+            answer.value += LAST * (late - ROUNDING)
+            return True
+    return False
+
+
+@compiled
+def choose_start(s: State, site: int, task: int) -> None:
     """Complete a bid with the start that the policy chooses."""
     what, top = s.tasks[task], s.g[0]
     answer = s.bids[site]
+    answer.is_open = 0
     rule, now_s = top.rule, top.now_s
     # `RunTime.lognormal` is asked for predicted work over the speed of the pool's type.
     median_s = what.predicted_s / s.type_speed[s.sites[site].type]
     p50_s = median_s * s.quantile_ratio[what.sigma, 9]
     p90_s = median_s * s.quantile_ratio[what.sigma, 17]
-    not_before_s = max(ready_s, now_s)
+    not_before_s = max(answer.ready_s, now_s)
     count = 0
     if least_free(s, site, task) >= what.gpu_count:
         first_s = not_before_s

@@ -22,17 +22,19 @@ from testbed.fast.network import begin_flow
 from testbed.fast.offers import cheapest, penalty_usd, staged_by_s
 from testbed.fast.plan import (
     dequeue,
-    earliest_fit,
     enqueue,
     fill_knots,
     full_profile,
     has_startable,
     lapse,
     let_go,
-    place,
-    running_profile,
+    plan_queue,
+    run_on,
+    run_out,
     startable,
+    unplan,
 )
+from testbed.fast.steps import earliest_fit
 from testbed.sim.engine import WORLD
 
 
@@ -158,6 +160,8 @@ def staged(s: State, slot: int) -> None:
             note_demand(s, site, artifact, now_s)
     run.state = STAGING
     run.is_staged = 1
+    if run.ready_s > now_s:
+        unplan(s, site, 0)
     run.ready_s = now_s
     start_what_fits(s, site)
     renew_soon(s, site, s.tasks[task].origin)
@@ -205,6 +209,7 @@ def start_what_fits(s: State, site: int) -> None:
         run.is_executing = 1
         s.sites[site].busy_count += run.gpu_count
         dequeue(s, site, slot)
+        run_on(s, site, slot)
         end_s = now_s + s.tasks[run.task].work_s / s.sites[site].speed
         push(s.g, s.heap, end_s, WORLD, EXIT, slot, run.generation)
         run.start_order = s.g[0].sequence
@@ -231,17 +236,16 @@ def tick_participant(s: State, site: int) -> None:
 def late_run(s: State, site: int) -> int:
     """Return the last waiting run whose expected penalty has grown too much, or -1."""
     now_s = s.g[0].now_s
-    count = running_profile(s, site, now_s)
+    plan_queue(s, site, now_s, s.sites[site].queue_count)
     found = -1
     for k in range(s.sites[site].queue_count):
         slot = s.queues[site, k]
-        start_s, count = place(s, slot, count, now_s)
         run = s.runs[slot]
         what = s.tasks[run.task]
         if not run.is_staged or what.attempt > s.g[0].reauction_count_max:
             continue
         median_s = what.predicted_s / s.type_speed[s.sites[site].type]
-        usd = penalty_usd(s, run.task, what.sigma, median_s, start_s)
+        usd = penalty_usd(s, run.task, what.sigma, median_s, run.planned_s)
         if usd > run.accepted_penalty_usd + s.g[0].reauction_usd:
             found = slot
     return found
@@ -255,6 +259,7 @@ def finish(s: State, slot: int, outcome: int) -> None:
     here = s.sites[site]
     if run.state >= RUNNING:
         here.busy_count -= run.gpu_count
+        run_out(s, site, slot)
     else:
         dequeue(s, site, slot)
         run.is_staging = 0

@@ -1,14 +1,17 @@
 """The plan of each site's pool: the arithmetic of `site_agent.schedule` and `gcos.durations`.
 
-A profile lies in the work arrays `times` and `free`, whose first `count` entries count.
+A site's plan is kept for the instant that it was made for, and as it was after every so many of
+those that wait, so that whoever asks again at that instant only pays for what has changed.
 """
 
 import math
 import sys
+from typing import Any
 
 from gcos.durations import MAX_SLOPE, MIN_SLOPE, SECONDS_MAX, SECONDS_MIN
 from testbed.fast.compiled import compiled
-from testbed.fast.layout import KNOT_COUNT, RUNNING, Floats, Ints, State
+from testbed.fast.layout import KEPT_COUNT, KEPT_STRIDE, KNOT_COUNT, RUNNING, Floats, State
+from testbed.fast.steps import earliest_fit, fit_from, place, reserve
 
 FLOAT_MIN = sys.float_info.min
 INFINITE = math.inf
@@ -42,111 +45,120 @@ def remaining_p50_s(levels: Floats, ln: Floats, p50_s: float, elapsed_s: float) 
 
 
 @compiled
-def earliest_fit(
-    times: Floats, free: Ints, count: int, gpu_count: int, duration_s: float, not_before_s: float
-) -> float:
-    """Return the earliest instant >= `not_before_s` from which `gpu_count` GPUs stay free."""
-    start = max(not_before_s, times[0])
-    step = 0
-    while step + 1 < count and times[step + 1] <= start:
-        step += 1
-    end = start + duration_s
-    while step < count - 1 and times[step] < end:
-        if free[step] < gpu_count:
-            start = times[step + 1]
-            end = start + duration_s
-        step += 1
-    return start
+def stale(s: State, site: int) -> None:
+    """Forget a site's plan: what runs there has changed."""
+    s.sites[site].plan_s = -math.inf
 
 
 @compiled
-def _edge(times: Floats, free: Ints, count: int, at_s: float) -> tuple[int, int]:
-    """Return the index of the step that begins at `at_s`, made if there is none, and the count."""
-    i = count
-    while i > 0 and times[i - 1] >= at_s:
-        i -= 1
-    if i == count or times[i] != at_s:
-        for j in range(count, i, -1):
-            times[j] = times[j - 1]
-            free[j] = free[j - 1]
-        times[i] = at_s
-        free[i] = free[i - 1]
-        count += 1
-    return i, count
+def _keep(s: State, site: int, count: int, row: int) -> None:
+    """Copy a plan of `count` steps between the present one and one that is kept."""
+    times, free = s.plan_times[site], s.plan_free[site]
+    source, target = (KEPT_COUNT, row) if row >= 0 else (-1 - row, KEPT_COUNT)
+    for k in range(count):
+        times[target, k] = times[source, k]
+    for k in range(count):
+        free[target, k] = free[source, k]
 
 
 @compiled
-def reserve(
-    times: Floats, free: Ints, count: int, gpu_count: int, start_s: float, end_s: float
-) -> int:
-    """Take `gpu_count` GPUs from `start_s` to `end_s`; return the new count of steps."""
-    first, count = _edge(times, free, count, max(start_s, times[0]))
-    last, count = _edge(times, free, count, max(end_s, times[0]))
-    for i in range(first, last):
-        free[i] -= gpu_count
-    return count
+def unplan(s: State, site: int, at: int) -> None:
+    """Take those that wait, from the one at `at` on, out of a site's plan."""
+    here = s.sites[site]
+    if here.plan_s == s.g[0].now_s and here.planned_count > at:
+        row = at // KEPT_STRIDE
+        here.plan_count = s.kept_count[site, row]
+        here.planned_count = row * KEPT_STRIDE
+        _keep(s, site, here.plan_count, -1 - row)
+        s.after[site] = 0
 
 
 @compiled
-def running_profile(s: State, site: int, now_s: float) -> int:
-    """Lay out free GPUs over time with what runs in its place; return the count of steps."""
-    times, free, ends, order = s.times, s.free, s.ends, s.order
+def plan_running(s: State, site: int, now_s: float) -> int:
+    """Lay out free GPUs over time with what runs in its place; return the count of steps.
+
+    It is row 0 of the plans that are kept.
+    """
+    here = s.sites[site]
+    if here.plan_s == now_s:
+        return s.kept_count[site, 0]
+    ends, running = s.ends, s.running[site]
     busy = 0
-    found = 0
-    for k in range(s.sites[site].run_count):
-        slot = s.site_runs[site, k]
+    for k in range(here.running_count):
+        slot = running[k]
         run = s.runs[slot]
-        if run.state < RUNNING:
-            continue
         gpu_count = run.gpu_count
         left_s = remaining_p50_s(s.levels, s.knots[slot], run.p50_s, now_s - run.started_s)
         end_s = max(now_s + left_s, now_s)
         busy += gpu_count
-        at = found
+        at = k
         while at > 0 and (
-            ends[at - 1] > end_s or (ends[at - 1] == end_s and order[at - 1] > gpu_count)
+            ends[at - 1] > end_s
+            or (ends[at - 1] == end_s and s.runs[running[at - 1]].gpu_count > gpu_count)
         ):
             ends[at] = ends[at - 1]
-            order[at] = order[at - 1]
+            running[at] = running[at - 1]
             at -= 1
         ends[at] = end_s
-        order[at] = gpu_count
-        found += 1
+        running[at] = slot
+    times, free = s.plan_times[site, 0], s.plan_free[site, 0]
     times[0] = now_s
-    free[0] = s.sites[site].gpu_count - busy
+    free[0] = here.gpu_count - busy
     count = 1
-    for k in range(found):
+    for k in range(here.running_count):
+        gpu_count = s.runs[running[k]].gpu_count
         if ends[k] > times[count - 1]:
             times[count] = ends[k]
-            free[count] = free[count - 1] + order[k]
+            free[count] = free[count - 1] + gpu_count
             count += 1
         else:
-            free[count - 1] += order[k]
+            free[count - 1] += gpu_count
+    here.plan_s = now_s
+    here.planned_count = 0
+    here.plan_count = count
+    s.kept_count[site, 0] = count
+    _keep(s, site, count, -1)
+    s.after[site] = 0
     return count
 
 
 @compiled
-def head_start(s: State, slot: int, count: int, now_s: float) -> float:
-    """Return when a waiting run would start, by the profile that is laid out."""
-    run = s.runs[slot]
-    not_before_s = max(now_s, run.ready_s) if math.isfinite(run.ready_s) else now_s
-    return earliest_fit(s.times, s.free, count, run.gpu_count, run.p50_s, not_before_s)
+def plan_queue(s: State, site: int, now_s: float, until: int) -> int:
+    """Put the first `until` that wait into the plan, each with `planned_s`; return its steps."""
+    plan_running(s, site, now_s)
+    here = s.sites[site]
+    times, free = s.plan_times[site, KEPT_COUNT], s.plan_free[site, KEPT_COUNT]
+    after = s.after[site]
+    count = here.plan_count
+    for k in range(here.planned_count, until):
+        if k > here.planned_count and k % KEPT_STRIDE == 0:
+            s.kept_count[site, k // KEPT_STRIDE] = count
+            _keep(s, site, count, k // KEPT_STRIDE)
+        run = s.runs[s.queues[site, k]]
+        run.planned_s, count = place(
+            times, free, count, after, run.gpu_count, run.p50_s, _not_before_s(run, now_s)
+        )
+    here.plan_count = count
+    here.planned_count = max(here.planned_count, until)
+    return count
 
 
 @compiled
-def place(s: State, slot: int, count: int, now_s: float) -> tuple[float, int]:
-    """Put a waiting run into the profile; return its start and the new count of steps."""
-    run = s.runs[slot]
-    start_s = head_start(s, slot, count, now_s)
-    return start_s, reserve(s.times, s.free, count, run.gpu_count, start_s, start_s + run.p50_s)
+def _not_before_s(run: Any, now_s: float) -> float:
+    return max(now_s, run.ready_s) if math.isfinite(run.ready_s) else now_s
 
 
 @compiled
 def full_profile(s: State, site: int, now_s: float, but_for: int) -> int:
-    """Lay out everything that runs, waits or is held but for one task; return the count."""
-    count = running_profile(s, site, now_s)
-    for k in range(s.sites[site].queue_count):
-        _, count = place(s, s.queues[site, k], count, now_s)
+    """Lay out everything that runs, waits or is held but for one task; return the count.
+
+    It lies in the work arrays `times` and `free`.
+    """
+    count = plan_queue(s, site, now_s, s.sites[site].queue_count)
+    for k in range(count):
+        s.times[k] = s.plan_times[site, KEPT_COUNT, k]
+    for k in range(count):
+        s.free[k] = s.plan_free[site, KEPT_COUNT, k]
     for k in range(s.sites[site].held_count):
         held = s.held[site, k]
         if held.task != but_for:
@@ -212,19 +224,22 @@ def startable(s: State, site: int, now_s: float) -> int:
         return -1
     if s.queues[site, first] == head:
         return head
-    count = running_profile(s, site, now_s)
-    planned_s = head_start(s, head, count, now_s)
-    times, free = s.times[:count].copy(), s.free[:count].copy()
+    # What runs only ever gives GPUs back: from the head's start on, none that it needs are taken,
+    # unless by a run that lasts longer than until then.
+    count = plan_running(s, site, now_s)
+    times, free = s.plan_times[site, 0], s.plan_free[site, 0]
+    waiting = s.runs[head]
+    planned_s, step, _ = fit_from(
+        times, free, count, 0, waiting.gpu_count, waiting.p50_s, _not_before_s(waiting, now_s)
+    )
+    spare_count = free[step] - waiting.gpu_count
     for k in range(first, here.queue_count):
         slot = s.queues[site, k]
         run = s.runs[slot]
         if not (_may_start(s, slot) and run.gpu_count <= free_count and run.ready_s <= now_s):
             continue
-        s.times[:count] = times
-        s.free[:count] = free
         end_s = now_s + s.g[0].backfill_factor * run.p50_s
-        taken = reserve(s.times, s.free, count, run.gpu_count, now_s, end_s)
-        if not head_start(s, head, taken, now_s) > planned_s:
+        if end_s <= planned_s or run.gpu_count <= spare_count:
             return slot
     return -1
 
@@ -258,6 +273,7 @@ def enqueue(s: State, site: int, slot: int) -> None:
         at -= 1
     s.queues[site, at] = slot
     s.sites[site].queue_count += 1
+    unplan(s, site, at)
 
 
 @compiled
@@ -268,9 +284,32 @@ def dequeue(s: State, site: int, slot: int) -> None:
     while at < count and s.queues[site, at] != slot:
         at += 1
     if at < count:
+        unplan(s, site, at)
         for k in range(at, count - 1):
             s.queues[site, k] = s.queues[site, k + 1]
         s.sites[site].queue_count = count - 1
+
+
+@compiled
+def run_on(s: State, site: int, slot: int) -> None:
+    """Count a run that starts among those that run."""
+    here = s.sites[site]
+    s.running[site, here.running_count] = slot
+    here.running_count += 1
+    stale(s, site)
+
+
+@compiled
+def run_out(s: State, site: int, slot: int) -> None:
+    """Take a run that ends out of those that run."""
+    here, running = s.sites[site], s.running[site]
+    at = 0
+    while running[at] != slot:
+        at += 1
+    for k in range(at, here.running_count - 1):
+        running[k] = running[k + 1]
+    here.running_count -= 1
+    stale(s, site)
 
 
 @compiled

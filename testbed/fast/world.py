@@ -71,6 +71,7 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         truth_sum=truth_sum,
         issued=np.zeros((2, site_count, HORIZON_H + 1)),
         issued_sum=np.zeros((2, site_count, HORIZON_H + 1)),
+        least_issued=np.zeros((2, site_count)),
         artifacts=_artifacts(instance),
         tasks=_tasks(instance, sigmas),
         task_text=_text([task.task_id for task in instance.tasks]),
@@ -86,6 +87,11 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         free_runs=free_runs,
         site_runs=np.zeros((site_count, layout.RUN_SLOT_COUNT), np.int64),
         queues=np.zeros((site_count, layout.RUN_SLOT_COUNT), np.int64),
+        running=np.zeros((site_count, layout.RUN_SLOT_COUNT), np.int64),
+        plan_times=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT)),
+        plan_free=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT), np.int64),
+        kept_count=np.zeros((site_count, layout.KEPT_COUNT), np.int64),
+        after=np.zeros((site_count, layout.SIZE_CLASS_COUNT * layout.LENGTH_CLASS_COUNT), np.int64),
         held=np.zeros((site_count, layout.HELD_SLOT_COUNT), layout.HELD),
         flows=np.zeros(flow_count, layout.FLOW),
         free_flows=free_flows,
@@ -141,7 +147,7 @@ def _sites(instance: Instance, types: Sequence[str]) -> Records:
             first.get(site.site_id) is not ChurnKind.JOIN
         )  # it comes for the first time
         row["is_draining"] = not row["is_here"]
-        row["noticed_s"] = row["demand_now_s"] = -math.inf
+        row["noticed_s"] = row["demand_now_s"] = row["plan_s"] = -math.inf
     for name in ("parked", "out_first", "out_last", "in_first", "in_last"):
         made[name] = -1
     return made

@@ -15,14 +15,18 @@ def report_page(
     """Return the page.
 
     Args:
-        sources: Evaluations; the one with the most runs is in the middle, of equals the one with
-            the fewest changes of its scenario, then the first.
+        sources: Evaluations; the one with the most runs is in the middle, of equals that of the
+            default scenario, then the one with the fewest changes of its scenario, then the first.
         placements: Exported runs.
         subject: Policy whose savings and losses are shown; None: the one of the lowest mean J.
     """
     found = max(
         (each for each in sources.evaluations if subject is None or _has(each, subject)),
-        key=lambda each: (len(each.runs), -each.scenario.count("+")),
+        key=lambda each: (
+            len(each.runs),
+            (each.origin.base or each.scenario) == "default",
+            -each.scenario.count("+"),
+        ),
     )
     others = tuple(each for each in sources.evaluations if each is not found)
     told = Told(found, others, subject or findings.best_policy(found))

@@ -7,7 +7,7 @@ from gcos.cli.plan_table import SCOPES
 from gcos.cli.quantities import counted, significant
 from testbed.evaluate import day
 from testbed.evaluation import Evaluation, PolicySummary
-from testbed.paper import PaperTable
+from testbed.paper import PaperRow, PaperTable
 from testbed.report import findings, markup, plots
 from testbed.report.findings import Loss
 from testbed.report.fronts import Sweep
@@ -234,12 +234,23 @@ def others_section(told: Told, swept: Sequence[Sweep]) -> str:
         "the cost scope of the row."
     )
     columns = ("scenario", "caches", "cost scope", "runs", "own J, $", "best other", "saving of J")
-    return markup.table(
+    shown = [each for each in others if _has_rival(each, told.subject)]
+    table = markup.table(
         "others-table",
         caption,
         columns,
-        [_other(told.subject, _called(each, told.found), each) for each in others],
+        [_other(told.subject, _called(each, told.found), each) for each in shown],
     )
+    left_out = [_called(each, told.found) for each in others if not _has_rival(each, told.subject)]
+    if not left_out:
+        return table
+    sentence = f"Nothing to compare {told.subject} with in {'; '.join(left_out)}."
+    return (table if shown else "") + markup.paragraph(sentence)
+
+
+def _has_rival(found: Evaluation, subject: str) -> bool:
+    names = {each.policy for each in found.policies}
+    return subject in names and len(names) > 1
 
 
 def _other(subject: str, called: str, found: Evaluation) -> list[Cell]:
@@ -250,10 +261,7 @@ def _other(subject: str, called: str, found: Evaluation) -> list[Cell]:
         found.cost_scope.value,
         str(len(found.seeds)),
     ]
-    rivals = sorted((mean, name) for name, mean in means.items() if name != subject)
-    if subject not in means or not rivals:
-        return [*cells, None, None, None]
-    best = rivals[0][1]
+    _, best = min((mean, name) for name, mean in means.items() if name != subject)
     saving = next(
         row
         for row in findings.savings(found, subject)
@@ -268,7 +276,8 @@ def paper_section(found: PaperTable) -> str:
     caption = (
         "Ours with both caches against the worst of random, round-robin, local and least-loaded "
         "without any cache; mean of paired percentages with its spread; cost scope of the row "
-        "where it is cost. The heuristic has the same caches as ours and the same baseline."
+        "where it is cost; beside each scenario what a kg of carbon counts there. The heuristic "
+        "has the same caches as ours and the same baseline."
     )
     columns = (
         "scenario",
@@ -286,7 +295,7 @@ def paper_section(found: PaperTable) -> str:
     )
     cells: list[list[Cell]] = [
         [
-            row.scenario,
+            _scenario_of(row),
             f"{row.figure}, {row.unit}",
             row.cost_scope.value if row.figure == "cost" else "-",
             row.policy,
@@ -303,6 +312,11 @@ def paper_section(found: PaperTable) -> str:
     ]
     sentences = markup.items([row.sentence for row in found.rows])
     return markup.table("paper-table", caption, columns, cells) + sentences
+
+
+def _scenario_of(row: PaperRow) -> str:
+    price = row.carbon_price_usd_per_kg
+    return row.scenario if price is None else f"{row.scenario}, {price:g} $/kg"
 
 
 def notes_section(told: Told) -> str:

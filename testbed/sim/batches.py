@@ -12,7 +12,6 @@ from gcos.accounting import G_PER_KG
 from gcos.contract_net import Announcement, Bid
 from gcos.durations import prediction_for
 from gcos.ids import SiteId, TaskId
-from policies.batch import BATCH_S
 from policies.interface import BatchTask, Dispatcher, FreeGpus, Offer
 from site_agent.participant import Participant
 from testbed.sim.engine import DECISION, Engine
@@ -35,7 +34,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Batches:
-    """Collects tasks, and dispatches them every `BATCH_S`.
+    """Collects tasks, and dispatches them every so often.
 
     Attributes:
         engine: What time it is.
@@ -52,7 +51,8 @@ class Batches:
     def join(self, task_id: TaskId, ask: Callable[[], Asked]) -> None:
         """Let a task wait for the next batch; `ask` announces it then."""
         if not self._waiting:
-            due_s = math.ceil(self.engine.now_s / BATCH_S) * BATCH_S
+            batch_s = self.dispatcher.batch_s
+            due_s = math.ceil(self.engine.now_s / batch_s) * batch_s
             self.engine.at(due_s, self._dispatch, DECISION)
         self._waiting[task_id] = ask
 

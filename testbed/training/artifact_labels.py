@@ -6,6 +6,7 @@ that really come in the next `HORIZON_H` hours. The label is the second saving o
 copy. A label of what a whole week comes to would be nearer to the aim, but 40 times noisier.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from testbed.fast.layout import State
 from testbed.fast.outlooks import Outlooks, Problem
 from testbed.fast.run import FastWorld, fast_policy, run_fast
 from testbed.planner import plan_module
-from testbed.processes import in_processes
+from testbed.processes import call_all
 from testbed.training.settings import Setting
 
 #: Policy of the runs whose beats are learned from.
@@ -188,11 +189,6 @@ def all_collected(
         count += 1
         tell(f"labels: {count} of {len(orders)} runs")
 
-    if job_count > 1:
-        paths = in_processes(collected, orders, job_count=job_count, tell=told)
-    else:
-        paths = []
-        for order in orders:
-            paths.append(collected(order))
-            told(paths[-1])
+    calls = [functools.partial(collected, order) for order in orders]
+    paths = call_all(calls, job_count=job_count, tell=told)
     return [read_labels(path) for path in paths]

@@ -75,8 +75,8 @@ def train(
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     from gcos.config import load  # noqa: PLC0415
-    from testbed.evaluate import JOB_COUNT_MAX  # noqa: PLC0415
     from testbed.fast.run import compile_ahead, is_compiled  # noqa: PLC0415
+    from testbed.processes import JOB_COUNT_MAX  # noqa: PLC0415
     from testbed.training.config import TrainConfig  # noqa: PLC0415
     from testbed.training.run import Training, device_named  # noqa: PLC0415
 

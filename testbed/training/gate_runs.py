@@ -19,7 +19,7 @@ from policies.maccs.actor_file import weights_digest
 from policies.maccs.gate import candidates, family_problem, verdict
 from testbed.evaluate import FIRST_SEED, Pair, available_weeks_s, pairs
 from testbed.fast.run import FastWorld, fast_policy, run_fast
-from testbed.processes import in_processes
+from testbed.processes import call_all
 from testbed.run_store import code_digest
 from testbed.scenarios import load_scenario
 from testbed.statistics import estimate
@@ -177,13 +177,8 @@ class GateStep:
             count += 1
             self.tell(f"gate: {name}: {count} of {len(orders)} weeks")
 
-        if self.job_count > 1:
-            return in_processes(paired_runs, orders, job_count=self.job_count, tell=tell)
-        found = []
-        for order in orders:
-            found.append(paired_runs(order))
-            tell(found[-1])
-        return found
+        calls = [functools.partial(paired_runs, order) for order in orders]
+        return call_all(calls, job_count=self.job_count, tell=tell)
 
     def _pairs(self, name: str, run_count: int) -> tuple[Pair, ...]:
         """Return pairs whose weeks are spread over the span, each week once as far as they go."""

@@ -13,10 +13,11 @@ from gcos.ids import ArtifactId, SiteId, TaskId
 from gcos.seeds import stream
 from policies.baselines.genetic import GeneticDispatcher
 from policies.baselines.milp import MilpDispatcher
-from policies.batch import BATCH_S, OVERCOMMIT_USD, batch_of
+from policies.batch import SLOT_S, Horizon, batch_of
 from policies.interface import BatchTask, Dispatcher, FreeGpus, Offer
 
 NOW_S = 1e9
+HORIZON = Horizon()
 A, B = SiteId("a"), SiteId("b")
 MODEL = ArtifactId("sha256:model")
 
@@ -71,13 +72,13 @@ def test_a_batch_waits_where_room_comes_in_time(dispatcher: Dispatcher) -> None:
 
 
 def test_free_gpus_are_means_over_slots() -> None:
-    profile = FreeGpus([NOW_S, NOW_S + BATCH_S / 2, NOW_S + 2 * BATCH_S], [2, 4, 8])
-    batch = batch_of([task("1", offer(A, 1.0))], {A: profile}, now_s=NOW_S)
+    profile = FreeGpus([NOW_S, NOW_S + SLOT_S / 2, NOW_S + 2 * SLOT_S], [2, 4, 8])
+    batch = batch_of([task("1", offer(A, 1.0))], {A: profile}, HORIZON, now_s=NOW_S)
     assert batch.free[:4] == pytest.approx([3.0, 4.0, 8.0, 8.0])
 
 
 def test_a_later_start_costs_what_it_makes_late() -> None:
-    batch = batch_of([task("1", offer(A, 1.0), due_h=1.3)], {A: free()[A]}, now_s=NOW_S)
+    batch = batch_of([task("1", offer(A, 1.0), due_h=1.3)], {A: free()[A]}, HORIZON, now_s=NOW_S)
     assert np.all(np.diff(batch.usd) >= 0)
     assert batch.usd[0] == pytest.approx(1.0)
     # Two hours later it is late by 1.7 h, all but surely.
@@ -103,7 +104,7 @@ def test_the_programme_finds_the_best_of_all_plans(
     drawn: tuple[list[BatchTask], dict[SiteId, FreeGpus]],
 ) -> None:
     tasks, gpus = drawn
-    batch = batch_of(tasks, gpus, now_s=NOW_S)
+    batch = batch_of(tasks, gpus, HORIZON, now_s=NOW_S)
     bounds = zip(batch.first[:-1], batch.first[1:], strict=True)
     plans = np.array(list(itertools.product(*(range(low, high) for low, high in bounds))))
     usd = batch.joint_usd(plans)
@@ -118,9 +119,10 @@ def test_the_objective_is_what_it_says() -> None:
     batch = batch_of(
         [task(str(i), offer(A, 3.0, fetch=2.0), gpus=2) for i in range(2)],
         {A: FreeGpus([NOW_S], [3])},
+        HORIZON,
         now_s=NOW_S,
     )
     both_at_once = np.array([[batch.first[0], batch.first[1]]])
     # Runs 1 each, one fetch of 2, one GPU too many in each of the four slots of an hour.
-    expected = 1.0 + 1.0 + 2.0 + 4 * OVERCOMMIT_USD
+    expected = 1.0 + 1.0 + 2.0 + 4 * HORIZON.overcommit_usd
     assert batch.joint_usd(both_at_once) == pytest.approx([expected])

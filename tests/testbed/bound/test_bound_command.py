@@ -52,7 +52,7 @@ def test_policies_lie_above_the_bound_and_all_is_kept(
 
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert len(kept) == 3
-    assert call(*order, "-o", "json") == 0
+    assert call(*order, "--jobs", "2", "-o", "json") == 0
     assert json.loads(capsys.readouterr().out) == first
     assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
 

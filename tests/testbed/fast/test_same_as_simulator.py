@@ -1,6 +1,7 @@
 """The compiled core against the simulator: the same events, instants and totals."""
 
 import io
+import math
 import os
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,6 +29,23 @@ COMPILED = [name for name in POLICIES if why_not(instance_of(Sample(task_count=1
 BUSY = Sample(task_count=120, tasks_per_h=30.0)
 FULL_WEIGHT = {"artifact": 1.0}
 TINY = replace(BUSY, seed=1, model_cache_gb=15.0, data_cache_gb=21.0)
+#: A third of the tasks run, the others wait.
+CROWDED = Sample(task_count=110, tasks_per_h=250.0, site_count=2, seed=2)
+
+
+def in_steps(instance: Instance, minutes: float) -> Instance:
+    """Return an instance whose tasks arrive together, once in so many minutes; 0: as they do."""
+    if not minutes:
+        return instance
+    step_s = 60.0 * minutes
+    return replace(
+        instance,
+        tasks=tuple(
+            replace(task, arrival_s=instance.start_s + step_s * math.floor(since_s / step_s))
+            for task in instance.tasks
+            for since_s in [task.arrival_s - instance.start_s]
+        ),
+    )
 
 
 def check_same(
@@ -110,6 +128,13 @@ def test_every_policy_and_cache_mode(policy: str, mode: CacheMode) -> None:
 )
 def test_other_worlds(sample: Sample, policy: str) -> None:
     check_same(instance_of(sample), policy)
+
+
+@pytest.mark.parametrize("minutes", [0.0, 15.0], ids=["spread", "in steps"])
+@pytest.mark.parametrize("policy", ["carbon-greedy", "locality", "rule"])
+def test_long_queues(policy: str, minutes: float) -> None:
+    """Plans of dozens of waiting runs, asked for once at an instant or many times."""
+    check_same(in_steps(instance_of(CROWDED), minutes), policy)
 
 
 @pytest.mark.parametrize("eviction", EVICTORS)

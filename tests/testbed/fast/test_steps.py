@@ -1,0 +1,38 @@
+"""The compiled search for room in a profile against the core's."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from site_agent import schedule
+from testbed.fast.layout import LENGTH_CLASS_COUNT, SIZE_CLASS_COUNT
+from testbed.fast.steps import place
+
+GPU_COUNT = 12
+#: Whole quarters of an hour meet each other often, the others hardly ever.
+SECONDS = st.integers(1, 40).map(lambda quarters: 900.0 * quarters) | st.floats(1.0, 40_000.0)
+RUN = st.tuples(
+    st.integers(1, GPU_COUNT), SECONDS, st.just(0.0) | st.integers(0, 8).map(lambda h: 3600.0 * h)
+)
+
+
+@given(ends=st.lists(SECONDS, max_size=GPU_COUNT), runs=st.lists(RUN, max_size=60))
+def test_runs_are_placed_where_the_core_places_them(
+    ends: list[float], runs: list[tuple[int, float, float]]
+) -> None:
+    known: schedule.Profile = [0.0, *sorted(set(ends))], [GPU_COUNT - len(ends)]
+    known[1].extend(known[1][0] + sum(end <= at for end in ends) for at in known[0][1:])
+    times, free = np.zeros(200), np.zeros(200, np.int64)
+    count = len(known[0])
+    times[:count], free[:count] = known
+    after = np.zeros(SIZE_CLASS_COUNT * LENGTH_CLASS_COUNT, np.int64)
+    for gpu_count, duration_s, not_before_s in runs:
+        start_s, count = place(times, free, count, after, gpu_count, duration_s, not_before_s)
+        expected_s = schedule.earliest_fit(
+            known, gpu_count=gpu_count, duration_s=duration_s, not_before_s=not_before_s
+        )
+        known = schedule.reserve(
+            known, gpu_count=gpu_count, start_s=expected_s, end_s=expected_s + duration_s
+        )
+        assert start_s == expected_s
+        assert (times[:count].tolist(), free[:count].tolist()) == known
