@@ -25,7 +25,6 @@ from policies.baselines import genetic, milp
 from policies.baselines.genetic import GeneticDispatcher
 from policies.baselines.milp import MilpDispatcher
 from policies.catalogue import POLICIES, Policy
-from policies.maccs.copy_plan import Caches, Floats, Ints, Sample, Settings
 from testbed.evaluate import TRAIN_SEED
 from testbed.fast.run import FastWorld, fast_policy, run_fast
 from testbed.instances import draw
@@ -69,9 +68,9 @@ CHANGES: Final[dict[str, tuple[Change, ...]]] = {
     "plan": (
         ("caution", 0.0),
         ("caution", 0.6),
-        ("caution", 1.2),
-        ("fill", 0.7),
         ("fill", 1.0),
+        ("fill", 2.0),
+        ("payback_h", 48.0),
     ),
     "genetic": (
         ("overcommit_usd", 0.0125),
@@ -176,13 +175,12 @@ class Tuning:
 def _totals(world: FastWorld, policy: str, values: dict[str, Any]) -> Totals:
     """Return the measured window of a world under a policy with some parameters changed."""
     shipped = POLICIES[policy]
-    if shipped.dispatcher is None and not (shipped.foresight is not None and values):
+    if shipped.foresight is not None:
+        base = fast_policy(policy)
+        return run_fast(world, replace(base, plan=base.plan._replace(**values))).measured
+    if shipped.dispatcher is None:
         return run_fast(world, replace(fast_policy(policy), **values)).measured
-    simulation = Simulation(
-        world.instance,
-        shipped if shipped.dispatcher is None else _dispatching(shipped, values),
-        planner=planner() if shipped.foresight is None else _planning(Settings(**values)),
-    )
+    simulation = Simulation(world.instance, _dispatching(shipped, values), planner=planner())
     simulation.run()
     return simulation.books.totals(simulation.books.measured)
 
@@ -197,18 +195,6 @@ def _dispatching(policy: Policy, values: dict[str, Any]) -> Policy:
         return replace(policy, dispatcher=lambda _draws: MilpDispatcher(horizon, **rest))
     breeding = replace(genetic.DEFAULT_BREEDING, **rest)
     return replace(policy, dispatcher=lambda draws: GeneticDispatcher(draws, horizon, breeding))
-
-
-def _planning(settings: Settings) -> Any:
-    """Return the copy plan with other constants."""
-    plan = planner()
-
-    def planned(
-        sample: Sample, caches: Caches, load: Floats, gpu_count: Ints, _shipped: Settings
-    ) -> tuple[Ints, Floats]:
-        return plan(sample, caches, load, gpu_count, settings)
-
-    return planned
 
 
 def main(arguments: Sequence[str]) -> int:
