@@ -381,6 +381,7 @@ class Watching:
 
     actor = "watching/1"
     may_start_later = False
+    needs_features = False
 
     def __init__(self) -> None:
         self.views: list[SiteView] = []
