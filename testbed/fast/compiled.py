@@ -18,9 +18,9 @@ import numpy as np
 from numba import types
 
 from gcos import accounting, durations, signals
-from policies import evictors, offer
+from policies import evictors, features, offer
 from policies.baselines import joint, rules
-from policies.maccs import copy_plan
+from policies.maccs import copy_plan, task_bidder
 from site_agent import demand, migration, origin, participant, schedule
 from testbed.sim import engine
 
@@ -34,6 +34,7 @@ SOURCES: Final = (
     durations,
     engine,
     evictors,
+    features,
     joint,
     migration,
     offer,
@@ -42,6 +43,7 @@ SOURCES: Final = (
     rules,
     schedule,
     signals,
+    task_bidder,
 )
 #: Files beside this one that hold nothing compiled.
 _OTHERS: Final = frozenset({"forecasts.py", "journal.py", "outlooks.py", "run.py", "world.py"})

@@ -56,6 +56,7 @@ from testbed.fast.layout import (
     RETURNED,
     RUNNING,
     SUCCEEDED,
+    TOLD_FULL,
     TRANSFER,
     WAITING,
     Ints,
@@ -76,6 +77,7 @@ from testbed.fast.participant import (
     tick_participant,
 )
 from testbed.fast.plan import let_go
+from testbed.fast.task_actor import hear_cluster, tell
 from testbed.sim.engine import BEAT, DECISION, WORLD
 
 
@@ -153,6 +155,8 @@ def negotiate(s: State, task: int) -> None:
         nobody(s, task, registered)
         return
     what.has_bid = 1
+    if top.is_told:
+        tell(s, task, best)
     won = s.bids[best]
     what.site = best
     if won.is_deferred:
@@ -260,6 +264,8 @@ def arrived(s: State, known: int) -> None:
         s.entries[source, artifact].reader_count -= 1
     usd = charge_transfer(s, artifact, source, site, begun_s, now_s)
     task = flow.task
+    if task >= 0:
+        s.tasks[task].joint_usd += usd
     line(s, TRANSFER, begun_s, now_s, site, source, artifact, task, is_stored)
     entry = s.entries[site, artifact]
     if is_stored:
@@ -387,6 +393,8 @@ def beat(s: State) -> None:
     for site in range(top.site_count):
         tick_participant(s, site)
         tick_origin(s, site)
+    if top.has_actor:
+        hear_cluster(s)
     share_demand(s)
     if top.migrator:
         for site in range(top.site_count):
@@ -497,6 +505,8 @@ def advance(table: Ints) -> int:
             return HEAP_FULL
         if top.log_count + LOG_MARGIN > len(s.lines):
             return LOG_FULL
+        if top.is_told and top.told_count == len(s.told):
+            return TOLD_FULL
         time_s, kind, a, b = pop(s.g, s.heap)
         top.now_s = time_s
         top.event_count += 1

@@ -6,12 +6,14 @@ the same behind the face of `testbed.sim.run`.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from gcos.accounting import Charge, idle_charge
 from gcos.errors import InvalidRequestError
@@ -21,6 +23,7 @@ from policies.baselines import joint, rules
 from policies.catalogue import Foresight, Policy, policy_named
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import ELSEWHERE_WEIGHT
+from policies.maccs.task_network import TaskNetwork
 from policies.migrators import NoMigrator
 from site_agent.migration import Budget
 from site_agent.participant import REAUCTION_COUNT_MAX, REAUCTION_USD
@@ -31,7 +34,7 @@ from testbed.fast.core import advance, begin
 from testbed.fast.forecasts import Forecasts
 from testbed.fast.handle import table_of
 from testbed.fast.journal import Journal
-from testbed.fast.layout import State
+from testbed.fast.layout import Floats, Records, State
 from testbed.fast.migration import begin_copy
 from testbed.fast.outlooks import Outlooks
 from testbed.fast.world import lay_out, unsupported
@@ -67,6 +70,7 @@ class FastPolicy:
         popular_uses: Expected uses from which a copy is pulled (popularity).
         budget: What a site may spend on pulls in a day.
         foresight: What copies are planned from; None: they are not.
+        learned: What corrects the offers of `joint`; None: nothing.
     """
 
     rule: str
@@ -85,6 +89,41 @@ class FastPolicy:
     popular_uses: float = migrators.POPULAR_USES
     budget: Budget = field(default_factory=Budget)
     foresight: Foresight | None = None
+    learned: "LearnedBids | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedBids:
+    """How offers are corrected (`policies.maccs.task_bidder`), and how a run explores for training.
+
+    Attributes:
+        network: f.
+        scale: Its weight; 0: offers alone decide.
+        temperature: Of the softmax over scores that choices are drawn from; 0: the best is chosen.
+        seed: Of the draws.
+    """
+
+    network: TaskNetwork
+    scale: float = 1.0
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """What a run that explored tells.
+
+    Attributes:
+        auctions: (t,), by `testbed.fast.layout.TOLD`.
+        offers: (t, n): J over TAU x reference; infinite where a site does not bid.
+        features: (t, n, 24).
+        tasks: (k,), by `testbed.fast.layout.TASK`: what became of each task.
+    """
+
+    auctions: Records
+    offers: Floats
+    features: NDArray[np.float32]
+    tasks: Records
 
 
 #: Beside the compiled code: all of it is there.
@@ -168,6 +207,7 @@ def run_fast(
     mode: CacheMode = CacheMode.DUAL,
     log: TextIO | None = None,
     is_hashed: bool = False,
+    tell: Callable[[Told], None] | None = None,
 ) -> RunResult:
     """Return what came of a world under a policy, run until every task has ended.
 
@@ -178,10 +218,12 @@ def run_fast(
         mode: Which caches there are.
         log: Where the lines of `log.jsonl` go; None: nowhere.
         is_hashed: Fill in `trace_hash`, which takes as long as the run itself.
+        tell: Told at the end of the auctions of a policy that explores.
 
     Raises:
         InvalidRequestError: The compiled core cannot run this.
     """
+    assert tell is None or policy.learned is not None, "only who learns has something to tell"
     instance = world.instance
     problem = unsupported(instance)
     if problem is not None:
@@ -190,10 +232,22 @@ def run_fast(
     begun_s = clock.protocol_s()
     state = lay_out(instance, mode)
     _configure(state, policy)
+    if policy.learned is not None:
+        state = _with_network(state, policy.learned, is_told=tell is not None)
     journal = Journal(instance, log, is_hashed=is_hashed)
     plans = None if policy.foresight is None else world.plans(policy.foresight)
     state = _run(world, state, journal, plans)
     top = state.g[0]
+    if tell is not None:
+        count = int(top["told_count"])
+        tell(
+            Told(
+                state.told[:count],
+                offers=state.told_offers[:count],
+                features=state.told_features[:count],
+                tasks=state.tasks,
+            )
+        )
     return RunResult(
         policy=name or policy.rule,
         cache_mode=mode.value,
@@ -264,6 +318,37 @@ def _configure(state: State, policy: FastPolicy) -> None:
     top["budget_gco2"] = policy.budget.gco2_a_day
 
 
+def _with_network(state: State, learned: LearnedBids, *, is_told: bool) -> State:
+    """Return the arrays with the network in its place and, where auctions are told, room."""
+    top = state.g[0]
+    top["has_actor"] = True
+    top["residual_scale"] = learned.scale
+    top["temperature"] = learned.temperature
+    top["exploration_seed"] = learned.seed
+    top["is_told"] = is_told
+    network = learned.network
+    weights = {name: np.ascontiguousarray(getattr(network, name)) for name in network.__slots__}
+    return state._replace(
+        **weights,
+        hidden_1=np.zeros(len(network.bias_1)),
+        hidden_2=np.zeros(len(network.bias_2)),
+    )
+
+
+def _with_more_told(state: State) -> State:
+    """Return the arrays with room for as many auctions again as there are tasks."""
+    more = len(state.tasks)
+    return state._replace(
+        told=_longer(state.told, more),
+        told_offers=_longer(state.told_offers, more),
+        told_features=_longer(state.told_features, more),
+    )
+
+
+def _longer(array: Records, more: int) -> Records:
+    return np.concatenate((array, np.zeros((more, *array.shape[1:]), array.dtype)))
+
+
 def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | None) -> State:
     """Run to the end, with what the compiled loop asks for; return the arrays as they are then."""
     outlooks = None if plans is None else Outlooks(world.instance, plans)
@@ -279,6 +364,9 @@ def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | No
             _plan(world.instance, state, plans, outlooks)
         elif stop == layout.LOG_FULL:
             journal.take(state)
+        elif stop == layout.TOLD_FULL:
+            state = _with_more_told(state)
+            table = table_of(state)
         elif stop == layout.HEAP_FULL:
             state = state._replace(heap=np.concatenate((state.heap, np.zeros_like(state.heap))))
             table = table_of(state)
