@@ -46,7 +46,9 @@ SOURCES: Final = (
     task_bidder,
 )
 #: Files beside this one that hold nothing compiled.
-_OTHERS: Final = frozenset({"forecasts.py", "journal.py", "outlooks.py", "run.py", "world.py"})
+_OTHERS: Final = frozenset(
+    {"forecasts.py", "journal.py", "learning.py", "outlooks.py", "run.py", "world.py"}
+)
 
 
 def compiled(function: _Function) -> _Function:

@@ -8,12 +8,12 @@ the same behind the face of `testbed.sim.run`.
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TextIO
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from gcos.accounting import Charge, idle_charge
 from gcos.errors import InvalidRequestError
@@ -23,8 +23,9 @@ from policies.baselines import joint, rules
 from policies.catalogue import Foresight, Policy, policy_named
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import ELSEWHERE_WEIGHT
-from policies.maccs.task_network import TaskNetwork
+from policies.maccs.copy_plan import Settings
 from policies.migrators import NoMigrator
+from site_agent import copy_planning
 from site_agent.migration import Budget
 from site_agent.participant import REAUCTION_COUNT_MAX, REAUCTION_USD
 from site_agent.schedule import BACKFILL_FACTOR
@@ -34,15 +35,14 @@ from testbed.fast.core import advance, begin
 from testbed.fast.forecasts import Forecasts
 from testbed.fast.handle import table_of
 from testbed.fast.journal import Journal
-from testbed.fast.layout import Floats, Records, State
+from testbed.fast.layout import State
+from testbed.fast.learning import LearnedBids, Told, told_of, with_more_told, with_network
 from testbed.fast.migration import begin_copy
-from testbed.fast.outlooks import Outlooks
+from testbed.fast.outlooks import Expectations, Outlooks
 from testbed.fast.world import lay_out, unsupported
-from testbed.planner import planner
 from testbed.sim.books import figures
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.export import write_scenario
-from testbed.sim.foresight import CopyPlans
 from testbed.sim.instance import Instance
 from testbed.sim.result import Lookups, RunResult, Totals
 from testbed.sim.run import check, mode_named
@@ -70,6 +70,7 @@ class FastPolicy:
         popular_uses: Expected uses from which a copy is pulled (popularity).
         budget: What a site may spend on pulls in a day.
         foresight: What copies are planned from; None: they are not.
+        plan: Constants of that plan.
         learned: What corrects the offers of `joint`; None: nothing.
     """
 
@@ -89,41 +90,8 @@ class FastPolicy:
     popular_uses: float = migrators.POPULAR_USES
     budget: Budget = field(default_factory=Budget)
     foresight: Foresight | None = None
-    learned: "LearnedBids | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class LearnedBids:
-    """How offers are corrected (`policies.maccs.task_bidder`), and how a run explores for training.
-
-    Attributes:
-        network: f.
-        scale: Its weight; 0: offers alone decide.
-        temperature: Of the softmax over scores that choices are drawn from; 0: the best is chosen.
-        seed: Of the draws.
-    """
-
-    network: TaskNetwork
-    scale: float = 1.0
-    temperature: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Told:
-    """What a run that explored tells.
-
-    Attributes:
-        auctions: (t,), by `testbed.fast.layout.TOLD`.
-        offers: (t, n): J over TAU x reference; infinite where a site does not bid.
-        features: (t, n, 24).
-        tasks: (k,), by `testbed.fast.layout.TASK`: what became of each task.
-    """
-
-    auctions: Records
-    offers: Floats
-    features: NDArray[np.float32]
-    tasks: Records
+    plan: Settings = copy_planning.DEFAULTS
+    learned: LearnedBids | None = None
 
 
 #: Beside the compiled code: all of it is there.
@@ -149,13 +117,11 @@ class FastWorld:
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.forecasts = Forecasts(instance)
-        self._plans: dict[Foresight, CopyPlans] = {}
 
-    def plans(self, foresight: Foresight) -> CopyPlans:
-        """Return what plans copies: what submissions tell is the same for all runs."""
-        if foresight not in self._plans:
-            self._plans[foresight] = CopyPlans(self.instance, foresight, planner())
-        return self._plans[foresight]
+    @cached_property
+    def expectations(self) -> Expectations:
+        """What submissions tell: the same for all runs."""
+        return Expectations(self.instance)
 
 
 def why_not(instance: Instance, policy: str) -> str | None:
@@ -233,21 +199,15 @@ def run_fast(
     state = lay_out(instance, mode)
     _configure(state, policy)
     if policy.learned is not None:
-        state = _with_network(state, policy.learned, is_told=tell is not None)
+        state = with_network(state, policy.learned, is_told=tell is not None)
     journal = Journal(instance, log, is_hashed=is_hashed)
-    plans = None if policy.foresight is None else world.plans(policy.foresight)
-    state = _run(world, state, journal, plans)
+    outlooks = None
+    if policy.foresight is not None:
+        outlooks = Outlooks(world.expectations, policy.foresight, policy.plan)
+    state = _run(world, state, journal, outlooks)
     top = state.g[0]
     if tell is not None:
-        count = int(top["told_count"])
-        tell(
-            Told(
-                state.told[:count],
-                offers=state.told_offers[:count],
-                features=state.told_features[:count],
-                tasks=state.tasks,
-            )
-        )
+        tell(told_of(state))
     return RunResult(
         policy=name or policy.rule,
         cache_mode=mode.value,
@@ -318,40 +278,8 @@ def _configure(state: State, policy: FastPolicy) -> None:
     top["budget_gco2"] = policy.budget.gco2_a_day
 
 
-def _with_network(state: State, learned: LearnedBids, *, is_told: bool) -> State:
-    """Return the arrays with the network in its place and, where auctions are told, room."""
-    top = state.g[0]
-    top["has_actor"] = True
-    top["residual_scale"] = learned.scale
-    top["temperature"] = learned.temperature
-    top["exploration_seed"] = learned.seed
-    top["is_told"] = is_told
-    network = learned.network
-    weights = {name: np.ascontiguousarray(getattr(network, name)) for name in network.__slots__}
-    return state._replace(
-        **weights,
-        hidden_1=np.zeros(len(network.bias_1)),
-        hidden_2=np.zeros(len(network.bias_2)),
-    )
-
-
-def _with_more_told(state: State) -> State:
-    """Return the arrays with room for as many auctions again as there are tasks."""
-    more = len(state.tasks)
-    return state._replace(
-        told=_longer(state.told, more),
-        told_offers=_longer(state.told_offers, more),
-        told_features=_longer(state.told_features, more),
-    )
-
-
-def _longer(array: Records, more: int) -> Records:
-    return np.concatenate((array, np.zeros((more, *array.shape[1:]), array.dtype)))
-
-
-def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | None) -> State:
+def _run(world: FastWorld, state: State, journal: Journal, outlooks: Outlooks | None) -> State:
     """Run to the end, with what the compiled loop asks for; return the arrays as they are then."""
-    outlooks = None if plans is None else Outlooks(world.instance, plans)
     world.forecasts.issue(state, world.instance.start_s)
     table = table_of(state)
     begin(table)
@@ -359,13 +287,13 @@ def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | No
         if stop == layout.HOUR:
             world.forecasts.issue(state, float(state.g[0]["now_s"]))
         elif stop == layout.PLAN:
-            assert plans is not None
             assert outlooks is not None
-            _plan(world.instance, state, plans, outlooks)
+            for site, artifact in outlooks.copies(state):
+                begin_copy(table, site, artifact)
         elif stop == layout.LOG_FULL:
             journal.take(state)
         elif stop == layout.TOLD_FULL:
-            state = _with_more_told(state)
+            state = with_more_told(state)
             table = table_of(state)
         elif stop == layout.HEAP_FULL:
             state = state._replace(heap=np.concatenate((state.heap, np.zeros_like(state.heap))))
@@ -375,16 +303,6 @@ def _run(world: FastWorld, state: State, journal: Journal, plans: CopyPlans | No
     journal.take(state)
     assert state.g[0]["left_count"] == 0, "a task was lost (I1)"
     return state
-
-
-def _plan(instance: Instance, state: State, plans: CopyPlans, outlooks: Outlooks) -> None:
-    """Let every site pull what the plan gives to it."""
-    now_s = float(state.g[0]["now_s"])
-    sites = [site.site_id for site in instance.sites]
-    artifacts = [upstream.artifact.artifact_id for upstream in instance.upstreams]
-    table = table_of(state)
-    for copy in plans.copies(outlooks.at(state), now_s=now_s):
-        begin_copy(table, sites.index(copy.site_id), artifacts.index(copy.need.artifact_id))
 
 
 def _fail(instance: Instance, state: State, stop: int) -> None:

@@ -1,0 +1,162 @@
+"""Loads a trained actor and asks it: ONNX Runtime, one thread, inline.
+
+A file that cannot be used is no error: the rule decides alone, and whoever loads is told why
+(`Fallback`). ONNX Runtime is imported with the first file, so that who needs no actor does not wait
+for it; torch is never imported here.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.maccs.actor_card import (
+    CARD_KEY,
+    ActorCard,
+    Fallback,
+    FallbackReason,
+    decoded,
+    mismatch,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Rows: TypeAlias = NDArray[Any]
+"""Features of candidates, (n, width)."""
+
+#: Where the shipped actors lie, one file a part.
+SHIPPED: Final = Path(__file__).parent / "actors"
+#: A larger file is none of ours.
+FILE_BYTES_MAX: Final = 16 << 20
+INPUT: Final = "features"
+OUTPUT: Final = "outputs"
+_NUMBERS: Final[Mapping[str, type[np.floating[Any]]]] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+}
+
+
+class ActorError(Exception):
+    """An actor answered with an error, or with what is no number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A trained actor.
+
+    Attributes:
+        card: What its file says of it.
+        version: Part and digest of the file, such as `artifact/3f2a9c01b7d4`.
+        run: Computes the outputs of rows.
+    """
+
+    card: ActorCard
+    version: str
+    run: Callable[[Rows], Rows]
+
+    def __call__(self, rows: Rows) -> Rows:
+        """Return one number for each row, (n,).
+
+        Args:
+            rows: (n, width); n may be 0.
+
+        Raises:
+            ActorError: The runtime failed, or the answer is not finite.
+        """
+        if len(rows) == 0:
+            return np.zeros(0)
+        try:
+            told = self.run(rows)
+        except Exception as exc:  # the runtime's errors share no base class but this one
+            raise ActorError(f"{self.version} failed: {exc}") from exc
+        if not np.isfinite(told).all():
+            raise ActorError(f"{self.version} answered with what is no number")
+        return told
+
+
+def actor_path(part: str, directory: Path | None = None) -> Path:
+    """Return where the file of a part lies; without a directory: the shipped one."""
+    return (SHIPPED if directory is None else directory) / f"{part}.onnx"
+
+
+def load_actor(path: Path, part: str, features: Mapping[str, str]) -> Actor | Fallback:
+    """Return the actor in a file, or why the rule must decide alone.
+
+    Args:
+        path: The ONNX file.
+        part: The part it is wanted for.
+        features: Inputs as they are computed here, in their order: unit by name.
+    """
+    found = _loaded(path, part, features)
+    if isinstance(found, Fallback):
+        return replace(found, message=f"{path}: {found.message}")
+    return found
+
+
+def _loaded(path: Path, part: str, features: Mapping[str, str]) -> Actor | Fallback:
+    try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            return Fallback(FallbackReason.CORRUPT, "it is too large for an actor")
+        document = path.read_bytes()
+    except FileNotFoundError:
+        return Fallback(FallbackReason.MISSING, "there is no such file")
+    except OSError as exc:
+        return Fallback(FallbackReason.MISSING, f"it cannot be read: {exc.strerror}")
+    try:
+        session = _session(document)
+    except Exception as exc:  # as above
+        return Fallback(FallbackReason.CORRUPT, f"it is no model that runs: {exc}")
+    card = decoded(session.get_modelmeta().custom_metadata_map.get(CARD_KEY))
+    if isinstance(card, Fallback):
+        return card
+    problem = mismatch(card, part, features)
+    if problem is not None:
+        return problem
+    run = _runner(session, len(features))
+    if isinstance(run, Fallback):
+        return run
+    actor = Actor(card, f"{part}/{hashlib.sha256(document).hexdigest()[:12]}", run)
+    try:
+        # Also the first run, in which the runtime allocates: no decision waits for that.
+        answer = actor(np.zeros((2, len(features))))
+    except ActorError as exc:
+        return Fallback(FallbackReason.CORRUPT, str(exc))
+    if answer.shape != (2,):
+        return Fallback(FallbackReason.CORRUPT, "it does not answer each row with one number")
+    return actor
+
+
+def _session(document: bytes) -> "onnxruntime.InferenceSession":
+    import onnxruntime  # noqa: PLC0415  takes 0.2 s, and only who asks an actor needs it
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # what is wrong is told by the error
+    return onnxruntime.InferenceSession(document, options, providers=["CPUExecutionProvider"])
+
+
+def _runner(
+    session: "onnxruntime.InferenceSession", width: int
+) -> Callable[[Rows], Rows] | Fallback:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type not in _NUMBERS:
+        return Fallback(FallbackReason.CORRUPT, "it has not one input and one output of numbers")
+    shape = inputs[0].shape
+    if len(shape) != 2 or isinstance(shape[0], int) or shape[1] != width:
+        return Fallback(
+            FallbackReason.CORRUPT, f"its input is {shape}, not any number of rows of {width}"
+        )
+    number = _NUMBERS[inputs[0].type]
+    names, name = [outputs[0].name], inputs[0].name
+
+    def run(rows: Rows) -> Rows:
+        (told,) = session.run(names, {name: np.ascontiguousarray(rows, dtype=number)})
+        return np.asarray(told).reshape(-1)
+
+    return run
