@@ -9,12 +9,16 @@ to the last digits.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.features import CLAMP, FEATURE_COUNT
 from policies.maccs.task_bidder import RESIDUAL_MAX
+
+if TYPE_CHECKING:
+    import onnx
 
 Floats = NDArray[np.float64]
 
@@ -70,6 +74,19 @@ class TaskNetwork:
         return np.asarray(RESIDUAL_MAX * np.tanh(second @ self.weight_3 + self.bias_3[0]))
 
 
+#: For who asks no network but needs one: it has no layers.
+NO_NETWORK: Final = TaskNetwork(
+    shift=np.zeros(FEATURE_COUNT),
+    gain=np.zeros(FEATURE_COUNT),
+    weight_1=np.zeros((0, FEATURE_COUNT)),
+    bias_1=np.zeros(0),
+    weight_2=np.zeros((0, 0)),
+    bias_2=np.zeros(0),
+    weight_3=np.zeros(0),
+    bias_3=np.zeros(1),
+)
+
+
 def drawn_network(
     draws: np.random.Generator, *, hidden: tuple[int, int], is_zero: bool = True
 ) -> TaskNetwork:
@@ -94,3 +111,48 @@ def drawn_network(
         weight_3=np.zeros(second) if is_zero else weight_3,
         bias_3=np.zeros(1),
     )
+
+
+def graph_of(network: TaskNetwork, *, input_name: str, output_name: str) -> "onnx.GraphProto":
+    """Return the network as an ONNX graph: any number of rows in, (n, 1) out, 64-bit."""
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415  not needed to run one
+
+    arrays = {name: np.asarray(getattr(network, name)) for name in network.__slots__}
+    arrays["weight_3"] = arrays["weight_3"][np.newaxis]
+    arrays |= {"least": np.array(-CLAMP), "most": np.array(CLAMP), "reach": np.array(RESIDUAL_MAX)}
+    nodes = [
+        helper.make_node("Sub", [input_name, "shift"], ["shifted"]),
+        helper.make_node("Mul", ["shifted", "gain"], ["gained"]),
+        helper.make_node("Clip", ["gained", "least", "most"], ["scaled"]),
+        helper.make_node("Gemm", ["scaled", "weight_1", "bias_1"], ["sum_1"], transB=1),
+        helper.make_node("Tanh", ["sum_1"], ["hidden_1"]),
+        helper.make_node("Gemm", ["hidden_1", "weight_2", "bias_2"], ["sum_2"], transB=1),
+        helper.make_node("Tanh", ["sum_2"], ["hidden_2"]),
+        helper.make_node("Gemm", ["hidden_2", "weight_3", "bias_3"], ["sum_3"], transB=1),
+        helper.make_node("Tanh", ["sum_3"], ["hidden_3"]),
+        helper.make_node("Mul", ["hidden_3", "reach"], [output_name]),
+    ]
+    double = TensorProto.DOUBLE
+    return helper.make_graph(
+        nodes,
+        "task",
+        [helper.make_tensor_value_info(input_name, double, ["candidates", FEATURE_COUNT])],
+        [helper.make_tensor_value_info(output_name, double, ["candidates", 1])],
+        [numpy_helper.from_array(array, key) for key, array in arrays.items()],
+    )
+
+
+def network_in(graph: "onnx.GraphProto") -> TaskNetwork:
+    """Return the network of a graph that `graph_of` made.
+
+    Raises:
+        KeyError: It is another one.
+    """
+    from onnx import numpy_helper  # noqa: PLC0415
+
+    arrays = {
+        each.name: numpy_helper.to_array(each).astype(np.float64) for each in graph.initializer
+    }
+    layers = {name: arrays[name] for name in TaskNetwork.__slots__}
+    layers["weight_3"] = layers["weight_3"][0]
+    return TaskNetwork(**layers)
