@@ -8,6 +8,7 @@ late would cost at once. Amounts, counts and times enter as sign(x) log(1 + |x|)
 is clamped to +-6, so that no unseen setting can drive a network where it has never been.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -170,7 +171,7 @@ def reference_usd(announcement: Announcement, cluster: ClusterSignals) -> float:
 
 
 def features_of(
-    offered: Offered,
+    offered: Sequence[Offered],
     fetches: Sequence[Fetch],
     announcement: Announcement,
     state: SiteState,
@@ -178,24 +179,22 @@ def features_of(
     *,
     now_s: float,
 ) -> NDArray[np.float32]:
-    """Return the features of one candidate, (24,) float32, in the order of `FEATURES`.
+    """Return the features of one pool's candidates, (k, 24) float32, in the order of `FEATURES`.
 
     Args:
-        offered: The site's offer.
-        fetches: What it would move.
+        offered: What the pool offers: one start, or several.
+        fetches: What each of them would move.
         announcement: The task.
         state: What the site knows of itself.
         cluster: Means over all sites.
         now_s: World instant.
     """
-    prediction = prediction_for(announcement.predictions, offered.pool_type)
+    prediction = prediction_for(announcement.predictions, offered[0].pool_type)
     assert prediction is not None, "an offer rests on a prediction for its pool"
     median_s = max(prediction.run_time.p50_s, 1.0)
-    values = {
-        **_money(offered, announcement, reference_usd(announcement, cluster)),
-        **_time(offered, announcement, median_s, now_s),
-        "fetch_ratio": _log(sum(each.duration_s for each in fetches) / median_s),
+    shared = {
         "spread_ratio": _log(prediction.run_time.p90_s / median_s - 1.0),
+        "fetch_ratio": _log(sum(each.duration_s for each in fetches) / median_s),
         **_site(announcement.gpu.gpu_count, state),
         **_artifacts(fetches, announcement, state),
         "price_own_ratio": _relative(state.price.now, state.price.mean, LEAST_PRICE),
@@ -203,36 +202,52 @@ def features_of(
         "price_all_ratio": _relative(state.price.mean, cluster.price_usd_per_kwh, LEAST_PRICE),
         "carbon_all_ratio": _relative(state.carbon.mean, cluster.carbon_gco2_per_kwh, LEAST_CARBON),
     }
-    row = np.array([values[name] for name in FEATURES], dtype=np.float64)
-    return np.clip(row, -CLAMP, CLAMP).astype(np.float32)
+    rows = np.empty((len(offered), FEATURE_COUNT))
+    rows[:, : len(_OWN)] = _own(offered, announcement, cluster, median_s, now_s)
+    rows[:, len(_OWN) :] = [shared[name] for name in _SHARED]
+    return rows.clip(-CLAMP, CLAMP).astype(np.float32)
 
 
-def _money(offered: Offered, announcement: Announcement, usd: float) -> dict[str, float]:
-    charge, terms = offered.charge, announcement.terms
+#: Features that differ between the starts of a pool, and those that do not.
+_OWN: Final = tuple(FEATURES)[:10]
+_SHARED: Final = tuple(FEATURES)[10:]
+
+
+def _own(
+    offered: Sequence[Offered],
+    announcement: Announcement,
+    cluster: ClusterSignals,
+    median_s: float,
+    now_s: float,
+) -> NDArray[np.float64]:
+    """Return the features `_OWN` of each candidate, (k, 10); all at once, as there may be many."""
+    terms = announcement.terms
+    usd = reference_usd(announcement, cluster)
     usd_per_g = terms.carbon_price_usd_per_kg / G_PER_KG
-    counts_gpus = terms.scope is CostScope.WITH_GPU_HOURS
-    return {
-        "offer_ratio": _log(offered.offer_usd / usd),
-        "energy_ratio": _log(charge.energy_usd / usd),
-        "run_carbon_ratio": _log(usd_per_g * charge.compute_gco2 / usd),
-        "egress_ratio": _log(charge.transfer_usd / usd),
-        "network_carbon_ratio": _log(usd_per_g * charge.network_gco2 / usd),
-        "gpu_ratio": _log(charge.gpu_usd / usd) if counts_gpus else 0.0,
-        "penalty_ratio": _log(charge.penalty_usd / usd),
-    }
-
-
-def _time(
-    offered: Offered, announcement: Announcement, median_s: float, now_s: float
-) -> dict[str, float]:
-    slack = CLAMP
-    if announcement.deadline_s is not None:
-        slack = _log((announcement.deadline_s - offered.p50_finish_s) / median_s)
-    return {
-        "late_probability": offered.late_probability,
-        "delay_ratio": _log((offered.start_s - now_s) / median_s),
-        "slack_ratio": slack,
-    }
+    gpu_weight = 1.0 if terms.scope is CostScope.WITH_GPU_HOURS else 0.0
+    deadline_s = announcement.deadline_s
+    rows = np.array(
+        [
+            (
+                each.offer_usd / usd,
+                each.charge.energy_usd / usd,
+                usd_per_g * each.charge.compute_gco2 / usd,
+                each.charge.transfer_usd / usd,
+                usd_per_g * each.charge.network_gco2 / usd,
+                gpu_weight * each.charge.gpu_usd / usd,
+                each.charge.penalty_usd / usd,
+                each.late_probability,
+                (each.start_s - now_s) / median_s,
+                0.0 if deadline_s is None else (deadline_s - each.p50_finish_s) / median_s,
+            )
+            for each in offered
+        ]
+    )
+    logged: NDArray[np.float64] = np.copysign(np.log1p(np.abs(rows)), rows)
+    logged[:, 7] = rows[:, 7]
+    if deadline_s is None:
+        logged[:, 9] = CLAMP
+    return logged
 
 
 def _site(gpu_count: int, state: SiteState) -> dict[str, float]:
@@ -263,4 +278,4 @@ def _relative(value: float, yardstick: float, least: float) -> float:
 
 
 def _log(value: float) -> float:
-    return float(np.sign(value) * np.log1p(abs(value)))
+    return math.copysign(math.log1p(abs(value)), value)

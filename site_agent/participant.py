@@ -14,6 +14,7 @@ until the origin has answered it, however long that takes.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -238,13 +239,13 @@ class Participant:
         if self.signals.carbon is None:
             return Seen(reference, features=None)
         state = StateOfSite(self.schedules, self.cache.demand, self.signals, fetches, now_s=now_s)
-        rows = [
-            features_of(
-                option, fetches, announcement, state.of(option.pool_type), cluster, now_s=now_s
+        rows = []
+        for pool_type, offered in groupby(options, key=lambda option: option.pool_type):
+            site = state.of(pool_type)
+            rows.append(
+                features_of(list(offered), fetches, announcement, site, cluster, now_s=now_s)
             )
-            for option in options
-        ]
-        return Seen(reference, features=np.stack(rows))
+        return Seen(reference, features=np.concatenate(rows))
 
     def _view(self, announcement: Announcement, seen: Seen | None, now: Now) -> SiteView:
         """Return what a bidder may know of this site beside its options."""

@@ -173,6 +173,6 @@ class SimulatedDecisions:
                 bid.fetches,
                 now_s=now_s,
             ).of(bid.pool_type)
-            features = features_of(bid, bid.fetches, announcement, state, cluster, now_s=now_s)
+            (features,) = features_of([bid], bid.fetches, announcement, state, cluster, now_s=now_s)
             candidates.append(Candidate(bid.site_id, bid.offer_usd, features))
         return Decision(announcement.task_id, now_s, tuple(candidates))

@@ -71,7 +71,7 @@ class FastPolicy:
         budget: What a site may spend on pulls in a day.
         foresight: What copies are planned from; None: they are not.
         plan: Constants of that plan.
-        learned: What corrects the offers of `joint`; None: nothing.
+        bids: What corrects the offers of `joint`; None: nothing.
     """
 
     rule: str
@@ -91,7 +91,7 @@ class FastPolicy:
     budget: Budget = field(default_factory=Budget)
     foresight: Foresight | None = None
     plan: Settings = copy_planning.DEFAULTS
-    learned: LearnedBids | None = None
+    bids: LearnedBids | None = None
 
 
 #: Beside the compiled code: all of it is there.
@@ -189,7 +189,7 @@ def run_fast(
     Raises:
         InvalidRequestError: The compiled core cannot run this.
     """
-    assert tell is None or policy.learned is not None, "only who learns has something to tell"
+    assert tell is None or policy.bids is not None, "only who learns has something to tell"
     instance = world.instance
     problem = unsupported(instance)
     if problem is not None:
@@ -198,8 +198,8 @@ def run_fast(
     begun_s = clock.protocol_s()
     state = lay_out(instance, mode)
     _configure(state, policy)
-    if policy.learned is not None:
-        state = with_network(state, policy.learned, is_told=tell is not None)
+    if policy.bids is not None:
+        state = with_network(state, policy.bids, is_told=tell is not None)
     journal = Journal(instance, log, is_hashed=is_hashed)
     outlooks = None
     if policy.foresight is not None:

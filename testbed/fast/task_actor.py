@@ -27,7 +27,7 @@ _RANGE = 2.0**53
 
 @compiled
 def _log(value: float) -> float:
-    return math.copysign(math.log1p(abs(value)), value) if value else 0.0
+    return math.copysign(math.log1p(abs(value)), value)
 
 
 @compiled

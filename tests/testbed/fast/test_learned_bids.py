@@ -39,7 +39,7 @@ def logged(instance: Instance, policy: FastPolicy) -> str:
 
 def told_by(instance: Instance, learned: LearnedBids) -> Told:
     told: list[Told] = []
-    run_fast(FastWorld(instance), FastPolicy("joint", learned=learned), tell=told.append)
+    run_fast(FastWorld(instance), FastPolicy("joint", bids=learned), tell=told.append)
     return told[0]
 
 
@@ -64,14 +64,14 @@ def simulated(instance: Instance, name: str, network: TaskNetwork, scale: float)
 def test_both_cores_place_alike(sample: Sample) -> None:
     instance = instance_of(sample)
     rule = fast_policy("rule")
-    compiled = logged(instance, replace(rule, learned=LearnedBids(NETWORK, 1.0)))
+    compiled = logged(instance, replace(rule, bids=LearnedBids(NETWORK, 1.0)))
     assert compiled == simulated(instance, "rule", NETWORK, 1.0)
     assert compiled != logged(instance, rule), "what was learned changes nothing here"
 
 
 def test_both_cores_place_alike_where_gpu_hours_count() -> None:
     instance = replace(instance_of(BUSY), scope=CostScope.WITH_GPU_HOURS)
-    compiled = logged(instance, replace(fast_policy("rule"), learned=LearnedBids(NETWORK, 0.5)))
+    compiled = logged(instance, replace(fast_policy("rule"), bids=LearnedBids(NETWORK, 0.5)))
     assert compiled == simulated(instance, "rule", NETWORK, 0.5)
 
 
@@ -80,9 +80,9 @@ def test_before_training_it_is_the_rule(site_count: int) -> None:
     instance = instance_of(replace(BUSY, site_count=site_count))
     still = drawn_network(np.random.default_rng(3), hidden=(8, 4))
     rule = fast_policy("rule")
-    learned = logged(instance, replace(rule, learned=LearnedBids(still)))
+    learned = logged(instance, replace(rule, bids=LearnedBids(still)))
     assert learned == logged(instance, rule)
-    assert logged(instance, replace(rule, learned=LearnedBids(NETWORK, 0.0))) == learned
+    assert logged(instance, replace(rule, bids=LearnedBids(NETWORK, 0.0))) == learned
     assert simulated(instance, "rule", still, 1.0) == learned
 
 
@@ -138,7 +138,7 @@ def test_each_task_knows_its_own_cost() -> None:
     """All of them, with copies and storage, make up J."""
     instance = instance_of(BUSY)
     told: list[Told] = []
-    policy = FastPolicy("joint", learned=LearnedBids(NETWORK))
+    policy = FastPolicy("joint", bids=LearnedBids(NETWORK))
     result = run_fast(FastWorld(instance), policy, tell=told.append)
     charge = replace(result.whole.charge, storage_usd=0.0)
     joint_usd = charge.joint_usd(instance.scope, instance.carbon_price_usd_per_kg)
