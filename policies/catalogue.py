@@ -49,6 +49,7 @@ class Policy:
             chance; None: each task goes to the best offer at once. Agents know no batches.
         foresight: What the sites plan copies from, once an hour; None: they make no plan (DESIGN
             7 F).
+        learned: Parts that have an actor, by the names of their files (`policies.maccs.actor`).
     """
 
     name: str
@@ -58,6 +59,7 @@ class Policy:
     migrator: Callable[[], Migrator] = NoMigrator
     dispatcher: Callable[[np.random.Generator], Dispatcher] | None = None
     foresight: Foresight | None = None
+    learned: tuple[str, ...] = ()
 
     @property
     def is_live(self) -> bool:
@@ -131,6 +133,14 @@ POLICIES: Final = {
             JointBidder,
             gives_back_late=True,
             foresight=Foresight.REMEMBERED,
+        ),
+        Policy(
+            "maccs",
+            "plan, corrected by what was learned as far as the ship gate lets it",
+            JointBidder,
+            gives_back_late=True,
+            foresight=Foresight.REMEMBERED,
+            learned=("artifact",),
         ),
         Policy(
             "oracle-demand",

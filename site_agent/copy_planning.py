@@ -24,11 +24,14 @@ from gcos.ids import ArtifactId, SiteId
 from gcos.outlook import Outlook, OutlookArtifact, OutlookPool, Submission
 from gcos.signals import HOUR_S
 from policies.maccs import copy_plan
+from policies.maccs.artifact_features import Surroundings, surroundings_of
 from policies.maccs.copy_plan import (
     CROWDED_PENALTY,
     CROWDED_RUN,
     GRID_H,
+    UNLEARNED,
     Caches,
+    Learned,
     Sample,
     Settings,
     plan_copies,
@@ -42,7 +45,9 @@ from site_agent.sourcing import Links
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-Planner = Callable[[Sample, Caches, Floats, Ints, Settings], tuple[Ints, Floats]]
+Planner = Callable[
+    [Sample, Caches, Floats, Ints, Settings, Surroundings, Learned], tuple[Ints, Floats]
+]
 """`policies.maccs.copy_plan.plan_copies`, as it stands or compiled."""
 
 #: Tasks of a plan of live agents, over all sites. So many take 0.05 s as the plan stands, at 8
@@ -91,11 +96,15 @@ class Expected:
         tasks: In order of arrival.
         start_h: When each is expected, hours from the beat, (n,).
         weight: Uses in the coming horizon that each stands for.
+        age_h: How long ago each was submitted, hours, (n,).
+        memory_h: Hours of remembered demand.
     """
 
     tasks: tuple[Submission, ...]
     start_h: Floats
     weight: float
+    age_h: Floats
+    memory_h: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +115,24 @@ class PlannedCopy:
         site_id: Who is to bring it.
         need: What, and who holds it.
         score_usd: What it is expected to save, all it costs taken off.
+        plain_usd: The same without what was learned.
         price_usd: J of bringing it.
     """
 
     site_id: SiteId
     need: ArtifactNeed
     score_usd: float
+    plain_usd: float
     price_usd: float
 
     @property
     def why(self) -> str:
         """In words."""
+        learned = ""
+        if self.plain_usd != self.score_usd:
+            learned = f" ({self.plain_usd:.4g} $ without what was learned)"
         return (
-            f"the plan expects it to save {self.score_usd:.4g} $ within"
+            f"the plan expects it to save {self.score_usd:.4g} ${learned} within"
             f" {copy_plan.HORIZON_H:g} h beyond the {self.price_usd:.4g} $ of bringing it"
         )
 
@@ -136,11 +150,13 @@ def remembered(outlooks: Collection[Outlook], *, count_max: int = SAMPLE_COUNT_M
     total = sum(outlook.submission_count for outlook in outlooks)
     arrivals = np.array([(task.arrival_s - at_s) / HOUR_S for task in tasks])
     spread = np.array([spread_of(task.task_id) for task in tasks], dtype=np.int64)
-    weight = weight_of(max(outlook.remembered_h for outlook in outlooks))
+    memory_h = max(outlook.remembered_h for outlook in outlooks)
     return Expected(
         tasks=tasks,
         start_h=virtual_starts(arrivals, spread),
-        weight=weight * max(1.0, total / max(1, len(tasks))),
+        weight=weight_of(memory_h) * max(1.0, total / max(1, len(tasks))),
+        age_h=-arrivals,
+        memory_h=memory_h,
     )
 
 
@@ -151,6 +167,7 @@ def planned_copies(
     *,
     planner: Planner = plan_copies,
     settings: Settings = DEFAULTS,
+    learned: Learned = UNLEARNED,
 ) -> tuple[PlannedCopy, ...]:
     """Return the copies to begin now, best first.
 
@@ -160,26 +177,35 @@ def planned_copies(
         tariff: What moving bytes costs.
         planner: The plan.
         settings: Its constants.
+        learned: Corrects what it expects.
+
+    Raises:
+        ActorError: The actor that was to be asked failed.
     """
     sites = sorted(outlooks, key=lambda outlook: outlook.site_id)
     between_usd = np.array([[tariff.usd_per_gb(a, b) for b in sites] for a in sites])
     shelf = _Shelf(sites, between_usd, expected.tasks)
-    sample = _sample(sites, shelf, expected)
+    sample, age_h = _sample(sites, shelf, expected)
     if len(sample.start_h) < SAMPLE_COUNT_MIN:
         return ()
     # The plan changes what it is given; prices are told as they were.
     price_usd = shelf.caches.price_usd.copy()
     load = np.array([_load(site.pools) for site in sites])
     gpu_count = np.array([sum(pool.gpu_count for pool in site.pools) for site in sites])
-    copies, scores = planner(sample, shelf.caches, load, gpu_count.astype(np.int64), settings)
+    rates = np.array([site.rate_usd_per_kwh for site in sites])
+    around = surroundings_of(age_h, rates, expected.memory_h)
+    copies, scores = planner(
+        sample, shelf.caches, load, gpu_count.astype(np.int64), settings, around, learned
+    )
     return tuple(
         PlannedCopy(
             site_id=sites[i].site_id,
             need=shelf.need(int(a)),
             score_usd=float(score),
+            plain_usd=float(plain),
             price_usd=float(price_usd[a, i]),
         )
-        for (a, i), score in zip(copies, scores, strict=True)
+        for (a, i), (score, plain) in zip(copies, scores, strict=True)
     )
 
 
@@ -285,8 +311,8 @@ def _artifacts(sites: Sequence[Outlook], tasks: Iterable[Submission]) -> list[Ou
     ]
 
 
-def _sample(sites: Sequence[Outlook], shelf: _Shelf, expected: Expected) -> Sample:
-    """Return the tasks that some site can serve, with what each costs where."""
+def _sample(sites: Sequence[Outlook], shelf: _Shelf, expected: Expected) -> tuple[Sample, Floats]:
+    """Return the tasks that some site can serve, with what each costs where, and their ages."""
     tasks = expected.tasks
     count = len(tasks)
     gpus = np.array([float(task.gpu_count) for task in tasks])
@@ -320,7 +346,7 @@ def _sample(sites: Sequence[Outlook], shelf: _Shelf, expected: Expected) -> Samp
     reach_usd = shelf.caches.price_usd[artifacts].sum(axis=1)
     can = np.isfinite(serve_usd + reach_usd).any(axis=1)
     serve_usd = serve_usd[can]
-    return Sample(
+    sample = Sample(
         start_h=expected.start_h[can],
         gpu_count=gpus[can],
         artifacts=artifacts[can],
@@ -329,3 +355,4 @@ def _sample(sites: Sequence[Outlook], shelf: _Shelf, expected: Expected) -> Samp
         crowded_usd=CROWDED_RUN * serve_usd + CROWDED_PENALTY * penalty_usd[can, np.newaxis],
         weight=expected.weight,
     )
+    return sample, expected.age_h[can]

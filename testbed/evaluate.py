@@ -5,16 +5,9 @@ A run is a pair of calendar week and workload seed under a policy: 24 h of warm-
 pair (`testbed.statistics`).
 """
 
-import contextlib
 import dataclasses
 import functools
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -24,6 +17,7 @@ from gcos.errors import GcosError, InvalidRequestError, NotFoundError
 from gcos.signals import EmissionFactor
 from policies.catalogue import policy_named
 from testbed.instances import draw, replay
+from testbed.processes import in_processes
 from testbed.run_store import (
     RunRecord,
     is_exported,
@@ -51,9 +45,6 @@ FIRST_DAY: Final = date(2023, 1, 2)
 LAST_DAY: Final = date(2023, 12, 31)
 
 JOB_COUNT_MAX: Final = 256
-
-#: What keeps numerical libraries to one thread in each process.
-_ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,71 +307,11 @@ def make_runs(
             hint="one for each core of the machine",
         )
     if job_count > 1:
-        return _in_processes(orders, simulate, job_count, tell)
+        return in_processes(
+            functools.partial(make_run, simulate=simulate), orders, job_count=job_count, tell=tell
+        )
     records = []
     for order in orders:
         records.append(make_run(order, simulate))
         tell(records[-1])
     return records
-
-
-def _in_processes(
-    orders: Sequence[RunOrder],
-    simulate: Simulate,
-    job_count: int,
-    tell: Callable[[RunRecord], None],
-) -> list[RunRecord]:
-    others = set(multiprocessing.active_children())
-    # Started afresh: a forked child would inherit threads and locks half way.
-    context = multiprocessing.get_context("spawn")
-    with (
-        _one_thread_each(),
-        ProcessPoolExecutor(job_count, context, initializer=_follow_parent) as pool,
-    ):
-        futures = [pool.submit(make_run, order, simulate) for order in orders]
-        try:
-            for future in as_completed(futures):
-                tell(future.result())
-        except BrokenProcessPool as exc:
-            raise GcosError(
-                "a process died in the middle of a run, maybe for want of memory",
-                hint="try again with fewer --jobs; runs kept by --out are not made again",
-            ) from exc
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in set(multiprocessing.active_children()) - others:
-                child.terminate()
-            raise
-        return [future.result() for future in futures]
-
-
-def _follow_parent() -> None:
-    """Leave interrupts to the parent, and end with it.
-
-    Ctrl-C reaches all processes of a terminal; the parent alone acts, and ends the others. One that
-    is killed cannot: its children would wait for ever for the next order.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "this runs in a child"
-    parent.join()
-    os._exit(1)  # not sys.exit: the run goes on in the main thread
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let processes that start in the block compute with one thread; numpy reads this once."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -1,32 +1,54 @@
 """The copy plan for simulations: compiled where the research extra is installed, else as it is."""
 
+import functools
 import importlib.util
 import sys
-from functools import cache
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, cast
 
-from policies.maccs import copy_plan
+from gcos.errors import InvalidRequestError
+from policies.maccs import artifact_features, copy_plan, network
+from policies.maccs.actor import actor_path, load_actor
+from policies.maccs.actor_card import Fallback
+from policies.maccs.actor_file import read_model
+from policies.maccs.copy_plan import UNLEARNED, Learned
 from site_agent.copy_planning import Planner
 
-#: Functions of the plan that call each other, from the innermost.
+#: Name of the part whose actor corrects the plan.
+PART: Final = "artifact"
+#: Functions of the plan that call each other, from the innermost: each in the module that has it.
 _COMPILED: Final = (
-    "has_room",
-    "add_load",
-    "assign",
-    "saving_of",
-    "eviction_loss_usd",
-    "take_room",
-    "move_tasks",
-    "index_tasks",
-    "plan_copies",
+    (artifact_features, "demand_of"),
+    (artifact_features, "fill_row"),
+    (artifact_features, "corrected_usd"),
+    (copy_plan, "has_room"),
+    (copy_plan, "add_load"),
+    (copy_plan, "assign"),
+    (copy_plan, "saving_of"),
+    (copy_plan, "eviction_loss_usd"),
+    (copy_plan, "take_room"),
+    (copy_plan, "move_tasks"),
+    (copy_plan, "index_tasks"),
+    (copy_plan, "empty_appraisal"),
+    (copy_plan, "appraise"),
+    (copy_plan, "correct"),
+    (copy_plan, "score_of"),
+    (copy_plan, "plan_copies"),
 )
 
 
-@cache
-def planner() -> Planner:
-    """Return the copy plan, which compiled takes a hundredth of the time and gives the same."""
-    if importlib.util.find_spec("numba") is None:
-        return copy_plan.plan_copies
+def has_compiler() -> bool:
+    """Tell whether the plan is compiled here."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@functools.cache
+def plan_module() -> ModuleType:
+    """Return `policies.maccs.copy_plan`, compiled where there is a compiler."""
+    if not has_compiler():
+        return copy_plan
     from testbed.fast.compiled import compiled  # noqa: PLC0415  only where there is a compiler
 
     # Under another name, so that what agents run stays as it stands.
@@ -36,6 +58,46 @@ def planner() -> Planner:
     module: Any = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where the compiler's cache looks for it
     spec.loader.exec_module(module)
-    for name in _COMPILED:
-        setattr(module, name, compiled(getattr(module, name)))
-    return cast(Planner, module.plan_copies)
+    # Weights stand for the actor's file, and this for its runtime.
+    module.estimates = compiled(network.forward)
+    for source, name in _COMPILED:
+        plain = getattr(module if source is copy_plan else source, name)
+        setattr(module, name, compiled(plain))
+    return cast(ModuleType, module)
+
+
+def planner() -> Planner:
+    """Return the copy plan, which compiled takes a hundredth of the time and gives the same."""
+    return cast(Planner, plan_module().plan_copies)
+
+
+def learned(
+    parts: tuple[str, ...],
+    *,
+    directory: Path | None = None,
+    scales: Mapping[str, float] | None = None,
+    is_compiled: bool | None = None,
+) -> Learned:
+    """Return what corrects the plan of a policy; nothing where it has no such part.
+
+    Args:
+        parts: The learned parts of the policy.
+        directory: Where actors lie; None: the shipped ones.
+        scales: Weight by part in place of the one that its file names.
+        is_compiled: For the compiled plan; None: for `planner()`.
+
+    Raises:
+        InvalidRequestError: Its file cannot be used. Agents fall back to the rule; a result that
+            silently were the rule's would be of another policy than it says.
+    """
+    if PART not in parts:
+        return UNLEARNED
+    path = actor_path(PART, directory)
+    actor = load_actor(path, PART, artifact_features.FEATURES)
+    if isinstance(actor, Fallback):
+        raise InvalidRequestError(actor.message, field="policy", hint="train it: gcos train --help")
+    scale = (scales or {}).get(PART, actor.card.residual_scale)
+    if not (has_compiler() if is_compiled is None else is_compiled):
+        return Learned(actor, scale, is_asked=True)
+    model, _ = read_model(path)
+    return Learned(network.weights_in(model.graph), scale, is_asked=True)

@@ -100,6 +100,7 @@ _SUMMARIES: Final = {
     "data": "Bring in tables of carbon, price, network and work.",
     "evaluate": "Compare policies on a scenario.",
     "report": "Write a page of evaluations, with plots.",
+    "train": "Train the learned parts, and judge them.",
 }
 
 

@@ -71,15 +71,22 @@ class FamilyResult:
         scenario: Its name.
         run_count: Paired runs.
         mean_ratio: Mean of J over J without learning, less 1.
-        low_ratio: Lower end of its 95 % interval.
+        low_ratio: Lower end of its 95 % interval; None with a single week, which tells none.
         high_ratio: Upper end.
     """
 
     scenario: str
     run_count: int
     mean_ratio: float
-    low_ratio: float
-    high_ratio: float
+    low_ratio: float | None
+    high_ratio: float | None
+
+    def __str__(self) -> str:
+        """Tell it in words."""
+        told = f"{self.scenario}: {self.mean_ratio:+.2%}"
+        if self.low_ratio is not None and self.high_ratio is not None:
+            told += f" ({self.low_ratio:+.2%} to {self.high_ratio:+.2%})"
+        return f"{told}, {self.run_count} weeks"
 
 
 @dataclass(frozen=True, slots=True)

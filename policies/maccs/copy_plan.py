@@ -10,6 +10,9 @@ and what would one more copy save?
     Q_ai  = w^2 times the sum of squares
     score = S (1 - exp(-tau_i / HORIZON)) - z sqrt(Q) - x - sum_victims (1 - exp(-f_v)) x_v
 
+where S <- S + r (x f - S) before that if an actor is asked, whose f expects S / x from what it saw
+in training (`artifact_features`) and whose weight r the ship gate gave; and
+
 with v_j the virtual start, x the price of the copy and o that of the task's other missing artifact,
 tau_i the characteristic time of the cache (Che, Tung and Wang, IEEE JSAC 20(7), 2002) and f_v the
 expected uses of a victim. Copies are taken by the best positive score, one after the other; each
@@ -20,10 +23,21 @@ count from the beat; GB, $ and GPUs. Axes: n tasks of the sample, a artifacts, i
 """
 
 import math
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from policies.maccs.artifact_features import (
+    FEATURE_COUNT,
+    PLANNED_H,
+    Surroundings,
+    corrected_usd,
+    demand_of,
+    fill_row,
+)
+from policies.maccs.network import Weights, no_weights
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -110,6 +124,41 @@ class Caches(NamedTuple):
     refetch_usd: Floats
     uses: Floats
     stay: Floats
+
+
+class Learned(NamedTuple):
+    """What corrects the savings that the plan expects.
+
+    Attributes:
+        actor: Returns f of each row of features, (n, 16) to (n,); weights where the plan is
+            compiled, which then has its own arithmetic for it (`estimates`).
+        scale: r, its weight beside the plan's own expectation.
+        is_asked: The actor is asked, be it for nothing, as at scale 0.
+    """
+
+    actor: Callable[[Floats], Floats] | Weights
+    scale: float
+    is_asked: bool
+
+
+#: Nothing is corrected.
+UNLEARNED: Final = Learned(no_weights(), 0.0, False)
+
+
+class Appraisal(NamedTuple):
+    """What a copy of each artifact would save at each site: filled in as it is asked for.
+
+    Attributes:
+        saved_usd: (a, i) S, without what was learned.
+        squares: (a, i) Q.
+        drawn: (a, i) tasks that would come.
+        rows: (a, i, 16) features; of no artifact and site where no actor is asked.
+    """
+
+    saved_usd: Floats
+    squares: Floats
+    drawn: Ints
+    rows: Floats
 
 
 def virtual_starts(arrival_h: Floats, spread: Ints) -> Floats:
@@ -228,8 +277,10 @@ def saving_of(
     tasks: Ints,
     artifact: int,
     site: int,
-) -> tuple[float, float, int]:
-    """Return S, Q and the number of tasks that a copy of `artifact` at `site` would draw.
+) -> tuple[float, float, int, float]:
+    """Return S, Q, and number and GPU hours of the tasks that a copy of `artifact` would draw.
+
+    The number counts tasks of the sample, all else what they stand for.
 
     Args:
         sample: The tasks.
@@ -245,6 +296,7 @@ def saving_of(
     total = 0.0
     squares = 0.0
     drawn = 0
+    gpu_h = 0.0
     for j in tasks:
         saved_usd = cost_usd[j] - sample.serve_usd[j, site]
         if saved_usd <= 0.0:
@@ -261,7 +313,8 @@ def saving_of(
         total += worth_usd
         squares += worth_usd * worth_usd
         drawn += 1
-    return sample.weight * total, sample.weight * sample.weight * squares, drawn
+        gpu_h += gpus * sample.run_h[j, site]
+    return sample.weight * total, sample.weight * sample.weight * squares, drawn, gpu_h
 
 
 def eviction_loss_usd(caches: Caches, artifact: int, site: int) -> float:
@@ -356,16 +409,154 @@ def index_tasks(artifacts: Ints, artifact_count: int) -> tuple[Ints, Ints]:
     return order, first
 
 
+def estimates(actor: Any, rows: Floats) -> Floats:
+    """Return f of each row, (n,): what the actor's runtime says.
+
+    Where the plan is compiled, `network.forward` stands here and is handed the weights.
+    """
+    return np.asarray(actor(rows))
+
+
+def appraise(
+    sample: Sample,
+    caches: Caches,
+    load: Floats,
+    gpu_count: Ints,
+    limit_gpus: Floats,
+    site_of: Ints,
+    cost_usd: Floats,
+    order: Ints,
+    first: Ints,
+    is_stale: Bools,
+    surroundings: Surroundings,
+    uses: Floats,
+    latest_h: Floats,
+    found: Appraisal,
+) -> None:
+    """Find what copies would save where `is_stale`, in place; nothing where no price is known.
+
+    Args:
+        sample: The tasks.
+        caches: The copies.
+        load: (i, h) planned GPUs.
+        gpu_count: (i,).
+        limit_gpus: (i,) GPUs that may be planned.
+        site_of: (n,) where each task goes as planned.
+        cost_usd: (n,) what each task costs as planned.
+        order: Tasks by artifact ...
+        first: ... and where each artifact's begin.
+        is_stale: (a, i) what to look at.
+        surroundings: For features.
+        uses: (a,) decayed uses.
+        latest_h: (a,) hours since the artifact was last asked for.
+        found: What is filled in.
+    """
+    artifact_count, site_count = caches.price_usd.shape
+    planned_ratio = np.zeros(site_count)
+    for i in range(site_count):
+        if gpu_count[i] > 0:
+            planned_ratio[i] = load[i, :PLANNED_H].sum() / (PLANNED_H * gpu_count[i])
+    for a in range(artifact_count):
+        tasks = order[first[a] : first[a + 1]]
+        kind = caches.kind[a]
+        holder_count = 0
+        for i in range(site_count):
+            holder_count += int(caches.is_held[a, i])
+        for i in range(site_count):
+            if not is_stale[a, i]:
+                continue
+            found.drawn[a, i] = 0
+            price_usd = caches.price_usd[a, i]
+            if caches.is_held[a, i] or len(tasks) == 0 or not math.isfinite(price_usd):
+                continue
+            saved_usd, squares, drawn, gpu_h = saving_of(
+                sample, caches, load, limit_gpus, cost_usd, tasks, a, i
+            )
+            found.saved_usd[a, i] = saved_usd
+            found.squares[a, i] = squares
+            found.drawn[a, i] = drawn
+            if drawn == 0 or len(found.rows) == 0:
+                continue
+            assigned = 0
+            for j in tasks:
+                assigned += int(site_of[j] == i)
+            capacity_gb = caches.capacity_gb[kind, i]
+            occupied = 1.0 - caches.free_gb[kind, i] / capacity_gb if capacity_gb > 0.0 else 1.0
+            fill_row(
+                found.rows[a, i],
+                saved_usd,
+                squares,
+                sample.weight * drawn,
+                gpu_h,
+                sample.weight * assigned,
+                price_usd,
+                caches.size_gb[a],
+                kind,
+                uses[a],
+                latest_h[a],
+                surroundings.rate_ratio[i],
+                planned_ratio[i],
+                occupied,
+                holder_count,
+                surroundings.memory_h,
+            )
+
+
+def empty_appraisal(artifact_count: int, site_count: int, has_rows: bool) -> Appraisal:
+    """Return an appraisal in which nothing is filled in."""
+    shape = artifact_count, site_count
+    return Appraisal(
+        saved_usd=np.zeros(shape),
+        squares=np.zeros(shape),
+        drawn=np.zeros(shape, dtype=np.int64),
+        rows=np.zeros((artifact_count if has_rows else 0, site_count, FEATURE_COUNT)),
+    )
+
+
+def correct(
+    learned: Learned, caches: Caches, is_stale: Bools, found: Appraisal, corrected: Floats
+) -> None:
+    """Ask the actor about all that is stale, in one call, and correct its savings, (a, i)."""
+    asked = np.zeros((found.drawn.size, 2), dtype=np.int64)
+    rows = np.zeros((found.drawn.size, FEATURE_COUNT))
+    count = 0
+    for a in range(found.drawn.shape[0]):
+        for i in range(found.drawn.shape[1]):
+            if is_stale[a, i] and found.drawn[a, i] > 0:
+                asked[count, 0] = a
+                asked[count, 1] = i
+                rows[count] = found.rows[a, i]
+                count += 1
+    told = estimates(learned.actor, rows[:count])
+    for k in range(count):
+        a, i = asked[k, 0], asked[k, 1]
+        corrected[a, i] = corrected_usd(
+            found.saved_usd[a, i], caches.price_usd[a, i], told[k], learned.scale
+        )
+
+
+def score_of(
+    caches: Caches, settings: Settings, saved_usd: float, squares: float, artifact: int, site: int
+) -> float:
+    """Return what a copy is worth beyond all it costs, $, victims not counted yet."""
+    price_usd: float = caches.price_usd[artifact, site]
+    stay: float = caches.stay[caches.kind[artifact], site]
+    return saved_usd * stay - settings.caution * math.sqrt(squares) - price_usd
+
+
 def plan_copies(
     sample: Sample,
     caches: Caches,
     load: Floats,
     gpu_count: Ints,
     settings: Settings,
+    surroundings: Surroundings,
+    learned: Learned,
 ) -> tuple[Ints, Floats]:
-    """Return the copies to begin now, (k, 2) artifact and site, and their scores, (k,) $.
+    """Return the copies to begin now, (k, 2) artifact and site, and their scores, (k, 2) $.
 
-    Best first. `caches` and `load` are changed as the plan grows: hand in copies.
+    Best first; beside each score stands what it would have been without what was learned. `caches`
+    and `load` are changed as the plan grows: hand in copies.
 
     Args:
         sample: The expected tasks.
@@ -373,40 +564,66 @@ def plan_copies(
         load: (i, h) GPUs that are committed already, hour by hour from the beat.
         gpu_count: (i,) GPUs of each site.
         settings: Constants of the plan.
+        surroundings: For the features of the actor.
+        learned: Corrects what the plan expects.
     """
     limit_gpus: Floats = gpu_count.astype(np.float64) * settings.fill
     site_of, cost_usd = assign(sample, caches, load, limit_gpus)
     artifact_count, site_count = caches.price_usd.shape
     order, first = index_tasks(sample.artifacts, artifact_count)
+    uses, latest_h = demand_of(sample.artifacts, surroundings.age_h, artifact_count)
+    found = empty_appraisal(artifact_count, site_count, learned.is_asked)
+    corrected = np.zeros((artifact_count, site_count))
     score_usd = np.full((artifact_count, site_count), -math.inf)
+    plain_usd = np.full((artifact_count, site_count), -math.inf)
     is_stale = np.ones((artifact_count, site_count), dtype=np.bool_)
     copies = np.zeros((settings.copy_count_max, 2), dtype=np.int64)
-    scores = np.zeros(settings.copy_count_max)
+    scores = np.zeros((settings.copy_count_max, 2))
     count = 0
     while count < settings.copy_count_max:
+        appraise(
+            sample,
+            caches,
+            load,
+            gpu_count,
+            limit_gpus,
+            site_of,
+            cost_usd,
+            order,
+            first,
+            is_stale,
+            surroundings,
+            uses,
+            latest_h,
+            found,
+        )
+        if learned.is_asked:
+            correct(learned, caches, is_stale, found, corrected)
         for a in range(artifact_count):
-            tasks = order[first[a] : first[a + 1]]
             for i in range(site_count):
                 if not is_stale[a, i]:
                     continue
                 is_stale[a, i] = False
                 score_usd[a, i] = -math.inf
-                if caches.is_held[a, i] or len(tasks) == 0:
+                if found.drawn[a, i] == 0:
                     continue
-                saved, squares, drawn = saving_of(
-                    sample, caches, load, limit_gpus, cost_usd, tasks, a, i
-                )
-                stay = caches.stay[caches.kind[a], i]
-                usd = saved * stay - settings.caution * math.sqrt(squares) - caches.price_usd[a, i]
-                if drawn > 0 and usd > 0.0:
-                    score_usd[a, i] = usd - eviction_loss_usd(caches, a, i)
+                squares = found.squares[a, i]
+                plain_usd[a, i] = score_of(caches, settings, found.saved_usd[a, i], squares, a, i)
+                usd = plain_usd[a, i]
+                if learned.is_asked:
+                    usd = score_of(caches, settings, corrected[a, i], squares, a, i)
+                if usd > 0.0:
+                    lost_usd = eviction_loss_usd(caches, a, i)
+                    score_usd[a, i] = usd - lost_usd
+                    plain_usd[a, i] -= lost_usd
         best = int(np.argmax(score_usd))
         a, i = best // site_count, best % site_count
         if score_usd[a, i] <= 0.0:
             break
         copies[count, 0] = a
         copies[count, 1] = i
-        scores[count] = score_usd[a, i]
+        scores[count, 0] = score_usd[a, i]
+        scores[count, 1] = plain_usd[a, i]
         count += 1
         take_room(caches, a, i)
         tasks = order[first[a] : first[a + 1]]

@@ -26,11 +26,8 @@ def main_problem(result: FamilyResult) -> str | None:
         return f"{result.run_count} weeks say too little: {WEEK_COUNT_MIN} are asked for"
     if not result.mean_ratio < 0.0:
         return f"its mean is {result.mean_ratio:+.2%}, not below zero"
-    if not result.high_ratio < 0.0:
-        return (
-            f"its 95 % interval, {result.low_ratio:+.2%} to {result.high_ratio:+.2%},"
-            " is not below zero"
-        )
+    if result.high_ratio is None or not result.high_ratio < 0.0:
+        return f"its 95 % interval is not below zero: {result}"
     return None
 
 
@@ -85,9 +82,8 @@ def verdict(
         if problem is None:
             result = tried[scale]
             why = (
-                f"at {scale:g} the mean over {result.run_count} weeks is {result.mean_ratio:+.2%}"
-                f" ({result.low_ratio:+.2%} to {result.high_ratio:+.2%}), and no family is worse"
-                f" by more than {FAMILY_WORSE_MAX:.0%}"
+                f"at {scale:g} it is better ({result}), and no family is worse by more than"
+                f" {FAMILY_WORSE_MAX:.0%}"
             )
             return GateResult(True, scale, why, weeks, first_seed, told, judged)
         why = "; ".join(part for part in (why, f"at {scale:g}: {problem}") if part)

@@ -20,7 +20,7 @@ from numba import types
 from gcos import accounting, durations, signals
 from policies import evictors, features, offer
 from policies.baselines import joint, rules
-from policies.maccs import copy_plan, task_bidder
+from policies.maccs import artifact_features, copy_plan, network, task_bidder
 from site_agent import demand, migration, origin, participant, schedule
 from testbed.sim import engine
 
@@ -29,6 +29,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 #: What compiled functions take constants from.
 SOURCES: Final = (
     accounting,
+    artifact_features,
     copy_plan,
     demand,
     durations,
@@ -37,6 +38,7 @@ SOURCES: Final = (
     features,
     joint,
     migration,
+    network,
     offer,
     origin,
     participant,

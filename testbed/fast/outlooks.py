@@ -5,7 +5,7 @@ goes straight into the plan. Sites and artifacts stand in the order of their ids
 code sorts them; tasks in order of arrival.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -13,14 +13,17 @@ from gcos.accounting import BYTES_PER_GB, G_PER_KG, CostScope
 from gcos.artifacts import ArtifactKind
 from gcos.signals import HOUR_S
 from policies.catalogue import Foresight
+from policies.maccs.artifact_features import Surroundings, surroundings_of
 from policies.maccs.copy_plan import (
     CROWDED_PENALTY,
     CROWDED_RUN,
     GRID_H,
     HORIZON_H,
     MEMORY_H,
+    UNLEARNED,
     Bools,
     Caches,
+    Learned,
     Sample,
     Settings,
     characteristic_share,
@@ -39,6 +42,26 @@ from testbed.sim.foresight import CopyPlans
 from testbed.sim.instance import Instance
 
 _KINDS: Final = (ArtifactKind.MODEL, ArtifactKind.DATA)
+
+
+class Problem(NamedTuple):
+    """What is planned at a beat: the arguments of `policies.maccs.copy_plan.plan_copies`."""
+
+    sample: Sample
+    caches: Caches
+    load: Floats
+    gpu_count: Ints
+    surroundings: Surroundings
+
+
+class _Expected(NamedTuple):
+    """Tasks that are expected: which, when (hours from now), how old, and uses that each is."""
+
+    tasks: Ints
+    start_h: Floats
+    age_h: Floats
+    memory_h: float
+    weight: float
 
 
 class Expectations:
@@ -112,14 +135,20 @@ class Outlooks:
         expectations: Of the world.
         foresight: What the plans are made from.
         settings: Constants of the plan.
+        learned: Corrects what it expects.
     """
 
     def __init__(
-        self, expectations: Expectations, foresight: Foresight, settings: Settings
+        self,
+        expectations: Expectations,
+        foresight: Foresight,
+        settings: Settings,
+        learned: Learned = UNLEARNED,
     ) -> None:
         self._known = expectations
+        self.settings = settings
         self._foresight = foresight
-        self._settings = settings
+        self._learned = learned
         instance = expectations.instance
         self._sites = [instance.sites[i] for i in expectations.site_order]
         artifacts = [instance.upstreams[a].artifact for a in expectations.artifact_order]
@@ -130,6 +159,28 @@ class Outlooks:
     def copies(self, state: State) -> list[tuple[int, int]]:
         """Return the copies to begin at the beat that it is now: site and artifact, best first."""
         known = self._known
+        problem = self.problem(state, self._foresight)
+        if len(problem.sample.start_h) < SAMPLE_COUNT_MIN:
+            return []
+        copies, _ = planner()(
+            problem.sample,
+            problem.caches,
+            problem.load,
+            problem.gpu_count,
+            self.settings,
+            problem.surroundings,
+            self._learned,
+        )
+        return [(int(known.site_order[i]), int(known.artifact_order[a])) for a, i in copies]
+
+    def problem(self, state: State, foresight: Foresight) -> Problem:
+        """Return what is to be planned at the beat that it is now.
+
+        Args:
+            state: The run.
+            foresight: What the tasks are taken from.
+        """
+        known = self._known
         now_s = float(state.g[0]["now_s"])
         shape = state.entries.shape
         planned, uses = np.zeros((shape[0], GRID_H)), np.zeros(shape)
@@ -137,23 +188,21 @@ class Outlooks:
         look(table_of(state), planned, uses, can_go)
         is_here = state.sites["is_here"][known.site_order].astype(np.bool_)
         caches = self._caches(state, uses, can_go, is_here, now_s=now_s)
-        sample = self._sample(state, caches, is_here, now_s=now_s)
-        if len(sample.start_h) < SAMPLE_COUNT_MIN:
-            return []
+        rates = self._rates(state)[known.site_order]
+        expected = self._expected(foresight, now_s)
+        sample, age_h = self._sample(expected, rates, caches, is_here)
         gpu_count = [sum(pool.gpu_count for pool in site.pools) for site in self._sites]
-        copies, _ = planner()(
+        return Problem(
             sample,
             caches,
-            np.where(is_here[:, np.newaxis], planned[known.site_order], 0.0),
-            np.where(is_here, gpu_count, 0),
-            self._settings,
+            load=np.where(is_here[:, np.newaxis], planned[known.site_order], 0.0),
+            gpu_count=np.where(is_here, gpu_count, 0),
+            surroundings=surroundings_of(age_h, rates, expected.memory_h),
         )
-        return [(int(known.site_order[i]), int(known.artifact_order[a])) for a, i in copies]
 
-    def _expected(self, now_s: float) -> tuple[Ints, Floats, float]:
-        """Return the tasks that are expected, when (hours from now), and uses that each is."""
+    def _expected(self, foresight: Foresight, now_s: float) -> _Expected:
         known = self._known
-        is_true = self._foresight is Foresight.TRUE
+        is_true = foresight is Foresight.TRUE
         since_s, until_s = (
             (now_s, now_s + HORIZON_H * HOUR_S) if is_true else (now_s - MEMORY_H * HOUR_S, now_s)
         )
@@ -161,19 +210,27 @@ class Outlooks:
         tasks = np.arange(first, last)
         hours = (known.arrival_s[tasks] - now_s) / HOUR_S
         if is_true:
-            return tasks, hours, 1.0
+            return _Expected(tasks, hours, np.zeros(len(tasks)), MEMORY_H, 1.0)
         count_max = LOG_COUNT_MAX * len(self._sites)
         ratio = max(1.0, len(tasks) / max(1, min(len(tasks), count_max)))
         if len(tasks) > count_max:
             kept = np.sort(np.argsort(known.spread[tasks], kind="stable")[:count_max])
             tasks, hours = tasks[kept], hours[kept]
         remembered_h = min(MEMORY_H, (now_s - known.instance.start_s) / HOUR_S)
-        return tasks, virtual_starts(hours, known.spread[tasks]), weight_of(remembered_h) * ratio
+        return _Expected(
+            tasks,
+            start_h=virtual_starts(hours, known.spread[tasks]),
+            age_h=-hours,
+            memory_h=remembered_h,
+            weight=weight_of(remembered_h) * ratio,
+        )
 
-    def _sample(self, state: State, caches: Caches, is_here: Bools, *, now_s: float) -> Sample:
+    def _sample(
+        self, expected: _Expected, rates: Floats, caches: Caches, is_here: Bools
+    ) -> tuple[Sample, Floats]:
+        """Return the tasks that some site can serve, and their ages."""
         known = self._known
-        tasks, start_h, weight = self._expected(now_s)
-        rates = self._rates(state)[known.site_order]
+        tasks, start_h = expected.tasks, expected.start_h
         run_h = known.run_h[tasks]
         serve_usd = np.full(run_h.shape, np.inf)
         gpus = known.gpu_count[tasks]
@@ -188,15 +245,16 @@ class Outlooks:
         can = np.isfinite(serve_usd + reach_usd).any(axis=1)
         serve_usd = serve_usd[can]
         penalty_usd = known.penalty_usd[tasks][can, np.newaxis]
-        return Sample(
+        sample = Sample(
             start_h=start_h[can],
             gpu_count=gpus[can],
             artifacts=artifacts[can],
             run_h=np.where(is_here, run_h[can], 0.0),
             serve_usd=serve_usd,
             crowded_usd=CROWDED_RUN * serve_usd + CROWDED_PENALTY * penalty_usd,
-            weight=weight,
+            weight=expected.weight,
         )
+        return sample, expected.age_h[can]
 
     def _caches(
         self, state: State, uses: Floats, can_go: Ints, is_here: Bools, *, now_s: float

@@ -40,6 +40,7 @@ from testbed.fast.learning import LearnedBids, Told, told_of, with_more_told, wi
 from testbed.fast.migration import begin_copy
 from testbed.fast.outlooks import Expectations, Outlooks
 from testbed.fast.world import lay_out, unsupported
+from testbed.planner import learned
 from testbed.sim.books import figures
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.export import write_scenario
@@ -71,6 +72,9 @@ class FastPolicy:
         budget: What a site may spend on pulls in a day.
         foresight: What copies are planned from; None: they are not.
         plan: Constants of that plan.
+        learned: Learned parts.
+        actor_directory: Where their files lie; None: the shipped ones.
+        residual_scales: Weight of parts, in place of the one that the file names.
         bids: What corrects the offers of `joint`; None: nothing.
     """
 
@@ -91,6 +95,9 @@ class FastPolicy:
     budget: Budget = field(default_factory=Budget)
     foresight: Foresight | None = None
     plan: Settings = copy_planning.DEFAULTS
+    learned: tuple[str, ...] = ()
+    actor_directory: Path | None = None
+    residual_scales: tuple[tuple[str, float], ...] = ()
     bids: LearnedBids | None = None
 
 
@@ -109,6 +116,10 @@ _NUMBERS: Final = (
     "credit_s",
     "popular_uses",
 )
+
+
+Watch = Callable[[Outlooks, State], None]
+"""Sees what is planned from, and the arrays of the run; it changes neither."""
 
 
 class FastWorld:
@@ -162,6 +173,7 @@ def _compiled_policy(policy: Policy) -> FastPolicy | None:
         gives_back_late=policy.gives_back_late,
         migrator=migrator,
         foresight=policy.foresight,
+        learned=policy.learned,
     )
 
 
@@ -173,6 +185,7 @@ def run_fast(
     mode: CacheMode = CacheMode.DUAL,
     log: TextIO | None = None,
     is_hashed: bool = False,
+    watch: Watch | None = None,
     tell: Callable[[Told], None] | None = None,
 ) -> RunResult:
     """Return what came of a world under a policy, run until every task has ended.
@@ -184,6 +197,7 @@ def run_fast(
         mode: Which caches there are.
         log: Where the lines of `log.jsonl` go; None: nowhere.
         is_hashed: Fill in `trace_hash`, which takes as long as the run itself.
+        watch: Looks at the run before each beat of the copy plan.
         tell: Told at the end of the auctions of a policy that explores.
 
     Raises:
@@ -203,8 +217,13 @@ def run_fast(
     journal = Journal(instance, log, is_hashed=is_hashed)
     outlooks = None
     if policy.foresight is not None:
-        outlooks = Outlooks(world.expectations, policy.foresight, policy.plan)
-    state = _run(world, state, journal, outlooks)
+        correction = learned(
+            policy.learned,
+            directory=policy.actor_directory,
+            scales=dict(policy.residual_scales),
+        )
+        outlooks = Outlooks(world.expectations, policy.foresight, policy.plan, correction)
+    state = _run(world, state, journal, outlooks, watch)
     top = state.g[0]
     if tell is not None:
         tell(told_of(state))
@@ -278,7 +297,13 @@ def _configure(state: State, policy: FastPolicy) -> None:
     top["budget_gco2"] = policy.budget.gco2_a_day
 
 
-def _run(world: FastWorld, state: State, journal: Journal, outlooks: Outlooks | None) -> State:
+def _run(
+    world: FastWorld,
+    state: State,
+    journal: Journal,
+    outlooks: Outlooks | None,
+    watch: Watch | None,
+) -> State:
     """Run to the end, with what the compiled loop asks for; return the arrays as they are then."""
     world.forecasts.issue(state, world.instance.start_s)
     table = table_of(state)
@@ -288,6 +313,8 @@ def _run(world: FastWorld, state: State, journal: Journal, outlooks: Outlooks | 
             world.forecasts.issue(state, float(state.g[0]["now_s"]))
         elif stop == layout.PLAN:
             assert outlooks is not None
+            if watch is not None:
+                watch(outlooks, state)
             for site, artifact in outlooks.copies(state):
                 begin_copy(table, site, artifact)
         elif stop == layout.LOG_FULL:

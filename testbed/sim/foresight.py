@@ -15,7 +15,7 @@ from gcos.outlook import Outlook, Submission
 from gcos.signals import HOUR_S
 from gcos.sites import Pool
 from policies.catalogue import Foresight
-from policies.maccs.copy_plan import HORIZON_H
+from policies.maccs.copy_plan import HORIZON_H, MEMORY_H, UNLEARNED, Learned
 from site_agent.copy_planning import (
     Expected,
     PlannedCopy,
@@ -53,12 +53,20 @@ class CopyPlans:
         instance: The world.
         foresight: What the plans are made from.
         planner: The plan, compiled or not.
+        learned: Corrects what it expects.
     """
 
-    def __init__(self, instance: Instance, foresight: Foresight, planner: Planner) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        foresight: Foresight,
+        planner: Planner,
+        learned: Learned = UNLEARNED,
+    ) -> None:
         self._instance = instance
         self._foresight = foresight
         self._planner = planner
+        self._learned = learned
         zones = {site.site_id: site.zone for site in instance.sites}
         links = {(zones[a], zones[b]): link for (a, b), link in instance.links.items()}
         self._tariff = Tariff(
@@ -100,7 +108,9 @@ class CopyPlans:
             expected = remembered(outlooks, count_max=LOG_COUNT_MAX * len(outlooks))
         else:
             expected = self._coming(now_s)
-        return planned_copies(outlooks, expected, self._tariff, planner=self._planner)
+        return planned_copies(
+            outlooks, expected, self._tariff, planner=self._planner, learned=self._learned
+        )
 
     def _coming(self, now_s: float) -> Expected:
         """Return the true tasks of the plan's horizon."""
@@ -114,4 +124,6 @@ class CopyPlans:
             tasks=tuple(self.submission(task) for task in coming),
             start_h=np.array([(task.arrival_s - now_s) / HOUR_S for task in coming]),
             weight=1.0,
+            age_h=np.zeros(len(coming)),
+            memory_h=MEMORY_H,
         )

@@ -11,7 +11,7 @@ from gcos.errors import InvalidRequestError
 from gcos.system import SystemClock
 from policies.catalogue import policy_named
 from policies.maccs.copy_plan import plan_copies
-from testbed.planner import planner
+from testbed.planner import learned, planner
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.export import write_scenario
 from testbed.sim.instance import Instance
@@ -43,8 +43,14 @@ def simulate(
         if log is not None:
             write_scenario(instance, mode, log / "scenario.json")
             lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
-        plan = planner() if chosen.foresight is not None else plan_copies
-        simulation = Simulation(instance, chosen, mode=mode, planner=plan, log=lines)
+        simulation = Simulation(
+            instance,
+            chosen,
+            mode=mode,
+            planner=planner() if chosen.foresight is not None else plan_copies,
+            learned=learned(chosen.learned),
+            log=lines,
+        )
         simulation.run()
     books = simulation.books
     if log is not None:

@@ -70,7 +70,7 @@ from policies.catalogue import Policy
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import evictor_named
 from policies.features import cluster_of, outlook
-from policies.maccs.copy_plan import plan_copies
+from policies.maccs.copy_plan import UNLEARNED, Learned, plan_copies
 from site_agent import effects as fx
 from site_agent.auction import Auction
 from site_agent.copy_planning import Planner
@@ -204,6 +204,7 @@ class Simulation:
         tell: Tell | None = None,
         is_instant: bool = True,
         planner: Planner = plan_copies,
+        learned: Learned = UNLEARNED,
         checks: bool = False,
     ) -> None:
         self.instance = instance
@@ -220,7 +221,9 @@ class Simulation:
         self._nominee_count = len(instance.sites) if is_small else NOMINEE_COUNT
         self._is_instant = is_instant
         foresight = policy.foresight
-        self._plans = None if foresight is None else CopyPlans(instance, foresight, planner)
+        self._plans = (
+            None if foresight is None else CopyPlans(instance, foresight, planner, learned)
+        )
         self._checks = checks
         self._arbiter = arbiter
         self._mishaps = Mishaps(instance)

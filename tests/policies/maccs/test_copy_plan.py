@@ -7,22 +7,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.maccs.artifact_features import surroundings_of
 from policies.maccs.copy_plan import (
     HORIZON_H,
+    UNLEARNED,
     Caches,
+    Floats,
+    Ints,
     Sample,
     Settings,
     assign,
     characteristic_share,
     eviction_loss_usd,
     has_room,
-    plan_copies,
     run_costs_usd,
     virtual_starts,
     weight_of,
 )
+from policies.maccs.copy_plan import plan_copies as plan_copies_learned
 
 CAREFREE = Settings(caution=0.0)
+
+
+def plan_copies(
+    expected: Sample, held: Caches, load: Floats, gpu_count: Ints, settings: Settings
+) -> tuple[Ints, Floats]:
+    """Return the copies and their scores, where nothing is learned."""
+    ages = np.zeros(len(expected.start_h))
+    around = surroundings_of(ages, np.ones((len(gpu_count), 48)), 168.0)
+    copies, scores = plan_copies_learned(
+        expected, held, load, gpu_count, settings, around, UNLEARNED
+    )
+    np.testing.assert_array_equal(scores[:, 0], scores[:, 1])
+    return copies, scores[:, 0]
 
 
 def sample(serve_usd: list[list[float]], *, gpus: float = 1.0, weight: float = 1.0) -> Sample:

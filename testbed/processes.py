@@ -1,0 +1,95 @@
+"""Calls a function many times, in processes of their own that end with this one."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Final, TypeVar
+
+from gcos.errors import GcosError
+
+_Order = TypeVar("_Order")
+_Result = TypeVar("_Result")
+
+#: What keeps numerical libraries to one thread in each process.
+_ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def in_processes(
+    function: Callable[[_Order], _Result],
+    orders: Sequence[_Order],
+    *,
+    job_count: int,
+    tell: Callable[[_Result], None],
+) -> list[_Result]:
+    """Return what the function makes of each order, in their order.
+
+    An error or an interruption stops at once.
+
+    Args:
+        function: One of a module, or a `partial` of one, so that processes find it by name.
+        orders: What to call it with.
+        job_count: Processes, each with one thread.
+        tell: Called with each result as it comes.
+
+    Raises:
+        GcosError: A process died; or what the function raised.
+    """
+    others = set(multiprocessing.active_children())
+    # Started afresh: a forked child would inherit threads and locks half way.
+    context = multiprocessing.get_context("spawn")
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(job_count, context, initializer=_follow_parent) as pool,
+    ):
+        futures = [pool.submit(function, order) for order in orders]
+        try:
+            for future in as_completed(futures):
+                tell(future.result())
+        except BrokenProcessPool as exc:
+            raise GcosError(
+                "a process died in the middle of a run, maybe for want of memory",
+                hint="try again with fewer --jobs; runs kept by --out are not made again",
+            ) from exc
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            raise
+        return [future.result() for future in futures]
+
+
+def _follow_parent() -> None:
+    """Leave interrupts to the parent, and end with it.
+
+    Ctrl-C reaches all processes of a terminal; the parent alone acts, and ends the others. One that
+    is killed cannot: its children would wait for ever for the next order.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this runs in a child"
+    parent.join()
+    os._exit(1)  # not sys.exit: the run goes on in the main thread
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let processes that start in the block compute with one thread; numpy reads this once."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

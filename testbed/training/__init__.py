@@ -1,0 +1,1 @@
+"""Trains the learned parts of MACCS: settings, worker processes, checkpoints, gate, card."""
