@@ -116,6 +116,14 @@ POLICIES: Final = {
             migrator=Regret,
         ),
         Policy(
+            "rule+task",
+            "rule; offers are corrected by what was learned as far as the ship gate lets it",
+            JointBidder,
+            gives_back_late=True,
+            migrator=Regret,
+            learned=("task",),
+        ),
+        Policy(
             "genetic",
             "joint's offers, assigned in batches of 15 min by a genetic algorithm",
             JointBidder,
@@ -140,7 +148,7 @@ POLICIES: Final = {
             JointBidder,
             gives_back_late=True,
             foresight=Foresight.REMEMBERED,
-            learned=("artifact",),
+            learned=("artifact", "task"),
         ),
         Policy(
             "oracle-demand",

@@ -11,6 +11,7 @@ is clamped to +-6, so that no unseen setting can drive a network where it has ne
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, Protocol
 
 import numpy as np
@@ -211,6 +212,19 @@ def features_of(
 #: Features that differ between the starts of a pool, and those that do not.
 _OWN: Final = tuple(FEATURES)[:10]
 _SHARED: Final = tuple(FEATURES)[10:]
+#: What the former are made of, in their order.
+_NUMBERS: Final = attrgetter(
+    "offer_usd",
+    "charge.energy_usd",
+    "charge.compute_gco2",
+    "charge.transfer_usd",
+    "charge.network_gco2",
+    "charge.gpu_usd",
+    "charge.penalty_usd",
+    "late_probability",
+    "start_s",
+    "p50_finish_s",
+)
 
 
 def _own(
@@ -222,26 +236,17 @@ def _own(
 ) -> NDArray[np.float64]:
     """Return the features `_OWN` of each candidate, (k, 10); all at once, as there may be many."""
     terms = announcement.terms
-    usd = reference_usd(announcement, cluster)
-    usd_per_g = terms.carbon_price_usd_per_kg / G_PER_KG
-    gpu_weight = 1.0 if terms.scope is CostScope.WITH_GPU_HOURS else 0.0
+    per_usd = 1.0 / reference_usd(announcement, cluster)
+    carbon_weight = terms.carbon_price_usd_per_kg / G_PER_KG * per_usd
+    gpu_weight = per_usd if terms.scope is CostScope.WITH_GPU_HOURS else 0.0
+    per_s = 1.0 / median_s
     deadline_s = announcement.deadline_s
-    rows = np.array(
-        [
-            (
-                each.offer_usd / usd,
-                each.charge.energy_usd / usd,
-                usd_per_g * each.charge.compute_gco2 / usd,
-                each.charge.transfer_usd / usd,
-                usd_per_g * each.charge.network_gco2 / usd,
-                gpu_weight * each.charge.gpu_usd / usd,
-                each.charge.penalty_usd / usd,
-                each.late_probability,
-                (each.start_s - now_s) / median_s,
-                0.0 if deadline_s is None else (deadline_s - each.p50_finish_s) / median_s,
-            )
-            for each in offered
-        ]
+    rows: NDArray[np.float64] = np.array([_NUMBERS(each) for each in offered])
+    rows[:, 8] -= now_s
+    rows[:, 9] -= deadline_s or 0.0
+    rows *= (
+        *(per_usd, per_usd, carbon_weight, per_usd, carbon_weight, gpu_weight, per_usd),
+        *(1.0, per_s, -per_s),
     )
     logged: NDArray[np.float64] = np.copysign(np.log1p(np.abs(rows)), rows)
     logged[:, 7] = rows[:, 7]

@@ -22,7 +22,11 @@ from gcos.store import SqliteStore, Store
 from gcos.system import unique_text
 from gcos.tables import link
 from gcos.v1 import operator_pb2_grpc, site_pb2_grpc, tasks_pb2_grpc
-from policies.catalogue import policy_named
+from policies.catalogue import Policy, policy_named
+from policies.interface import Bidder
+from policies.maccs.actor_card import Fallback
+from policies.maccs.task_actor import PART as TASK_PART
+from policies.maccs.task_actor import bidder_of, load_task_actor
 from site_agent import journal
 from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
@@ -154,6 +158,15 @@ class _Agent:
                 "store_adopted", path=str(path), artifacts=len(adopted.artifacts), skipped=skipped
             )
 
+    def _bidder(self, policy: Policy) -> Bidder:
+        """Return the policy's bidder, which asks the task actor where it has one."""
+        if TASK_PART not in policy.learned:
+            return policy.bidder()
+        actor = load_task_actor()
+        if isinstance(actor, Fallback):
+            self._log.error("actor_fallback", part=TASK_PART, reason=actor.reason.value)
+        return bidder_of(policy, actor)[0]
+
     async def _runner(self, plane: ArtifactPlane, group: asyncio.TaskGroup) -> Runner:
         config = self._config
         now_s = self._clock.world_s()
@@ -166,7 +179,7 @@ class _Agent:
         participant = Participant(
             site=self._site,
             cache=plane.cache,
-            bidder=policy.bidder(),
+            bidder=self._bidder(policy),
             links=_link,
             signals=signals,
             byte_ratio=config.world.byte_ratio,

@@ -40,6 +40,7 @@ from testbed.fast.learning import LearnedBids, Told, told_of, with_more_told, wi
 from testbed.fast.migration import begin_copy
 from testbed.fast.outlooks import Expectations, Outlooks
 from testbed.fast.world import lay_out, unsupported
+from testbed.learned_bids import task_network
 from testbed.planner import learned
 from testbed.sim.books import figures
 from testbed.sim.cache_modes import CacheMode
@@ -75,7 +76,7 @@ class FastPolicy:
         learned: Learned parts.
         actor_directory: Where their files lie; None: the shipped ones.
         residual_scales: Weight of parts, in place of the one that the file names.
-        bids: What corrects the offers of `joint`; None: nothing.
+        bids: What corrects the offers of `joint`, in place of the actor of the part `task`.
     """
 
     rule: str
@@ -212,8 +213,9 @@ def run_fast(
     begun_s = clock.protocol_s()
     state = lay_out(instance, mode)
     _configure(state, policy)
-    if policy.bids is not None:
-        state = with_network(state, policy.bids, is_told=tell is not None)
+    bids = policy.bids or _shipped_bids(policy)
+    if bids is not None:
+        state = with_network(state, bids, is_told=tell is not None)
     journal = Journal(instance, log, is_hashed=is_hashed)
     outlooks = None
     if policy.foresight is not None:
@@ -282,6 +284,13 @@ def compile_ahead() -> None:
     run_fast(FastWorld(instance_of(Sample(task_count=10))), policy)
     with contextlib.suppress(OSError):  # where nothing can be kept
         (CACHE_DIRECTORY / _COMPLETE).touch()
+
+
+def _shipped_bids(policy: FastPolicy) -> LearnedBids | None:
+    found = task_network(
+        policy.learned, directory=policy.actor_directory, scales=dict(policy.residual_scales)
+    )
+    return None if found is None else LearnedBids(found[0], scale=found[1])
 
 
 def _configure(state: State, policy: FastPolicy) -> None:

@@ -11,6 +11,7 @@ from gcos.errors import InvalidRequestError
 from gcos.system import SystemClock
 from policies.catalogue import policy_named
 from policies.maccs.copy_plan import plan_copies
+from testbed.learned_bids import with_task_actor
 from testbed.planner import learned, planner
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.export import write_scenario
@@ -45,7 +46,7 @@ def simulate(
             lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
         simulation = Simulation(
             instance,
-            chosen,
+            with_task_actor(chosen),
             mode=mode,
             planner=planner() if chosen.foresight is not None else plan_copies,
             learned=learned(chosen.learned),
