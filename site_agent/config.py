@@ -14,6 +14,8 @@ from site_agent.lease import LEASE_S
 from site_agent.migration import Budget
 
 GIB = 1 << 30
+#: A week of plans, one an hour.
+PLAN_RECORD_COUNT_MAX = 168
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,10 @@ class AgentConfig:
         output_count_max: Tasks whose outputs are kept.
         may_preempt: A run may be stopped for one of higher priority; its task is queued again.
         policy: How the site bids: a name of `policies.catalogue`.
+        actor_dir: Where trained actors lie, `PART.onnx`, for a policy that has any; None: the
+            shipped ones.
+        plan_record_count: Plans of copies whose inputs and decisions are kept in the data
+            directory, so that they can be made again; 0: none.
         run_path: `PATH` of jobs.
         log_level: debug, info, warning or error.
         transfer: How artifacts come from other agents.
@@ -146,6 +152,8 @@ class AgentConfig:
     output_count_max: int = 1_000
     may_preempt: bool = False
     policy: str = DEFAULT
+    actor_dir: Path | None = None
+    plan_record_count: int = 0
     run_path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
     transfer: TransferConfig = field(default_factory=TransferConfig)
@@ -213,6 +221,10 @@ def _check_numbers(pue: float, pools: tuple[Pool, ...], config: AgentConfig) -> 
     for name in ("lease_s", "bid_window_s", "beat_s"):
         if not getattr(config, name) > 0:
             raise InvalidRequestError("must be above 0 seconds", field=name)
+    if not 0 <= config.plan_record_count <= PLAN_RECORD_COUNT_MAX:
+        raise InvalidRequestError(
+            f"must be 0 to {PLAN_RECORD_COUNT_MAX}", field="plan_record_count"
+        )
     for address in (*config.routes, *config.routes.values()):
         if not address.rpartition(":")[2].isdecimal():
             raise InvalidRequestError(

@@ -117,6 +117,7 @@ class PlannedCopy:
         score_usd: What it is expected to save, all it costs taken off.
         plain_usd: The same without what was learned.
         price_usd: J of bringing it.
+        is_plain: The plan without what was learned brings it, too.
     """
 
     site_id: SiteId
@@ -124,13 +125,15 @@ class PlannedCopy:
     score_usd: float
     plain_usd: float
     price_usd: float
+    is_plain: bool = True
 
     @property
     def why(self) -> str:
         """In words."""
         learned = ""
         if self.plain_usd != self.score_usd:
-            learned = f" ({self.plain_usd:.4g} $ without what was learned)"
+            so = "" if self.is_plain else ", and then it would not be brought"
+            learned = f" ({self.plain_usd:.4g} $ without what was learned{so})"
         return (
             f"the plan expects it to save {self.score_usd:.4g} ${learned} within"
             f" {copy_plan.HORIZON_H:g} h beyond the {self.price_usd:.4g} $ of bringing it"

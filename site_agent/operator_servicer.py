@@ -87,6 +87,10 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         return operator_pb2.DescribeSiteResponse(
             site=to_proto(self._runner.participant.site, common_pb2.Site),
             digest=to_proto(self._runner.digest(), common_pb2.SiteDigest),
+            actors=[
+                to_proto(status, operator_pb2.ActorStatus)
+                for status in self._runner.actors.statuses()
+            ],
         )
 
     async def ListSites(

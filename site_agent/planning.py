@@ -12,7 +12,7 @@ which bounds the calls and the plan of every site.
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gcos.clock import Clock
@@ -27,11 +27,14 @@ from gcos.rpc.wire import to_proto
 from gcos.signals import HOUR_S
 from gcos.task_record import Task
 from gcos.v1 import site_pb2
-from policies.maccs.copy_plan import plan_copies
+from policies.maccs.actor import ActorError
+from policies.maccs.copy_plan import UNLEARNED, Learned, plan_copies
+from site_agent.actors import ARTIFACT, Actors
 from site_agent.copy_planning import PlannedCopy, Planner, Tariff, planned_copies, remembered
 from site_agent.demand_log import submission_of
 from site_agent.outlook import SUBMISSION_COUNT_MAX, SiteOutlook, refuse_nonsense
 from site_agent.peers import OUTLOOK_BYTES_MAX, Peers
+from site_agent.plan_record import PlanRecord, record_of
 
 #: Sites that plan together.
 CELL_COUNT: Final = 32
@@ -62,6 +65,8 @@ class Planning:
         tariff: What moving bytes costs.
         log: Where it is told who is missing.
         planner: The plan.
+        actors: Trained ones; None: nothing is corrected.
+        keep: Takes the record of each plan, in a thread; None: none is kept.
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class Planning:
         tariff: Tariff,
         log: Log,
         planner: Planner = plan_copies,
+        actors: Actors | None = None,
+        keep: Callable[[PlanRecord], None] | None = None,
     ) -> None:
         self._clock = clock
         self._outlook = outlook
@@ -80,6 +87,8 @@ class Planning:
         self._tariff = tariff
         self._log = log
         self._planner = planner
+        self._actors = actors
+        self._keep = keep
         #: By the beat's instant: those of about now.
         self._beats: dict[float, _Beat] = {}
 
@@ -182,15 +191,70 @@ class Planning:
                 site_id = peer.site.site_id
                 if site_id in cell and site_id not in beat.heard and site_id != here:
                     group.create_task(self._ask(peer, beat))
-        outlooks = [beat.own, *beat.heard.values()]
-        copies = await asyncio.to_thread(self._planned, outlooks)
+        outlooks = (beat.own, *beat.heard.values())
+        copies = await self._corrected(outlooks)
         self._log.info(
             "copies_planned", sites=len(outlooks), known=len(cell), copies=len(copies), at_s=at_s
         )
         return tuple(copy for copy in copies if copy.site_id == here)
 
-    def _planned(self, outlooks: Sequence[Outlook]) -> tuple[PlannedCopy, ...]:
-        return planned_copies(outlooks, remembered(outlooks), self._tariff, planner=self._planner)
+    async def _corrected(self, outlooks: tuple[Outlook, ...]) -> tuple[PlannedCopy, ...]:
+        """Return the plan as far as it was learned; as the rule has it where the actor fails."""
+        learned = UNLEARNED if self._actors is None else self._actors.correction()
+        try:
+            copies = await asyncio.to_thread(self._planned, outlooks, learned)
+        except ActorError as exc:
+            assert self._actors is not None, "somebody was asked"
+            self._actors.failed(ARTIFACT, str(exc))
+            learned = UNLEARNED
+            copies = await asyncio.to_thread(self._planned, outlooks, learned)
+        if learned.is_asked and learned.scale > 0:
+            plain = await asyncio.to_thread(self._planned, outlooks, UNLEARNED)
+            copies = self._compared(copies, plain)
+        if self._keep is not None:
+            actor = None if self._actors is None else self._actors.actor(ARTIFACT)
+            record = record_of(
+                self._outlook.site_id,
+                outlooks,
+                self._tariff,
+                copies,
+                actor="" if actor is None else actor.version,
+                residual_scale=learned.scale,
+            )
+            try:
+                await asyncio.to_thread(self._keep, record)
+            except OSError as exc:  # a plan is not given up for its record
+                self._log.warning("plan_not_recorded", error=str(exc))
+        return copies
+
+    def _compared(
+        self, copies: Sequence[PlannedCopy], plain: Sequence[PlannedCopy]
+    ) -> tuple[PlannedCopy, ...]:
+        """Return the copies with whether the plan brings them without what was learned, too."""
+        alone = {(each.site_id, each.need.artifact_id) for each in plain}
+        chosen = {(each.site_id, each.need.artifact_id) for each in copies}
+        for each in plain:
+            if (each.site_id, each.need.artifact_id) not in chosen:
+                self._log.info(
+                    "copy_not_learned",
+                    site=each.site_id,
+                    artifact=each.need.name,
+                    artifact_id=each.need.artifact_id,
+                    score_usd=each.score_usd,
+                )
+        return tuple(
+            replace(each, is_plain=(each.site_id, each.need.artifact_id) in alone)
+            for each in copies
+        )
+
+    def _planned(self, outlooks: Sequence[Outlook], learned: Learned) -> tuple[PlannedCopy, ...]:
+        return planned_copies(
+            outlooks,
+            remembered(outlooks),
+            self._tariff,
+            planner=self._planner,
+            learned=learned,
+        )
 
     async def plan_forever(
         self,

@@ -46,6 +46,7 @@ from gcos.task_record import Task
 from gcos.tasks import Reason, RunState, TaskSpec
 from policies.features import cluster_of
 from site_agent import effects as fx
+from site_agent.actors import Actors
 from site_agent.auction import Auction
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies, CopyPorts
@@ -98,6 +99,7 @@ class Runner:
         runs: RunShell,
         copies: Copies,
         planning: Planning,
+        actors: Actors,
         signal_source: SignalSource,
         links: Links,
         group: asyncio.TaskGroup,
@@ -136,6 +138,7 @@ class Runner:
         self.workdirs = SentWorkdirs()
         self.copies = copies
         self.planning = planning
+        self.actors = actors
         self.copy_ports = CopyPorts(
             holders_of=self._negotiation.holders_of,
             enter=lambda entry: self.apply(Ready((fx.AddEntry(entry),))),

@@ -28,6 +28,7 @@ from policies.maccs.actor_card import Fallback
 from policies.maccs.task_actor import PART as TASK_PART
 from policies.maccs.task_actor import bidder_of, load_task_actor
 from site_agent import journal
+from site_agent.actors import Actors
 from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
@@ -45,6 +46,7 @@ from site_agent.origin import Origin, OriginSettings
 from site_agent.outlook import SiteOutlook
 from site_agent.participant import Participant
 from site_agent.peers import Peers
+from site_agent.plan_files import PlanRecords
 from site_agent.planning import Planning
 from site_agent.run_shell import OUTPUTS_NAME, RunShell
 from site_agent.runner import SIGNALS_AHEAD_H, SIGNALS_BEHIND_H, Runner
@@ -57,6 +59,7 @@ from site_agent.transfer import ArtifactPlane
 from site_agent.yardstick import charge_at_origin
 
 UPLOADS_NAME = "uploads"
+PLANS_NAME = "plans"
 
 SERVICES = (
     "gcos.v1.TaskService",
@@ -221,6 +224,7 @@ class _Agent:
             log=self._log,
         )
         now_s = self._clock.world_s()
+        actors = Actors(policy.learned, config.actor_dir, self._log)
         planning = Planning(
             clock=self._clock,
             outlook=SiteOutlook(
@@ -238,6 +242,10 @@ class _Agent:
                 byte_ratio=config.world.byte_ratio,
             ),
             log=self._log,
+            actors=actors,
+            keep=None
+            if config.plan_record_count == 0
+            else PlanRecords(config.data_dir / PLANS_NAME, config.plan_record_count).keep,
         )
         return Runner(
             config=config,
@@ -256,6 +264,7 @@ class _Agent:
             ),
             copies=copies,
             planning=planning,
+            actors=actors,
             signal_source=source,
             links=_link,
             group=group,
@@ -331,9 +340,11 @@ class _Agent:
         self, runner: Runner, running: Running, stopping: asyncio.Event
     ) -> None:
         async with asyncio.TaskGroup() as waits:
+            actors = waits.create_task(runner.actors.watch(running.health.set_part))
             failed = waits.create_task(runner.failed.wait())
             stopped = waits.create_task(stopping.wait())
             await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            actors.cancel()
             failed.cancel()
             stopped.cancel()
         await running.health.set_not_serving()

@@ -54,6 +54,11 @@ class Health:
         """Answer NOT_SERVING, as a process does that drains."""
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
 
+    async def set_part(self, name: str, is_serving: bool) -> None:
+        """Answer for a part of the process that has a name of its own."""
+        status = health_pb2.HealthCheckResponse
+        await self._servicer.set(name, status.SERVING if is_serving else status.NOT_SERVING)
+
     async def _set(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for name in self._names:
             await self._servicer.set(name, status)

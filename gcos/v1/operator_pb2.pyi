@@ -86,6 +86,48 @@ class DescribeSiteRequest(_message.Message):
 Global___DescribeSiteRequest: _TypeAlias = DescribeSiteRequest  # noqa: Y015
 
 @_typing.final
+class ActorStatus(_message.Message):
+    """How a trained actor is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    RESIDUAL_SCALE_FIELD_NUMBER: _builtins.int
+    CALL_COUNT_FIELD_NUMBER: _builtins.int
+    FALLBACK_REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    part: _builtins.str
+    """Which: `artifact` or `task`."""
+    version: _builtins.str
+    """Part and digest of its file; empty where none is used."""
+    residual_scale: _builtins.float
+    """Weight of what was learned beside the rule; 0: it changes no decision."""
+    call_count: _builtins.int
+    """Calls since the agent started."""
+    fallback_reason: _builtins.str
+    """Why the rule decides alone, such as `actor-missing`; empty: it does not."""
+    message: _builtins.str
+    """One sentence where the rule decides alone."""
+    def __init__(
+        self,
+        *,
+        part: _builtins.str = ...,
+        version: _builtins.str = ...,
+        residual_scale: _builtins.float = ...,
+        call_count: _builtins.int = ...,
+        fallback_reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_count", b"call_count", "fallback_reason", b"fallback_reason", "message", b"message", "part", b"part", "residual_scale", b"residual_scale", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActorStatus: _TypeAlias = ActorStatus  # noqa: Y015
+
+@_typing.final
 class DescribeSiteResponse(_message.Message):
     """A site."""
 
@@ -93,6 +135,7 @@ class DescribeSiteResponse(_message.Message):
 
     SITE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    ACTORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def site(self) -> _common_pb2.Site:
         """What it is."""
@@ -101,15 +144,20 @@ class DescribeSiteResponse(_message.Message):
     def digest(self) -> _common_pb2.SiteDigest:
         """How busy it is."""
 
+    @_builtins.property
+    def actors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActorStatus]:
+        """Its trained actors, as far as they have been looked for; none where its policy has none."""
+
     def __init__(
         self,
         *,
         site: _common_pb2.Site | None = ...,
         digest: _common_pb2.SiteDigest | None = ...,
+        actors: _abc.Iterable[Global___ActorStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "site", b"site"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "site", b"site"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "digest", b"digest", "site", b"site"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import structlog
 from structlog.testing import LogCapture
@@ -31,7 +33,14 @@ from gcos.store import MemoryStore
 from gcos.system import SystemClock
 from gcos.v1 import site_pb2, site_pb2_grpc
 from policies.baselines.joint import JointBidder
+from policies.maccs.actor import INPUT, OUTPUT, Actor, actor_path, load_actor
+from policies.maccs.actor_card import ActorCard, Feature
+from policies.maccs.actor_file import model_bytes, read_model
+from policies.maccs.artifact_features import CLAMP, FEATURE_COUNT, FEATURES, RATIO_MAX
+from policies.maccs.copy_plan import Learned
+from policies.maccs.network import HIDDEN, forward, graph_of, no_weights, weights_in
 from policies.migrators import NoMigrator
+from site_agent.actors import ARTIFACT, Actors
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
 from site_agent.copies import COPIES_PROJECT, Copies, CopyPorts
@@ -42,6 +51,8 @@ from site_agent.migration import Migration
 from site_agent.outlook import RATE_H, SiteOutlook
 from site_agent.participant import Participant
 from site_agent.peers import OUTLOOK_BYTES_MAX, Peers
+from site_agent.plan_files import PlanRecords
+from site_agent.plan_record import is_same, made_again
 from site_agent.planning import CELL_COUNT, Planning, cell_of
 from site_agent.serving import ArtifactServicer
 from site_agent.site_servicer import SiteServicer
@@ -416,6 +427,129 @@ async def test_beats_fall_on_whole_hours_of_world_time(
         await on.planning.plan_forever(on.sites, begin)
     assert pauses == [30.0, 60.0], "half an hour and an hour, sixty times as fast"
     assert [len(copies) for copies in brought] == [1, 1], "not brought, so wished for again"
+
+
+def gives_actors(agent: Agent, directory: Path, *, told: float, scale: float) -> Actors:
+    """Give an agent an actor that expects every copy to save `told` times its price."""
+    flat = no_weights()._replace(
+        shift=np.zeros(FEATURE_COUNT),
+        scale=np.ones(FEATURE_COUNT),
+        w1=np.zeros((FEATURE_COUNT, HIDDEN)),
+        b1=np.zeros(HIDDEN),
+        w2=np.zeros((HIDDEN, HIDDEN)),
+        b2=np.zeros(HIDDEN),
+        w3=np.zeros((HIDDEN, 1)),
+        b3=np.array([told]),
+        clamp=CLAMP,
+        output_max=RATIO_MAX,
+    )
+    card = ActorCard(
+        part=ARTIFACT,
+        features=tuple(Feature(name, unit) for name, unit in FEATURES.items()),
+        clamp=CLAMP,
+        output="",
+        output_max=RATIO_MAX,
+        made_by="a test",
+        trained_with={},
+        data="",
+        weeks="",
+        first_seed=1_000_001,
+        run_count=1,
+        settings={},
+        fit={},
+        residual_scale=scale,
+    )
+    graph = graph_of(flat, name=ARTIFACT, input_name=INPUT, output_name=OUTPUT)
+    directory.mkdir(exist_ok=True)
+    actor_path(ARTIFACT, directory).write_bytes(model_bytes(graph, card))
+    log = structlog.wrap_logger(None, processors=[agent.lines])
+    # Of a kilobyte's price there is no multiple that says anything.
+    agent.planning._tariff = Tariff(0.5, 0.0065, link, byte_ratio=1e6)
+    actors = agent.planning._actors = Actors((ARTIFACT,), directory, log)
+    actors.load()
+    return actors
+
+
+async def test_what_was_learned_decides_and_is_told_beside_the_plan(
+    trio: Trio, tmp_path: Path
+) -> None:
+    de, on, _ = trio
+    has_demand(de, tmp_path)
+    actors = gives_actors(on, tmp_path / "actors", told=0.0, scale=1.0)
+    assert await on.planning.plan(BEAT_S, on.sites()) == (), "it expects nothing of any copy"
+    (status,) = actors.statuses()
+    assert (status.residual_scale, status.fallback_reason) == (1.0, "")
+    assert status.call_count == 1, "all candidates in one call"
+    (missed,) = on.events("copy_not_learned")
+    assert (missed["site"], missed["artifact"]) == ("on", "tiny")
+
+
+async def test_learned_copy_tells_what_it_would_be_without(trio: Trio, tmp_path: Path) -> None:
+    de, on, _ = trio
+    has_demand(de, tmp_path)
+    gives_actors(on, tmp_path / "actors", told=15.0, scale=1.0)
+    (copy,) = await on.planning.plan(BEAT_S, on.sites())
+    assert copy.plain_usd != copy.score_usd
+    assert f"({copy.plain_usd:.4g} $ without what was learned)" in copy.why
+
+
+async def test_actor_at_scale_0_is_asked_and_changes_nothing(trio: Trio, tmp_path: Path) -> None:
+    de, on, other = trio
+    has_demand(de, tmp_path)
+    actors = gives_actors(on, tmp_path / "actors", told=0.0, scale=0.0)
+    (copy,) = await on.planning.plan(BEAT_S, on.sites())
+    assert copy.plain_usd == copy.score_usd
+    assert actors.statuses()[0].call_count > 0
+    assert "learned" not in copy.why
+    assert await other.planning.plan(BEAT_S, other.sites()) == ()
+
+
+async def test_actor_that_fails_is_given_up_and_the_rule_plans(trio: Trio, tmp_path: Path) -> None:
+    de, on, _ = trio
+    has_demand(de, tmp_path)
+    actors = gives_actors(on, tmp_path / "actors", told=0.0, scale=1.0)
+
+    def fail(_rows: object) -> Any:
+        raise RuntimeError("out of memory")
+
+    found = actors.actor(ARTIFACT)
+    assert found is not None
+    actors._places[ARTIFACT].found = replace(found, run=fail)
+    assert len(await on.planning.plan(BEAT_S, on.sites())) == 1
+    (status,) = actors.statuses()
+    assert (status.fallback_reason, status.residual_scale) == ("actor-runtime", 0.0)
+    (line,) = on.events("actor_fallback")
+    assert "out of memory" in line["message"]
+
+
+async def test_recorded_plans_are_made_again_alike_by_file_and_arrays(
+    trio: Trio, tmp_path: Path
+) -> None:
+    de, on, other = trio
+    has_demand(de, tmp_path)
+    records = PlanRecords(tmp_path / "plans", count_max=2)
+    for agent in trio:
+        gives_actors(agent, tmp_path / "actors", told=6.0, scale=0.5)
+    on.planning._keep = records.keep
+    for _ in range(3):
+        await on.planning.plan(on.clock.now_s // HOUR_S * HOUR_S, on.sites())
+        for agent in trio:
+            agent.clock.now_s += HOUR_S
+    kept = list(records.read())
+    assert [record.at_s for record in kept] == [BEAT_S + HOUR_S, BEAT_S + 2 * HOUR_S]
+    model, card = read_model(actor_path(ARTIFACT, tmp_path / "actors"))
+    weights = weights_in(model.graph)
+    file = load_actor(actor_path(ARTIFACT, tmp_path / "actors"), ARTIFACT, FEATURES)
+    assert isinstance(file, Actor)
+    for record in kept:
+        assert record.actor == file.version
+        assert len(record.copies) == 1
+        for run in (file, partial(forward, weights)):
+            again = made_again(record, link, Learned(run, card.residual_scale, is_asked=True))
+            assert again == record.copies
+            assert is_same(record, again)
+        assert not is_same(record, ())
+    assert other.events("copies_planned") == []
 
 
 def test_many_sites_plan_in_cells_that_all_see_alike() -> None:

@@ -46,6 +46,7 @@ from gcos.v1 import tasks_pb2
 from policies.baselines.joint import JointBidder, LookaheadBidder
 from policies.migrators import NoMigrator
 from site_agent import runner as runner_module
+from site_agent.actors import Actors
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
 from site_agent.copy_planning import Tariff
@@ -290,6 +291,7 @@ async def agent(*others: KnownSite, secrets: frozenset[str] = frozenset()) -> As
                 tariff=Tariff(0.2, 0.0065, participant.links),
                 log=log,
             ),
+            actors=Actors((), None, log),
             signal_source=cast(Any, None),
             links=participant.links,
             group=group,
