@@ -22,11 +22,8 @@ from gcos.store import SqliteStore, Store
 from gcos.system import unique_text
 from gcos.tables import link
 from gcos.v1 import operator_pb2_grpc, site_pb2_grpc, tasks_pb2_grpc
-from policies.catalogue import Policy, policy_named
-from policies.interface import Bidder
-from policies.maccs.actor_card import Fallback
+from policies.catalogue import policy_named
 from policies.maccs.task_actor import PART as TASK_PART
-from policies.maccs.task_actor import bidder_of, load_task_actor
 from site_agent import journal
 from site_agent.actors import Actors
 from site_agent.adoption import adopt, store_named
@@ -54,6 +51,7 @@ from site_agent.serving import ArtifactServicer
 from site_agent.signals.profile import ProfileSource
 from site_agent.signals.source import SignalSource
 from site_agent.site_servicer import SiteServicer
+from site_agent.task_bids import TaskBids
 from site_agent.task_servicer import TaskServicer
 from site_agent.transfer import ArtifactPlane
 from site_agent.yardstick import charge_at_origin
@@ -161,15 +159,6 @@ class _Agent:
                 "store_adopted", path=str(path), artifacts=len(adopted.artifacts), skipped=skipped
             )
 
-    def _bidder(self, policy: Policy) -> Bidder:
-        """Return the policy's bidder, which asks the task actor where it has one."""
-        if TASK_PART not in policy.learned:
-            return policy.bidder()
-        actor = load_task_actor()
-        if isinstance(actor, Fallback):
-            self._log.error("actor_fallback", part=TASK_PART, reason=actor.reason.value)
-        return bidder_of(policy, actor)[0]
-
     async def _runner(self, plane: ArtifactPlane, group: asyncio.TaskGroup) -> Runner:
         config = self._config
         now_s = self._clock.world_s()
@@ -179,10 +168,13 @@ class _Agent:
         )
         executor = ProcessExecutor(config.data_dir / "runs", self._clock)
         policy = policy_named(config.policy)
+        actors = Actors(policy.learned, config.actor_dir, self._log)
+        plain = policy.bidder()
+        bidder = TaskBids(plain, actors) if TASK_PART in policy.learned else plain
         participant = Participant(
             site=self._site,
             cache=plane.cache,
-            bidder=self._bidder(policy),
+            bidder=bidder,
             links=_link,
             signals=signals,
             byte_ratio=config.world.byte_ratio,
@@ -224,7 +216,6 @@ class _Agent:
             log=self._log,
         )
         now_s = self._clock.world_s()
-        actors = Actors(policy.learned, config.actor_dir, self._log)
         planning = Planning(
             clock=self._clock,
             outlook=SiteOutlook(

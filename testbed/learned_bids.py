@@ -22,7 +22,7 @@ def with_task_actor(policy: Policy, directory: Path | None = None) -> Policy:
     if PART not in policy.learned:
         return policy
     actor = _actor(directory)
-    return replace(policy, bidder=lambda: bidder_of(policy, actor)[0])
+    return replace(policy, bidder=lambda: bidder_of(actor))
 
 
 def task_network(

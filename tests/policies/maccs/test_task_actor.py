@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policies.baselines.joint import JointBidder
+from gcos.errors import InvalidRequestError
 from policies.catalogue import POLICIES
 from policies.features import CLAMP, FEATURE_COUNT, UNITS
-from policies.maccs.actor import INPUT, OUTPUT, Actor, ActorError, actor_path
-from policies.maccs.actor_card import RESIDUAL_SCALES, ActorCard, Fallback, FallbackReason, Feature
+from policies.maccs import actor as actor_module
+from policies.maccs.actor import INPUT, OUTPUT, Actor, actor_path
+from policies.maccs.actor_card import RESIDUAL_SCALES, ActorCard, Feature
 from policies.maccs.actor_file import model_bytes, read_model
-from policies.maccs.task_actor import PART, GuardedResidual, bidder_of, load_task_actor
+from policies.maccs.task_actor import PART, bidder_of, load_task_actor
 from policies.maccs.task_bidder import RESIDUAL_MAX, ResidualBidder
 from policies.maccs.task_network import TaskNetwork, drawn_network, graph_of, network_in
 from testbed.learned_bids import task_network, with_task_actor
@@ -60,42 +61,23 @@ def test_the_shipped_actor_can_be_asked_at_the_scale_of_its_gate() -> None:
     assert isinstance(actor, Actor), actor
     assert actor.card.residual_scale in RESIDUAL_SCALES
     assert np.isfinite(actor(ROWS)).all()
-    bidder, guarded = bidder_of(POLICIES["rule+task"], actor)
-    assert isinstance(bidder, ResidualBidder)
-    assert bidder.actor == f"joint+{actor.version}"
-    assert guarded is not None
-
-
-def test_without_a_file_the_rule_bids(tmp_path: Path) -> None:
-    missing = load_task_actor(tmp_path)
-    assert isinstance(missing, Fallback)
-    assert missing.reason is FallbackReason.MISSING
-    bidder, guarded = bidder_of(POLICIES["rule+task"], missing)
-    assert isinstance(bidder, JointBidder), "its offers compare with those of all others"
-    assert guarded is None
+    assert bidder_of(actor).actor == f"joint+{actor.version}"
 
 
 def test_who_has_not_learned_it_does_not_ask_it(tmp_path: Path) -> None:
-    actor = written(tmp_path)
-    assert isinstance(bidder_of(POLICIES["rule"], actor)[0], JointBidder)
+    written(tmp_path)
     assert with_task_actor(POLICIES["rule"], tmp_path) is POLICIES["rule"]
+    assert isinstance(with_task_actor(POLICIES["rule+task"], tmp_path).bidder(), ResidualBidder)
     assert task_network((), directory=tmp_path, scales={}) is None
 
 
-def test_an_actor_that_fails_is_not_asked_again() -> None:
-    calls = 0
-
-    def fail(rows: np.ndarray) -> np.ndarray:
-        nonlocal calls
-        calls += 1
-        raise ActorError("boom")
-
-    guarded = GuardedResidual(Actor(CARD, "task/0", fail))
-    assert guarded(ROWS[:3]).tolist() == [0.0, 0.0, 0.0]
-    assert guarded(ROWS[:2]).tolist() == [0.0, 0.0]
-    assert calls == 1
-    assert guarded.fallback is not None
-    assert guarded.fallback.reason is FallbackReason.RUNTIME
+def test_a_simulation_without_the_file_it_names_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agents fall back to the rule; a result of the rule would bear another policy's name."""
+    monkeypatch.setattr(actor_module, "SHIPPED", tmp_path)
+    with pytest.raises(InvalidRequestError, match="no such file"):
+        with_task_actor(POLICIES["rule+task"])
 
 
 def test_simulations_take_the_weight_that_they_are_told_or_that_of_the_file(tmp_path: Path) -> None:
