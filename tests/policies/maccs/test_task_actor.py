@@ -15,7 +15,10 @@ from policies.maccs.actor_file import model_bytes, read_model
 from policies.maccs.task_actor import PART, bidder_of, load_task_actor
 from policies.maccs.task_bidder import RESIDUAL_MAX, ResidualBidder
 from policies.maccs.task_network import TaskNetwork, drawn_network, graph_of, network_in
+from testbed.fast.learning import LearnedBids, Told
+from testbed.fast.run import FastPolicy, FastWorld, run_fast
 from testbed.learned_bids import task_network, with_task_actor
+from testbed.sim.samples import Sample, instance_of
 
 pytest.importorskip("onnx")
 
@@ -54,6 +57,18 @@ def test_the_file_computes_what_the_arrays_compute(tmp_path: Path) -> None:
     again = network_in(read_model(actor_path(PART, tmp_path))[0].graph)
     for name in NETWORK.__slots__:
         assert np.array_equal(getattr(again, name), getattr(NETWORK, name)), name
+
+
+def test_file_and_compiled_core_take_the_same_decisions(tmp_path: Path) -> None:
+    """Each site asks the file about its own candidate alone, as agents do."""
+    actor = written(tmp_path)
+    told: list[Told] = []
+    world = FastWorld(instance_of(Sample(site_count=8, task_count=120, tasks_per_h=30.0)))
+    run_fast(world, FastPolicy("joint", bids=LearnedBids(NETWORK)), tell=told.append)
+    (run,) = told
+    for auction, offers, features in zip(run.auctions, run.offers, run.features, strict=True):
+        learned = [float(actor(row[np.newaxis])[0]) for row in features]
+        assert int(np.argmin(offers - learned)) == auction["site"]
 
 
 def test_the_shipped_actor_can_be_asked_at_the_scale_of_its_gate() -> None:
