@@ -13,7 +13,7 @@ class ActorStatus:
     Attributes:
         part: Which: `artifact` or `task`.
         version: Part and digest of its file; empty where none is used.
-        residual_scale: Weight of what was learned beside the rule; 0: it changes no decision.
+        residual_ratio: Weight of what was learned beside the rule; 0: it changes no decision.
         call_count: Calls since the agent started.
         fallback_reason: Why the rule decides alone, such as `actor-missing`; empty: it does not.
         message: One sentence where the rule decides alone.
@@ -21,7 +21,7 @@ class ActorStatus:
 
     part: str
     version: str
-    residual_scale: float
+    residual_ratio: float
     call_count: int
     fallback_reason: str
     message: str

@@ -93,7 +93,7 @@ class ActorStatus(_message.Message):
 
     PART_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
-    RESIDUAL_SCALE_FIELD_NUMBER: _builtins.int
+    RESIDUAL_RATIO_FIELD_NUMBER: _builtins.int
     CALL_COUNT_FIELD_NUMBER: _builtins.int
     FALLBACK_REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -101,7 +101,7 @@ class ActorStatus(_message.Message):
     """Which: `artifact` or `task`."""
     version: _builtins.str
     """Part and digest of its file; empty where none is used."""
-    residual_scale: _builtins.float
+    residual_ratio: _builtins.float
     """Weight of what was learned beside the rule; 0: it changes no decision."""
     call_count: _builtins.int
     """Calls since the agent started."""
@@ -114,14 +114,14 @@ class ActorStatus(_message.Message):
         *,
         part: _builtins.str = ...,
         version: _builtins.str = ...,
-        residual_scale: _builtins.float = ...,
+        residual_ratio: _builtins.float = ...,
         call_count: _builtins.int = ...,
         fallback_reason: _builtins.str = ...,
         message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_count", b"call_count", "fallback_reason", b"fallback_reason", "message", b"message", "part", b"part", "residual_scale", b"residual_scale", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_count", b"call_count", "fallback_reason", b"fallback_reason", "message", b"message", "part", b"part", "residual_ratio", b"residual_ratio", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,8 @@
 """An agent says of each actor whether it is used, and why not."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,11 @@ async def test_corrupt_actor_is_told(tmp_path: Path) -> None:
     actors, _ = made(tmp_path)
     assert await watched(actors) == {"gcos.actor.artifact": False}
     assert actors.statuses()[0].fallback_reason == "actor-corrupt"
+
+
+def test_agent_imports_no_runtime_before_it_serves() -> None:
+    code = "import sys, site_agent.wiring; assert not {'onnxruntime', 'onnx'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 async def test_policy_without_actors_has_none_to_tell_of() -> None:

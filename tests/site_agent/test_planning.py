@@ -478,7 +478,7 @@ async def test_what_was_learned_decides_and_is_told_beside_the_plan(
     actors = gives_actors(on, tmp_path / "actors", told=0.0, scale=1.0)
     assert await on.planning.plan(BEAT_S, on.sites()) == (), "it expects nothing of any copy"
     (status,) = actors.statuses()
-    assert (status.residual_scale, status.fallback_reason) == (1.0, "")
+    assert (status.residual_ratio, status.fallback_reason) == (1.0, "")
     assert status.call_count == 1, "all candidates in one call"
     (missed,) = on.events("copy_not_learned")
     assert (missed["site"], missed["artifact"]) == ("on", "tiny")
@@ -517,7 +517,7 @@ async def test_actor_that_fails_is_given_up_and_the_rule_plans(trio: Trio, tmp_p
     actors._places[ARTIFACT].found = replace(found, run=fail)
     assert len(await on.planning.plan(BEAT_S, on.sites())) == 1
     (status,) = actors.statuses()
-    assert (status.fallback_reason, status.residual_scale) == ("actor-runtime", 0.0)
+    assert (status.fallback_reason, status.residual_ratio) == ("actor-runtime", 0.0)
     (line,) = on.events("actor_fallback")
     assert "out of memory" in line["message"]
 

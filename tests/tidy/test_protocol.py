@@ -67,6 +67,7 @@ RENAMED = {
 RECORD_MODULES = (
     *(f"gcos.{name}" for name in ("accounting", "artifacts", "contract_net", "durations", "ids")),
     *(f"gcos.{name}" for name in ("known_sites", "ledger", "outlook", "signals", "sites")),
+    "gcos.actor_status",
     "gcos.task_events",
     "gcos.task_record",
     "gcos.tasks",

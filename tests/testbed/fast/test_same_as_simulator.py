@@ -13,7 +13,7 @@ from policies.evictors import EVICTORS
 from policies.maccs.copy_plan import plan_copies
 from testbed.fast.run import FastWorld, fast_policy, run_fast, why_not
 from testbed.instances import draw
-from testbed.planner import planner
+from testbed.planner import learned, planner
 from testbed.scenarios import load_scenario, scenario_names
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.instance import Churn, ChurnKind, ForecastNoise, Instance
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 WEEK_S = datetime(2023, 7, 3, tzinfo=UTC).timestamp()
 COMPILED = [name for name in POLICIES if why_not(instance_of(Sample(task_count=1)), name) is None]
 BUSY = Sample(task_count=120, tasks_per_h=30.0)
+FULL_WEIGHT = {"artifact": 1.0}
 TINY = replace(BUSY, seed=1, model_cache_gb=15.0, data_cache_gb=21.0)
 
 
@@ -35,20 +36,30 @@ def check_same(
     mode: CacheMode = CacheMode.DUAL,
     eviction: str = "value",
 ) -> str:
-    """Run both, and compare line by line, then sum by sum; return the log."""
+    """Run both, and compare line by line, then sum by sum; return the log.
+
+    What was learned has its full weight, whatever the gate gave: by its file where the plan is not
+    compiled, by its arrays where it is.
+    """
     full_log, fast_log = io.StringIO(), io.StringIO()
+    is_compiled = len(instance.tasks) >= 200
     full = Simulation(
         instance,
         POLICIES[policy],
         mode=mode,
         eviction=eviction,
         log=full_log,
-        planner=plan_copies if len(instance.tasks) < 200 else planner(),
+        planner=planner() if is_compiled else plan_copies,
+        learned=learned(POLICIES[policy].learned, scales=FULL_WEIGHT, is_compiled=is_compiled),
     )
     full.run()
     fast = run_fast(
         FastWorld(instance),
-        replace(fast_policy(policy), eviction=eviction),
+        replace(
+            fast_policy(policy),
+            eviction=eviction,
+            residual_scales=tuple(FULL_WEIGHT.items()),
+        ),
         mode=mode,
         log=fast_log,
     )
@@ -124,6 +135,7 @@ def test_sites_that_go_and_come(policy: str, *, keeps_caches: bool) -> None:
     ("name", "policy"),
     [
         ("default", "plan"),
+        ("default", "maccs"),
         ("default", "oracle-demand"),
         ("cache-tenth", "plan"),
         ("gpu-hours", "plan"),
@@ -135,6 +147,11 @@ def test_planned_copies(name: str, policy: str) -> None:
     log = check_same(short(name, warmup_h=6, measure_h=12), policy)
     copies = [line for line in log.splitlines() if '"transfer"' in line and '"task":null' in line]
     assert copies, "no copy was planned"
+
+
+@pytest.mark.parametrize("site_count", [5, 20])
+def test_weights_run_at_any_number_of_sites(site_count: int) -> None:
+    check_same(instance_of(replace(BUSY, site_count=site_count)), "maccs")
 
 
 @pytest.mark.parametrize("name", scenario_names())
