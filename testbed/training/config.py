@@ -149,8 +149,8 @@ class TaskTraining:
         stay_weight: Weight of the mean square of f: without evidence it stays 0.
     """
 
-    round_count: int = 16
-    run_count: int = 6
+    round_count: int = 8
+    run_count: int = 8
     try_every: int = 4
     held_out_ratio: float = 0.25
     hidden: tuple[int, int] = (32, 16)
