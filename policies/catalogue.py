@@ -143,6 +143,14 @@ POLICIES: Final = {
             foresight=Foresight.REMEMBERED,
         ),
         Policy(
+            "plan+task",
+            "plan; offers are corrected by what was learned as far as the ship gate lets it",
+            JointBidder,
+            gives_back_late=True,
+            foresight=Foresight.REMEMBERED,
+            learned=("task",),
+        ),
+        Policy(
             "maccs",
             "plan, corrected by what was learned as far as the ship gate lets it",
             JointBidder,

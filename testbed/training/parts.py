@@ -109,7 +109,7 @@ PARTS: Final = {
         Part(
             "task",
             "corrects what a task is expected to cost at a site by what others lose by it",
-            policy="rule+task",
+            policy="plan+task",
             module="testbed.training.task",
         ),
     )

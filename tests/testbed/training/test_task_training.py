@@ -1,6 +1,8 @@
 """The task actor is learned from what its decisions came to, alike every time."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +11,16 @@ from gcos.accounting import S_PER_H
 
 torch = pytest.importorskip("torch")
 
-from policies.features import CLAMP, FEATURE_COUNT  # noqa: E402
+from policies.features import CLAMP, FEATURE_COUNT, FEATURES  # noqa: E402
 from policies.maccs.task_bidder import RESIDUAL_MAX  # noqa: E402
-from policies.maccs.task_network import drawn_network  # noqa: E402
+from policies.maccs.task_network import drawn_network, network_in  # noqa: E402
 from testbed.fast.layout import TASK  # noqa: E402
+from testbed.scenarios import load_scenario  # noqa: E402
+from testbed.training.checkpoints import one_thread  # noqa: E402
+from testbed.training.config import TaskTraining, TrainConfig  # noqa: E402
+from testbed.training.parts import Job, Trained  # noqa: E402
+from testbed.training.settings import Setting  # noqa: E402
+from testbed.training.task import train  # noqa: E402
 from testbed.training.task_learner import (  # noqa: E402
     Actor,
     Critic,
@@ -22,14 +30,27 @@ from testbed.training.task_learner import (  # noqa: E402
 )
 from testbed.training.task_rollouts import Rollout, displacement_usd  # noqa: E402
 
+WEEK_S = datetime(2026, 3, 2, tzinfo=UTC).timestamp()
+CONFIG = TrainConfig(
+    part="task",
+    run_count=4,
+    task=TaskTraining(
+        round_count=2, run_count=2, try_every=2, hidden=(8, 4), batch_count=256, learning_rate=1e-2
+    ),
+)
 NETWORK = drawn_network(np.random.default_rng(1), hidden=(8, 4), is_zero=False)
-SETTINGS = LearnerSettings(learning_rate=3e-3, batch_count=256, stay_weight=0.0)
+SETTINGS = LearnerSettings(learning_rate=1e-2, batch_count=256, stay_weight=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    one_thread()
 
 
 def rollout(seed: int, *, site_count: int = 3) -> Rollout:
     """Return decisions between equal offers, of which those with a high first feature cost more."""
     draws = np.random.default_rng(seed)
-    count = 1024
+    count = 384
     features = draws.normal(size=(count, site_count, FEATURE_COUNT)).astype(np.float32)
     offers = np.zeros((count, site_count))
     offers[::7, -1] = np.inf
@@ -60,9 +81,8 @@ def test_torch_and_arrays_compute_the_same() -> None:
 
 def test_what_costs_more_is_ranked_lower() -> None:
     learner = Learner(drawn_network(np.random.default_rng(3), hidden=(8, 4)), SETTINGS, seed=1)
-    for k in range(12):
+    for k in range(8):
         learner.learn([rollout(2 * k), rollout(2 * k + 1, site_count=5)], seed=k)
-        # As if each round drew anew from the first policy: ratios stay near 1 for a dozen steps.
     rows = np.random.default_rng(9).normal(size=(500, FEATURE_COUNT)).astype(np.float32)
     assert preference(learner.network(), rows) < -0.6
 
@@ -127,3 +147,52 @@ def test_a_task_that_is_late_by_itself_is_nobodys_fault() -> None:
     tasks["deadline_s"] = [9e9, S_PER_H]
     tasks["penalty_usd"], tasks["penalty_cap_h"] = 5.0, 4.0
     assert displacement_usd(tasks).tolist() == [0.0, 0.0]
+
+
+def short_settings() -> list[Setting]:
+    """Return four worlds of some hours, one of them without three of its sites."""
+    scenario = replace(load_scenario("default"), warmup_h=1, measure_h=5)
+    few = replace(scenario, site=scenario.site[:5])
+    return [
+        Setting(few if seed == 2 else scenario, None, WEEK_S, 1_000_001 + seed) for seed in range(4)
+    ]
+
+
+def trained(
+    directory: Path, *, job_count: int = 1, round_count: int = 2
+) -> tuple[Trained, list[str]]:
+    directory.mkdir(exist_ok=True)
+    lines: list[str] = []
+    task = replace(CONFIG.task, round_count=round_count)
+    job = Job(
+        replace(CONFIG, task=task),
+        settings=short_settings(),
+        directory=directory,
+        job_count=job_count,
+        device="cpu",
+        tell=lines.append,
+        record=lambda name, value, step: None,
+    )
+    return train(job), lines
+
+
+def test_training_is_alike_when_it_was_interrupted(tmp_path: Path) -> None:
+    whole, told = trained(tmp_path / "whole")
+    assert sum("round" in line for line in told) == 2
+    trained(tmp_path / "part", round_count=1)
+    resumed, told = trained(tmp_path / "part")
+    assert sum("round" in line for line in told) == 1, "the first round is not made again"
+    assert resumed.graph.SerializeToString() != b""
+    assert whole.fit["chosen_round"] >= 1
+    network = network_in(whole.graph)
+    assert network.weight_3.any(), "it learned something"
+    found = dict(zip(FEATURES, whole.features, strict=True))
+    assert found["gpu_ratio"].scale == 0.0, "GPU hours cost nothing in this scope"
+    assert found["offer_ratio"].scale > 0.0
+
+
+@pytest.mark.soak
+def test_any_number_of_workers_trains_alike(tmp_path: Path) -> None:
+    one, _ = trained(tmp_path / "one")
+    two, _ = trained(tmp_path / "two", job_count=2)
+    assert one.graph.SerializeToString() == two.graph.SerializeToString()
