@@ -1,4 +1,9 @@
-"""Makes the paired runs that the ship gate asks for, and lets it judge (`policies.maccs.gate`)."""
+"""Makes the paired runs that the ship gate asks for, and lets it judge (`policies.maccs.gate`).
+
+J is that of the measured week, as in evaluations. What a policy spends in the day of warm-up before
+it is no part of that: one that learned to buy early would look better than it is. So the whole runs
+of the main scenario, warm-up charged, count as one more family.
+"""
 
 import functools
 import hashlib
@@ -7,13 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from gcos import codec
 from policies.maccs.actor import actor_path
 from policies.maccs.actor_card import FamilyResult, GateResult
 from policies.maccs.actor_file import weights_digest
-from policies.maccs.gate import candidates, verdict
+from policies.maccs.gate import candidates, family_problem, verdict
 from testbed.evaluate import FIRST_SEED, Pair, available_weeks_s, pairs
 from testbed.fast.run import FastWorld, fast_policy, run_fast
 from testbed.processes import in_processes
@@ -27,6 +30,8 @@ from testbed.world import load_world
 
 #: Module from which all is imported that a run of the gate executes.
 _ENTRANCE: Final = "testbed.fast.run"
+#: Behind the name of a scenario whose warm-up is charged, too.
+WHOLE_RUNS: Final = ", whole runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +55,42 @@ class GateOrder:
     kept: Path
 
 
-def paired_usd(order: GateOrder) -> tuple[float, ...]:
-    """Return J at scale 0 and at each scale, $; a result that is kept is not made again."""
+@dataclass(frozen=True, slots=True)
+class PairedRuns:
+    """What one pair came to, at scale 0 and at each scale.
+
+    Attributes:
+        measured_usd: J of the measured week.
+        whole_usd: J of the whole run, warm-up charged.
+    """
+
+    measured_usd: tuple[float, ...]
+    whole_usd: tuple[float, ...]
+
+
+def paired_runs(order: GateOrder) -> PairedRuns:
+    """Return J at scale 0 and at each scale; a result that is kept is not made again."""
     if order.kept.exists():
-        return codec.decode(tuple[float, ...], order.kept.read_bytes())
+        return codec.decode(PairedRuns, order.kept.read_bytes())
     instance = order.setting.instance()
     world = FastWorld(instance)
-    found = []
+    measured: list[float] = []
+    whole: list[float] = []
     for scale in (0.0, *order.scales):
         policy = replace(
             fast_policy(order.policy),
             actor_directory=order.directory,
             residual_scales=((order.part, scale),),
         )
-        charge = run_fast(world, policy).measured.charge
-        found.append(charge.joint_usd(instance.scope, instance.carbon_price_usd_per_kg))
+        result = run_fast(world, policy)
+        for totals, sums in ((result.measured, measured), (result.whole, whole)):
+            sums.append(totals.charge.joint_usd(instance.scope, instance.carbon_price_usd_per_kg))
+    found = PairedRuns(tuple(measured), tuple(whole))
     order.kept.parent.mkdir(parents=True, exist_ok=True)
     partial = order.kept.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.encode(found))
+    partial.write_bytes(codec.encode(found))
     partial.replace(order.kept)
-    return tuple(found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,28 +118,29 @@ class GateStep:
             NotFoundError: The world lacks weeks of validation.
         """
         gate = self.config.gate
-        main = self._results(self.config.scenario, gate.scales, gate.run_count)
+        name = self.config.scenario
+        main, whole = self._results(name, gate.scales, gate.run_count)
         families: dict[float, Sequence[FamilyResult]] = {}
         for scale in candidates(main):
+            families[scale] = [whole[scale]]
+            if family_problem(families[scale]) is not None:
+                continue  # it has failed: the other families need not be run
             families[scale] = [
-                self._results(name, (scale,), gate.family_run_count)[scale]
-                for name in gate.families
+                whole[scale],
+                *(
+                    self._results(family, (scale,), gate.family_run_count)[0][scale]
+                    for family in gate.families
+                ),
             ]
-            if self._verdict(main, families).is_passed:
+            if family_problem(families[scale]) is None:
                 break
-        return self._verdict(main, families)
-
-    def _verdict(
-        self, main: dict[float, FamilyResult], families: dict[float, Sequence[FamilyResult]]
-    ) -> GateResult:
-        gate = self.config.gate
         weeks = f"Mondays from {gate.first_day} to {gate.last_day}"
         return verdict(main, families, weeks=weeks, first_seed=FIRST_SEED)
 
     def _results(
         self, name: str, scales: tuple[float, ...], run_count: int
-    ) -> dict[float, FamilyResult]:
-        """Return the result of a scenario at each scale."""
+    ) -> tuple[dict[float, FamilyResult], dict[float, FamilyResult]]:
+        """Return the result of a scenario at each scale: of measured weeks, and of whole runs."""
         chosen = self._pairs(name, run_count)
         digest = hashlib.sha256(
             f"{weights_digest(actor_path(self.part.name, self.directory))}"
@@ -137,26 +159,29 @@ class GateStep:
         ]
         found = self._made(name, orders)
         blocks = [pair.week_start_s for pair in chosen]
-        results = {}
+        results: tuple[dict[float, FamilyResult], dict[float, FamilyResult]] = ({}, {})
         for k, scale in enumerate(scales):
-            ratios = [usd[k + 1] / usd[0] - 1.0 for usd in found]
-            results[scale] = result_of(name, ratios, blocks)
-            self.tell(f"gate: at {scale:g}: {results[scale]}")
+            sums = ([each.measured_usd for each in found], [each.whole_usd for each in found])
+            names = (name, f"{name}{WHOLE_RUNS}")
+            for known, usd, told in zip(results, sums, names, strict=True):
+                ratios = [each[k + 1] / each[0] - 1.0 for each in usd]
+                known[scale] = result_of(told, ratios, blocks)
+                self.tell(f"gate: at {scale:g}: {known[scale]}")
         return results
 
-    def _made(self, name: str, orders: Sequence[GateOrder]) -> list[tuple[float, ...]]:
+    def _made(self, name: str, orders: Sequence[GateOrder]) -> list[PairedRuns]:
         count = 0
 
-        def tell(_usd: tuple[float, ...]) -> None:
+        def tell(_runs: PairedRuns) -> None:
             nonlocal count
             count += 1
             self.tell(f"gate: {name}: {count} of {len(orders)} weeks")
 
         if self.job_count > 1:
-            return in_processes(paired_usd, orders, job_count=self.job_count, tell=tell)
+            return in_processes(paired_runs, orders, job_count=self.job_count, tell=tell)
         found = []
         for order in orders:
-            found.append(paired_usd(order))
+            found.append(paired_runs(order))
             tell(found[-1])
         return found
 

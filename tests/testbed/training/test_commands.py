@@ -11,7 +11,7 @@ from gcos.cli.main import main
 from policies.maccs.actor_card import FamilyResult
 from testbed.training import gate_runs
 from testbed.training.config import GateRuns, TrainConfig
-from testbed.training.gate_runs import GateOrder, GateStep, result_of
+from testbed.training.gate_runs import GateOrder, GateStep, PairedRuns, result_of
 from testbed.training.parts import part_named
 
 FILE = """
@@ -82,16 +82,27 @@ class _Stopped:
 
 
 def made(
-    mean: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, families: dict[str, float]
+    mean: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    families: dict[str, float],
+    whole: float | None = None,
 ) -> Any:
     """Return what the gate says where J changes so much in each scenario."""
 
-    def paired(order: GateOrder) -> tuple[float, ...]:
-        change = families.get(order.setting.scenario.name, mean)
+    def paired(order: GateOrder) -> PairedRuns:
         wobble = 0.001 * (order.setting.seed % 3)
-        return (100.0, *(100.0 * (1 + change * scale + wobble) for scale in order.scales))
+        changes = (
+            families.get(order.setting.scenario.name, mean),
+            mean if whole is None else whole,
+        )
+        sums = [
+            (100.0, *(100.0 * (1 + change * scale + wobble) for scale in order.scales))
+            for change in changes
+        ]
+        return PairedRuns(*sums)
 
-    monkeypatch.setattr(gate_runs, "paired_usd", paired)
+    monkeypatch.setattr(gate_runs, "paired_runs", paired)
     monkeypatch.setattr(gate_runs, "weights_digest", lambda _path: "w")
     monkeypatch.setattr(gate_runs, "code_digest", lambda _entrance: "c")
     gate = GateRuns(families=tuple(families), family_run_count=3)
@@ -106,8 +117,12 @@ def test_gate_runs_families_only_for_what_may_pass(
 ) -> None:
     found, told = made(-0.05, tmp_path, monkeypatch, {"load-high": -0.01, "churn": 0.0})
     assert (found.is_passed, found.residual_scale) == (True, 1.0)
-    assert [each.scenario for each in found.families] == ["load-high", "churn"]
-    assert sum("load-high" in line for line in told) == 4
+    assert [each.scenario for each in found.families] == [
+        "default, whole runs",
+        "load-high",
+        "churn",
+    ]
+    assert sum("load-high: " in line for line in told) == 4
     found, told = made(0.02, tmp_path, monkeypatch, {"load-high": -0.01})
     assert (found.is_passed, found.residual_scale) == (False, 0.0)
     assert not any("load-high" in line for line in told)
@@ -118,6 +133,15 @@ def test_gate_takes_the_smaller_weight_where_the_larger_harms_a_family(
 ) -> None:
     found, _ = made(-0.05, tmp_path, monkeypatch, {"load-high": 0.015})
     assert (found.is_passed, found.residual_scale) == (True, 0.5)
+
+
+def test_gate_refuses_what_is_better_only_because_its_warm_up_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, told = made(-0.1, tmp_path, monkeypatch, {"load-high": -0.01}, whole=0.05)
+    assert (found.is_passed, found.residual_scale) == (False, 0.0)
+    assert "default, whole runs" in found.why
+    assert not any("load-high" in line for line in told)
 
 
 def test_single_week_tells_no_interval() -> None:
