@@ -137,9 +137,10 @@ POLICIES: Final = {
         ),
         Policy(
             "plan",
-            "joint+reauction; once an hour all sites plan copies from remembered demand",
+            "rule; once an hour all sites plan copies from remembered demand",
             JointBidder,
             gives_back_late=True,
+            migrator=Regret,
             foresight=Foresight.REMEMBERED,
         ),
         Policy(
@@ -155,6 +156,7 @@ POLICIES: Final = {
             "plan, corrected by what was learned as far as the ship gate lets it",
             JointBidder,
             gives_back_late=True,
+            migrator=Regret,
             foresight=Foresight.REMEMBERED,
             learned=("artifact", "task"),
         ),
@@ -163,6 +165,7 @@ POLICIES: Final = {
             "plan, given the true demand of the next two days: a yardstick, in evaluations only",
             JointBidder,
             gives_back_late=True,
+            migrator=Regret,
             foresight=Foresight.TRUE,
         ),
     )

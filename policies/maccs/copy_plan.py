@@ -8,10 +8,12 @@ and what would one more copy save?
     c_j   = min_i R_ji + x_im + x_id  (+ 0.3 R_ji + 0.5 p0 where site i has no room)
     S_ai  = w sum_{j of a} max(0, c_j - R_ji - o, (c_j - R_ji) x / (x + o))     over j that fit at i
     Q_ai  = w^2 times the sum of squares
-    score = S (1 - exp(-tau_i / HORIZON)) - z sqrt(Q) - x - sum_victims (1 - exp(-f_v)) x_v
+    score = B/T S (1 - exp(-tau_i / B)) - x                              where it fits as it is
+    score = S (1 - exp(-tau_i / B)) - z sqrt(Q) - x - sum_victims (1 - exp(-f_v)) x_v      elsewhere
 
-where S <- S + r (x f - S) before that if an actor is asked, whose f expects S / x from what it saw
-in training (`artifact_features`) and whose weight r the ship gate gave; and
+with T the horizon and B = `PAYBACK_H`, where S <- S + r (x f - S) before that if an actor is asked,
+whose f expects S / x from what it saw in training (`artifact_features`) and whose weight r the ship
+gate gave, and
 
 with v_j the virtual start, x the price of the copy and o that of the task's other missing artifact,
 tau_i the characteristic time of the cache (Che, Tung and Wang, IEEE JSAC 20(7), 2002) and f_v the
@@ -49,10 +51,14 @@ MEMORY_H: Final = 168.0
 HORIZON_H: Final = 48.0
 #: Hours of planned load: starts within the horizon, and runs that reach a day past it.
 GRID_H: Final = 72
-#: Standard deviations of the saving that a copy must exceed (z).
+#: Hours for which the saving of the horizon is taken to go on where a copy fits without pushing
+#: others out: it stays, and what is asked for today is mostly asked for tomorrow.
+PAYBACK_H: Final = 96.0
+#: Standard deviations of the saving that a copy must exceed if it pushes others out (z).
 CAUTION: Final = 0.3
-#: Share of a site's GPUs that planned load may fill (phi).
-FILL: Final = 0.9
+#: Share of a site's GPUs that planned load may fill (phi). Above 1: what has no room in its own
+#: hour waits for a later one, which costs less than a run elsewhere.
+FILL: Final = 1.5
 #: Copies begun in one beat, over all sites.
 COPY_COUNT_MAX: Final = 12
 #: What a start without room costs beyond R, as shares of R and of the fixed late penalty.
@@ -61,17 +67,21 @@ CROWDED_PENALTY: Final = 0.5
 
 
 class Settings(NamedTuple):
-    """Constants of the plan; the defaults are those of DESIGN section 7 F.
+    """Constants of the plan.
+
+    The defaults are tuned (README.md); DESIGN section 7 F has phi = 0.9 and B = 48 h.
 
     Attributes:
         caution: z.
         fill: phi.
         copy_count_max: Copies a beat.
+        payback_h: B, of copies that fit.
     """
 
     caution: float = CAUTION
     fill: float = FILL
     copy_count_max: int = COPY_COUNT_MAX
+    payback_h: float = PAYBACK_H
 
 
 class Sample(NamedTuple):
@@ -110,7 +120,7 @@ class Caches(NamedTuple):
         is_evictable: (a, i) a copy that may go: cached, complete, unpinned.
         refetch_usd: (a, i) J of bringing the copy again.
         uses: (a, i) expected uses of the copy: decayed own ones and a tenth of those elsewhere.
-        stay: (2, i) 1 - exp(-tau / HORIZON): share of the horizon that a new copy will stay.
+        stay: (2, i) 1 - exp(-tau / PAYBACK): share of that time that a new copy will stay.
     """
 
     is_held: Bools
@@ -198,13 +208,13 @@ def run_costs_usd(rate_usd_per_kwh: Floats, start_h: Floats, run_h: Floats) -> F
 
 
 def characteristic_share(cache_gb: float, evicted_gb_per_h: float) -> float:
-    """Return 1 - exp(-tau / HORIZON): how much of the horizon a new copy stays.
+    """Return 1 - exp(-tau / PAYBACK): for how much of that time a new copy stays.
 
     tau = cache size / rate of eviction (Che et al., 2002); without evictions it stays.
     """
     if evicted_gb_per_h <= 0.0:
         return 1.0
-    return 1.0 - math.exp(-cache_gb / evicted_gb_per_h / HORIZON_H)
+    return 1.0 - math.exp(-cache_gb / evicted_gb_per_h / PAYBACK_H)
 
 
 def has_room(load: Floats, start_h: float, run_h: float, gpus: float, limit: float) -> bool:
@@ -538,10 +548,16 @@ def correct(
 def score_of(
     caches: Caches, settings: Settings, saved_usd: float, squares: float, artifact: int, site: int
 ) -> float:
-    """Return what a copy is worth beyond all it costs, $, victims not counted yet."""
+    """Return what a copy is worth beyond all it costs, $, victims not counted yet.
+
+    Room that lies idle costs nothing: what fits is brought if it pays within `PAYBACK_H`. What
+    pushes others out will be pushed out itself, and has to pay within the horizon, and surely.
+    """
     price_usd: float = caches.price_usd[artifact, site]
     stay: float = caches.stay[caches.kind[artifact], site]
-    return saved_usd * stay - settings.caution * math.sqrt(squares) - price_usd
+    if caches.size_gb[artifact] > caches.free_gb[caches.kind[artifact], site]:
+        return saved_usd * stay - settings.caution * math.sqrt(squares) - price_usd
+    return settings.payback_h / HORIZON_H * saved_usd * stay - price_usd
 
 
 def plan_copies(

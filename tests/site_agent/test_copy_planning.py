@@ -19,7 +19,7 @@ from gcos.outlook import (
     Submission,
 )
 from gcos.sites import Link
-from policies.maccs.copy_plan import GRID_H, MEMORY_H, Settings
+from policies.maccs.copy_plan import GRID_H, HORIZON_H, MEMORY_H, Settings
 from site_agent.copy_planning import Tariff, planned_copies, remembered
 from site_agent.outlook import RATE_H, refuse_nonsense
 
@@ -28,7 +28,7 @@ GB = 10**9
 MODEL = OutlookArtifact(ArtifactId("m"), ArtifactKind.MODEL, "llama", 40 * GB)
 DATA = OutlookArtifact(ArtifactId("d"), ArtifactKind.DATA, "corpus", 20 * GB)
 TARIFF = Tariff(0.5, 0.0065, lambda _a, _b: Link(0.01, 1e9, 0.05))
-CALM = Settings(caution=0.0)
+CALM = Settings(caution=0.0, fill=0.9, payback_h=HORIZON_H)
 
 
 def task(number: int, *, hours: float = 2.0, **fields: object) -> Submission:

@@ -26,7 +26,8 @@ from policies.maccs.copy_plan import (
 )
 from policies.maccs.copy_plan import plan_copies as plan_copies_learned
 
-CAREFREE = Settings(caution=0.0)
+#: As in DESIGN section 7 F, but for its margin for chance.
+CAREFREE = Settings(caution=0.0, fill=0.9, payback_h=HORIZON_H)
 
 
 def plan_copies(
@@ -109,8 +110,10 @@ def test_a_task_remembered_may_stand_for_two() -> None:
 
 def test_caution_asks_for_more_where_few_large_savings_carry_the_sum() -> None:
     expected = sample([[3.0, 1.0]] * 3)
-    _, calm = plan_copies(expected, caches(), load(), np.array([9, 9]), CAREFREE)
-    _, wary = plan_copies(expected, caches(), load(), np.array([9, 9]), Settings(caution=0.3))
+    _, calm = plan_copies(expected, caches(free_gb=0.0), load(), np.array([9, 9]), CAREFREE)
+    _, wary = plan_copies(
+        expected, caches(free_gb=0.0), load(), np.array([9, 9]), CAREFREE._replace(caution=0.3)
+    )
     assert calm[0] - wary[0] == pytest.approx(0.3 * math.sqrt(3 * 2.0**2))
 
 
@@ -188,9 +191,17 @@ def test_a_run_costs_the_integral_of_its_hours(
     assert got == pytest.approx(expected, abs=5e-3 * max(1.0, length))
 
 
+def test_a_saving_that_goes_on_for_longer_counts_that_much_more() -> None:
+    expected = sample([[3.0, 1.0]] * 10)
+    _, once = plan_copies(expected, caches(), load(), np.array([50, 50]), CAREFREE)
+    longer = CAREFREE._replace(payback_h=2 * HORIZON_H)
+    _, twice = plan_copies(expected, caches(), load(), np.array([50, 50]), longer)
+    assert twice[0] + 4.0 == pytest.approx(2 * (once[0] + 4.0))
+
+
 def test_a_copy_in_a_cache_that_turns_over_soon_is_worth_less() -> None:
     assert characteristic_share(100.0, 0.0) == 1.0
-    assert characteristic_share(480.0, 10.0) == pytest.approx(1 - math.exp(-1.0))
+    assert characteristic_share(960.0, 10.0) == pytest.approx(1 - math.exp(-1.0))
 
 
 def test_a_task_that_stands_for_more_than_a_site_fits_one_that_is_idle() -> None:
