@@ -82,6 +82,19 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterSignals:
+    """Means over all sites of what they expect of the next 24 h, as their digests tell it.
+
+    Attributes:
+        price_usd_per_kwh: Price of electricity.
+        carbon_gco2_per_kwh: Carbon intensity, of the sites that know theirs; 0 where none does.
+    """
+
+    price_usd_per_kwh: float
+    carbon_gco2_per_kwh: float
+
+
+@dataclass(frozen=True, slots=True)
 class Announcement:
     """A task to bid for.
 
@@ -101,6 +114,7 @@ class Announcement:
         secrets: Names of secrets that the run needs.
         priority: Higher goes first.
         output_uris: Where outputs are to be copied to, `file:///...`.
+        cluster: What all bidders measure money by; None: the origin has heard of no site's signals.
     """
 
     task_id: TaskId
@@ -118,6 +132,7 @@ class Announcement:
     secrets: tuple[str, ...] = ()
     priority: int = 0
     output_uris: tuple[str, ...] = ()
+    cluster: ClusterSignals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +166,7 @@ class Bid:
         site_id: The bidder.
         task_id: The task.
         offer_usd: J, the exact marginal cost of the task here: expected cost + lambda x carbon.
-        score_ratio: What its actor adds to the comparison; 0 for rules. Lower is better.
+        score_ratio: By what offers of one actor are compared, before `offer_usd`. Lower is better.
         actor: Name and version of what made the offer; differing actors compare by `offer_usd`.
         pool_type: Which pool.
         start_s: World instant at which the run would start.
@@ -168,6 +183,8 @@ class Bid:
         valid_until_s: World instant until which the soft reservation stands.
         guarantees_single_execution: The site's executor stops a run with its lease even where the
             agent is dead (I3); False: a lost run may go on.
+        residual_usd: How much dearer than `offer_usd` a learned actor ranks the offer; below 0:
+            cheaper. It is in `score_ratio` and in no charge.
     """
 
     site_id: SiteId
@@ -189,6 +206,7 @@ class Bid:
     evictions: tuple[ArtifactId, ...]
     valid_until_s: float
     guarantees_single_execution: bool = True
+    residual_usd: float = 0.0
 
 
 def with_copies_usd(bid: Bid, carbon_price_usd_per_kg: float) -> float:

@@ -99,6 +99,8 @@ class SiteDigest:
         output_roots: Directories below which tasks may have outputs copied, as its operator wrote
             them and with links followed.
         demand: What is used most here, most used first.
+        day_price_usd_per_kwh: Mean price expected of the next 24 h; None: it does not tell.
+        day_carbon_gco2_per_kwh: The same of carbon intensity; None where it is unknown, too.
     """
 
     pools: tuple[PoolDigest, ...]
@@ -112,6 +114,8 @@ class SiteDigest:
     secret_names: tuple[str, ...] = ()
     output_roots: tuple[str, ...] = ()
     demand: tuple[ArtifactDemand, ...] = ()
+    day_price_usd_per_kwh: float | None = None
+    day_carbon_gco2_per_kwh: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,14 @@ POLICIES: Final = {
             migrator=Regret,
         ),
         Policy(
+            "rule+task",
+            "rule; offers are corrected by what was learned as far as the ship gate lets it",
+            JointBidder,
+            gives_back_late=True,
+            migrator=Regret,
+            learned=("task",),
+        ),
+        Policy(
             "genetic",
             "joint's offers, assigned in batches of 15 min by a genetic algorithm",
             JointBidder,
@@ -141,13 +149,21 @@ POLICIES: Final = {
             foresight=Foresight.REMEMBERED,
         ),
         Policy(
+            "plan+task",
+            "plan; offers are corrected by what was learned as far as the ship gate lets it",
+            JointBidder,
+            gives_back_late=True,
+            foresight=Foresight.REMEMBERED,
+            learned=("task",),
+        ),
+        Policy(
             "maccs",
             "plan, corrected by what was learned as far as the ship gate lets it",
             JointBidder,
             gives_back_late=True,
             migrator=Regret,
             foresight=Foresight.REMEMBERED,
-            learned=("artifact",),
+            learned=("artifact", "task"),
         ),
         Policy(
             "oracle-demand",

@@ -8,15 +8,17 @@ late would cost at once. Amounts, counts and times enter as sign(x) log(1 + |x|)
 is clamped to +-6, so that no unseen setting can drive a network where it has never been.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from operator import attrgetter
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gcos.accounting import G_PER_KG, S_PER_H, CostScope
-from gcos.contract_net import Announcement, Bid
+from gcos.accounting import G_PER_KG, S_PER_H, Charge, CostScope
+from gcos.contract_net import Announcement, ClusterSignals, Fetch
 from gcos.durations import prediction_for
 from gcos.signals import HOURS_A_DAY, StepSeries
 
@@ -48,13 +50,23 @@ FEATURES: Final = {
     "carbon_all_ratio": "the same of intensity",
 }
 FEATURE_COUNT: Final = len(FEATURES)
+#: What each feature is measured in, for the files of actors that take them.
+UNITS: Final = {
+    name: "1"
+    if name
+    in ("late_probability", "gpu_share_ratio", "planned_ratio", "hit_ratio", "missing_ratio")
+    else "log1p(uses)"
+    if name.startswith("demand")
+    else "log1p(1)"
+    for name in FEATURES
+}
 CLAMP: Final = 6.0
 DAY_S: Final = HOURS_A_DAY * S_PER_H
 
 #: Below this a mean price or intensity is no yardstick ($/kWh, gCO2/kWh).
-_LEAST_PRICE: Final = 1e-3
-_LEAST_CARBON: Final = 1.0
-_LEAST_USD: Final = 1e-6
+LEAST_PRICE: Final = 1e-3
+LEAST_CARBON: Final = 1.0
+LEAST_USD: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +104,32 @@ class SiteState:
     carbon: Outlook
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Means over all sites of their next 24 h: $/kWh and gCO2/kWh."""
+class Offered(Protocol):
+    """What features are read off: a bid, or an option before it is one."""
 
-    price_usd_per_kwh: float
-    carbon_gco2_per_kwh: float
+    @property
+    def pool_type(self) -> str:
+        """Which pool."""
+
+    @property
+    def start_s(self) -> float:
+        """World instant of the start."""
+
+    @property
+    def p50_finish_s(self) -> float:
+        """World instant of the median end."""
+
+    @property
+    def late_probability(self) -> float:
+        """P(end > deadline)."""
+
+    @property
+    def offer_usd(self) -> float:
+        """J."""
+
+    @property
+    def charge(self) -> Charge:
+        """Expected cost and carbon by item."""
 
 
 def outlook(series: StepSeries, now_s: float) -> Outlook:
@@ -105,16 +137,26 @@ def outlook(series: StepSeries, now_s: float) -> Outlook:
     return Outlook(series.at(now_s), series.mean(now_s, now_s + DAY_S))
 
 
-def cluster_of(prices: Sequence[Outlook], carbons: Sequence[Outlook]) -> Cluster:
-    """Return the means over all sites, each of which gives both of its signals."""
-    assert len(prices) == len(carbons) > 0, "a mean of nothing"
-    return Cluster(
-        price_usd_per_kwh=sum(each.mean for each in prices) / len(prices),
-        carbon_gco2_per_kwh=sum(each.mean for each in carbons) / len(carbons),
+def cluster_of(
+    prices: Sequence[float | None], carbons: Sequence[float | None]
+) -> ClusterSignals | None:
+    """Return the means over all sites of what they tell; None: no site tells its price.
+
+    Args:
+        prices: Of each site, the mean of its next 24 h, $/kWh; None: it does not tell.
+        carbons: The same, gCO2/kWh.
+    """
+    told_usd = [each for each in prices if each is not None]
+    told_g = [each for each in carbons if each is not None]
+    if not told_usd:
+        return None
+    return ClusterSignals(
+        price_usd_per_kwh=sum(told_usd) / len(told_usd),
+        carbon_gco2_per_kwh=sum(told_g) / len(told_g) if told_g else 0.0,
     )
 
 
-def reference_usd(announcement: Announcement, cluster: Cluster) -> float:
+def reference_usd(announcement: Announcement, cluster: ClusterSignals) -> float:
     """Return what all candidates of a task divide money by, $, above 0.
 
     J of the shortest predicted median at 1 kW a GPU and the mean signals of all sites, plus the
@@ -123,69 +165,94 @@ def reference_usd(announcement: Announcement, cluster: Cluster) -> float:
     terms = announcement.terms
     medians_s = [each.run_time.p50_s for each in announcement.predictions]
     energy_kwh = announcement.gpu.gpu_count * min(medians_s, default=0.0) / S_PER_H
-    price = max(cluster.price_usd_per_kwh, _LEAST_PRICE)
-    carbon_kg = max(cluster.carbon_gco2_per_kwh, _LEAST_CARBON) / G_PER_KG
+    price = max(cluster.price_usd_per_kwh, LEAST_PRICE)
+    carbon_kg = max(cluster.carbon_gco2_per_kwh, LEAST_CARBON) / G_PER_KG
     run_usd = energy_kwh * (price + terms.carbon_price_usd_per_kg * carbon_kg)
-    return max(run_usd + terms.late_penalty.fixed_usd, _LEAST_USD)
+    return max(run_usd + terms.late_penalty.fixed_usd, LEAST_USD)
 
 
 def features_of(
-    bid: Bid, announcement: Announcement, state: SiteState, cluster: Cluster, *, now_s: float
+    offered: Sequence[Offered],
+    fetches: Sequence[Fetch],
+    announcement: Announcement,
+    state: SiteState,
+    cluster: ClusterSignals,
+    *,
+    now_s: float,
 ) -> NDArray[np.float32]:
-    """Return the features of one candidate, (24,) float32, in the order of `FEATURES`.
+    """Return the features of one pool's candidates, (k, 24) float32, in the order of `FEATURES`.
 
     Args:
-        bid: The site's offer.
+        offered: What the pool offers: one start, or several.
+        fetches: What each of them would move.
         announcement: The task.
         state: What the site knows of itself.
         cluster: Means over all sites.
         now_s: World instant.
     """
-    prediction = prediction_for(announcement.predictions, bid.pool_type)
-    assert prediction is not None, "a bid rests on a prediction for its pool"
+    prediction = prediction_for(announcement.predictions, offered[0].pool_type)
+    assert prediction is not None, "an offer rests on a prediction for its pool"
     median_s = max(prediction.run_time.p50_s, 1.0)
-    values = {
-        **_money(bid, announcement, reference_usd(announcement, cluster)),
-        **_time(bid, announcement, median_s, now_s),
+    shared = {
         "spread_ratio": _log(prediction.run_time.p90_s / median_s - 1.0),
+        "fetch_ratio": _log(sum(each.duration_s for each in fetches) / median_s),
         **_site(announcement.gpu.gpu_count, state),
-        **_artifacts(bid, announcement, state),
-        "price_own_ratio": _relative(state.price.now, state.price.mean, _LEAST_PRICE),
-        "carbon_own_ratio": _relative(state.carbon.now, state.carbon.mean, _LEAST_CARBON),
-        "price_all_ratio": _relative(state.price.mean, cluster.price_usd_per_kwh, _LEAST_PRICE),
-        "carbon_all_ratio": _relative(
-            state.carbon.mean, cluster.carbon_gco2_per_kwh, _LEAST_CARBON
-        ),
+        **_artifacts(fetches, announcement, state),
+        "price_own_ratio": _relative(state.price.now, state.price.mean, LEAST_PRICE),
+        "carbon_own_ratio": _relative(state.carbon.now, state.carbon.mean, LEAST_CARBON),
+        "price_all_ratio": _relative(state.price.mean, cluster.price_usd_per_kwh, LEAST_PRICE),
+        "carbon_all_ratio": _relative(state.carbon.mean, cluster.carbon_gco2_per_kwh, LEAST_CARBON),
     }
-    row = np.array([values[name] for name in FEATURES], dtype=np.float64)
-    return np.clip(row, -CLAMP, CLAMP).astype(np.float32)
+    rows = np.empty((len(offered), FEATURE_COUNT))
+    rows[:, : len(_OWN)] = _own(offered, announcement, cluster, median_s, now_s)
+    rows[:, len(_OWN) :] = [shared[name] for name in _SHARED]
+    return rows.clip(-CLAMP, CLAMP).astype(np.float32)
 
 
-def _money(bid: Bid, announcement: Announcement, usd: float) -> dict[str, float]:
-    charge, terms = bid.charge, announcement.terms
-    usd_per_g = terms.carbon_price_usd_per_kg / G_PER_KG
-    counts_gpus = terms.scope is CostScope.WITH_GPU_HOURS
-    return {
-        "offer_ratio": _log(bid.offer_usd / usd),
-        "energy_ratio": _log(charge.energy_usd / usd),
-        "run_carbon_ratio": _log(usd_per_g * charge.compute_gco2 / usd),
-        "egress_ratio": _log(charge.transfer_usd / usd),
-        "network_carbon_ratio": _log(usd_per_g * charge.network_gco2 / usd),
-        "gpu_ratio": _log(charge.gpu_usd / usd) if counts_gpus else 0.0,
-        "penalty_ratio": _log(charge.penalty_usd / usd),
-    }
+#: Features that differ between the starts of a pool, and those that do not.
+_OWN: Final = tuple(FEATURES)[:10]
+_SHARED: Final = tuple(FEATURES)[10:]
+#: What the former are made of, in their order.
+_NUMBERS: Final = attrgetter(
+    "offer_usd",
+    "charge.energy_usd",
+    "charge.compute_gco2",
+    "charge.transfer_usd",
+    "charge.network_gco2",
+    "charge.gpu_usd",
+    "charge.penalty_usd",
+    "late_probability",
+    "start_s",
+    "p50_finish_s",
+)
 
 
-def _time(bid: Bid, announcement: Announcement, median_s: float, now_s: float) -> dict[str, float]:
-    slack = CLAMP
-    if announcement.deadline_s is not None:
-        slack = _log((announcement.deadline_s - bid.p50_finish_s) / median_s)
-    return {
-        "late_probability": bid.late_probability,
-        "delay_ratio": _log((bid.start_s - now_s) / median_s),
-        "slack_ratio": slack,
-        "fetch_ratio": _log(sum(each.duration_s for each in bid.fetches) / median_s),
-    }
+def _own(
+    offered: Sequence[Offered],
+    announcement: Announcement,
+    cluster: ClusterSignals,
+    median_s: float,
+    now_s: float,
+) -> NDArray[np.float64]:
+    """Return the features `_OWN` of each candidate, (k, 10); all at once, as there may be many."""
+    terms = announcement.terms
+    per_usd = 1.0 / reference_usd(announcement, cluster)
+    carbon_weight = terms.carbon_price_usd_per_kg / G_PER_KG * per_usd
+    gpu_weight = per_usd if terms.scope is CostScope.WITH_GPU_HOURS else 0.0
+    per_s = 1.0 / median_s
+    deadline_s = announcement.deadline_s
+    rows: NDArray[np.float64] = np.array([_NUMBERS(each) for each in offered])
+    rows[:, 8] -= now_s
+    rows[:, 9] -= deadline_s or 0.0
+    rows *= (
+        *(per_usd, per_usd, carbon_weight, per_usd, carbon_weight, gpu_weight, per_usd),
+        *(1.0, per_s, -per_s),
+    )
+    logged: NDArray[np.float64] = np.copysign(np.log1p(np.abs(rows)), rows)
+    logged[:, 7] = rows[:, 7]
+    if deadline_s is None:
+        logged[:, 9] = CLAMP
+    return logged
 
 
 def _site(gpu_count: int, state: SiteState) -> dict[str, float]:
@@ -197,12 +264,14 @@ def _site(gpu_count: int, state: SiteState) -> dict[str, float]:
     }
 
 
-def _artifacts(bid: Bid, announcement: Announcement, state: SiteState) -> dict[str, float]:
+def _artifacts(
+    fetches: Sequence[Fetch], announcement: Announcement, state: SiteState
+) -> dict[str, float]:
     needed_count = len(announcement.needs)
     needed_bytes = sum(need.size_bytes for need in announcement.needs)
-    missing_bytes = sum(each.size_bytes for each in bid.fetches)
+    missing_bytes = sum(each.size_bytes for each in fetches)
     return {
-        "hit_ratio": 1.0 - len(bid.fetches) / needed_count if needed_count else 1.0,
+        "hit_ratio": 1.0 - len(fetches) / needed_count if needed_count else 1.0,
         "missing_ratio": missing_bytes / needed_bytes if needed_bytes else 0.0,
         "demand_here": _log(state.demand_here),
         "demand_elsewhere": _log(state.demand_elsewhere),
@@ -214,4 +283,4 @@ def _relative(value: float, yardstick: float, least: float) -> float:
 
 
 def _log(value: float) -> float:
-    return float(np.sign(value) * np.log1p(abs(value)))
+    return math.copysign(math.log1p(abs(value)), value)

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gcos.accounting import Charge, LatePenalty
 from gcos.durations import RunTime
 from gcos.ids import ArtifactId, SiteId, TaskId
@@ -42,6 +45,20 @@ class Option:
     p90_carbon_gco2: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What a learned bidder sees of its options.
+
+    Attributes:
+        reference_usd: What all bidders for the task divide money by, $, above 0.
+        features: (options, 24) float32, by `policies.features`; None: the site lacks a signal that
+            they are made of.
+    """
+
+    reference_usd: float
+    features: NDArray[np.float32] | None
+
+
 @dataclass(frozen=True, slots=True)
 class SiteView:
     """What a bidder may know of its own site beside the options.
@@ -53,6 +70,8 @@ class SiteView:
         backlog_s: Predicted GPU seconds of all that runs and waits, over the GPUs of the site.
         awarded_count: Awards that the site has accepted.
         now_s: World instant.
+        seen: Features of the options, for a bidder that `needs_features`; None: the announcement
+            tells nothing that all bidders could measure by.
     """
 
     site_id: SiteId
@@ -61,6 +80,7 @@ class SiteView:
     backlog_s: float
     awarded_count: int
     now_s: float
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +91,13 @@ class Choice:
         index: Position in the options.
         score_ratio: By what sites are compared before their offers: the lowest wins, and J decides
             between equals. 0 where J alone decides.
+        residual_usd: How much dearer than its J a learned actor ranks the option; below 0: cheaper.
+            It is in the score already.
     """
 
     index: int
     score_ratio: float = 0.0
+    residual_usd: float = 0.0
 
 
 class Bidder(Protocol):
@@ -87,6 +110,10 @@ class Bidder(Protocol):
     @property
     def may_start_later(self) -> bool:
         """Whether it wants to see starts later than the earliest; finding them takes time."""
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether it wants to see features of its options; making them takes time."""
 
     def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose among `options`, which are never empty."""

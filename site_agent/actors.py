@@ -12,14 +12,16 @@ from typing import Final
 
 from gcos.actor_status import ActorStatus
 from gcos.logs import Log
+from policies.features import UNITS
 from policies.maccs.actor import Actor, Rows, actor_path, load_actor
 from policies.maccs.actor_card import Fallback, FallbackReason
 from policies.maccs.artifact_features import FEATURES as ARTIFACT_FEATURES
 from policies.maccs.copy_plan import UNLEARNED, Learned
+from policies.maccs.task_actor import PART as TASK
 
 ARTIFACT: Final = "artifact"
 #: Inputs of each part's actor as they are computed here: unit by name.
-FEATURES: Final[Mapping[str, Mapping[str, str]]] = {ARTIFACT: ARTIFACT_FEATURES}
+FEATURES: Final[Mapping[str, Mapping[str, str]]] = {ARTIFACT: ARTIFACT_FEATURES, TASK: UNITS}
 #: Before the name of a part, in the health service.
 HEALTH_PREFIX: Final = "gcos.actor."
 
@@ -71,6 +73,10 @@ class Actors:
             return actor(rows)
 
         return Learned(counted, actor.card.residual_scale, is_asked=True)
+
+    def count(self, part: str) -> None:
+        """Count a call of an actor that somebody else asks."""
+        self._places[part].call_count += 1
 
     def failed(self, part: str, message: str) -> None:
         """Let the rule decide alone from now on: the actor answered with an error."""

@@ -87,6 +87,11 @@ class RecordingBidder:
         """As the bidder's."""
         return self.bidder.may_start_later
 
+    @property
+    def needs_features(self) -> bool:
+        """As the bidder's."""
+        return self.bidder.needs_features
+
     def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose as the bidder does."""
         choice = self.bidder.choose(options, view)
@@ -120,13 +125,29 @@ class Replay:
         return (self.total - len(self.differences)) / self.total if self.total else 0.0
 
 
-def replayed(decisions: Sequence[Decision]) -> Replay:
+def bidders_of(policy: str) -> tuple[Bidder, ...]:
+    """Return who may have bid under a policy where nothing is learned.
+
+    Raises:
+        InvalidRequestError: There is no such policy.
+    """
+    return (policy_named(policy).bidder(),)
+
+
+def replayed(
+    decisions: Sequence[Decision],
+    bidders_of: Callable[[str], Sequence[Bidder]] = bidders_of,
+) -> Replay:
     """Make recorded decisions again.
+
+    Args:
+        decisions: Of all agents.
+        bidders_of: Who may have bid under a policy; the one that names itself as recorded did.
 
     Raises:
         InvalidRequestError: A line holds no decision, or one of a policy that is unknown here.
     """
-    bidders: dict[str, Bidder] = {}
+    bidders: dict[str, Sequence[Bidder]] = {}
     differences = []
     bids = awards = 0
     for decision in decisions:
@@ -134,7 +155,7 @@ def replayed(decisions: Sequence[Decision]) -> Replay:
             bids += 1
             policy = decision.bid.policy
             if policy not in bidders:
-                bidders[policy] = policy_named(policy).bidder()
+                bidders[policy] = bidders_of(policy)
             differences += _bid_again(decision.bid, bidders[policy])
         elif decision.award is not None:
             awards += 1
@@ -144,10 +165,12 @@ def replayed(decisions: Sequence[Decision]) -> Replay:
     return Replay(bids, awards, tuple(differences))
 
 
-def _bid_again(decision: BidDecision, bidder: Bidder) -> list[str]:
+def _bid_again(decision: BidDecision, bidders: Sequence[Bidder]) -> list[str]:
     where = f"bid of {decision.view.site_id} for {decision.view.task_id}"
-    if bidder.actor != decision.actor:
-        return [f"{where}: recorded by {decision.actor}, replayed by {bidder.actor}"]
+    bidder = next((each for each in bidders if each.actor == decision.actor), None)
+    if bidder is None:
+        known = ", ".join(each.actor for each in bidders)
+        return [f"{where}: recorded by {decision.actor}, replayed by {known}"]
     choice = bidder.choose(decision.options, decision.view)
     if choice == decision.choice:
         return []

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gcos.artifacts import ArtifactKind, parse_reference
-from gcos.contract_net import Announcement, ArtifactNeed, Bid, Holder, Refusal
+from gcos.contract_net import (
+    Announcement,
+    ArtifactNeed,
+    Bid,
+    ClusterSignals,
+    Holder,
+    Refusal,
+)
 from gcos.durations import Prediction, WorkFeatures
 from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, UnavailableError
 from gcos.ids import ArtifactId, Fence, SiteId, TaskId
@@ -39,6 +46,8 @@ class Host(Protocol):
     is_known_fresh: bool
     #: Sites in the last answer of a broker; the others that are known have been silent since.
     listed: frozenset[SiteId]
+    #: What the sites that are known expect of their signals.
+    cluster: ClusterSignals | None
 
     def now(self) -> Now:
         """Return this instant on both time axes."""
@@ -122,6 +131,7 @@ class Negotiation:
             fence=fence,
             needs=nomination.needs,
             predictions=predictions,
+            cluster=host.cluster,
         )
         bids, refusals, silent = await self._gather(announcement, nomination.nominees)
         sites = host.sites()

@@ -23,6 +23,7 @@ from gcos.contract_net import (
     Award,
     AwardAnswer,
     Bid,
+    ClusterSignals,
     Fetch,
     Hold,
     Rejection,
@@ -316,6 +317,7 @@ class Origin:
         fence: Fence,
         needs: tuple[ArtifactNeed, ...],
         predictions: tuple[Prediction, ...],
+        cluster: ClusterSignals | None = None,
     ) -> Announcement:
         """Return what is announced; a plan announces with the fence of no attempt."""
         return Announcement(
@@ -333,6 +335,7 @@ class Origin:
             secrets=spec.secrets,
             priority=spec.priority,
             output_uris=tuple(output.uri for output in spec.outputs if output.uri),
+            cluster=cluster,
         )
 
     def close_auction(self, task_id: TaskId, auction: Auction, *, now: Now) -> Ready:

@@ -14,6 +14,9 @@ until the origin has answered it, however long that takes.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+import numpy as np
 
 from gcos.accounting import Charge, RunTerms, run_charge
 from gcos.artifacts import Artifact, ArtifactKind
@@ -37,7 +40,8 @@ from gcos.log_tails import RENEWAL_TAIL_BYTES_MAX, LogTail
 from gcos.signals import SiteSignals
 from gcos.sites import ArtifactDemand, Pool, PoolDigest, Site, SiteDigest
 from gcos.tasks import ANY_GPU, Reason, RunState, check_run_transition
-from policies.interface import Bidder, Option, SiteView
+from policies.features import DAY_S, features_of, reference_usd
+from policies.interface import Bidder, Option, Seen, SiteView
 from policies.offer import PoolOffer, expected_penalty_usd, options_of
 from site_agent.dual_cache import DualCache
 from site_agent.effects import (
@@ -62,6 +66,7 @@ from site_agent.effects import (
 from site_agent.held_run import HeldRun
 from site_agent.lease import LeaseTerms
 from site_agent.schedule import Held, Planned, PoolSchedule, earliest_fit
+from site_agent.site_state import StateOfSite
 from site_agent.sourcing import Links, cheapest_fetch, total_duration_s
 
 #: Runs in any live state that a site accepts; more are declined.
@@ -191,7 +196,8 @@ class Participant:
         if not options:
             # Not for ever: the origin may not have heard of these pools yet.
             return self._refuse(Reason.NO_BID, "the announcement predicts for no pool here")
-        choice = self.bidder.choose(options, self._view(announcement, now))
+        seen = self._seen(options, fetches, announcement, now.world_s)
+        choice = self.bidder.choose(options, self._view(announcement, seen, now))
         best = options[choice.index]
         # Held until its earliest start, too, a task needs no lease yet.
         is_held = best.start_s > ready_s and announcement.earliest_start_s == best.start_s
@@ -215,9 +221,33 @@ class Participant:
             evictions=evictions,
             valid_until_s=now.world_s + BID_VALID_S,
             guarantees_single_execution=self.guarantees_single_execution,
+            residual_usd=choice.residual_usd,
         )
 
-    def _view(self, announcement: Announcement, now: Now) -> SiteView:
+    def _seen(
+        self,
+        options: Sequence[Option],
+        fetches: Sequence[Fetch],
+        announcement: Announcement,
+        now_s: float,
+    ) -> Seen | None:
+        """Return what a learned bidder sees of its options; None for others."""
+        cluster = announcement.cluster
+        if not self.bidder.needs_features or cluster is None:
+            return None
+        reference = reference_usd(announcement, cluster)
+        if self.signals.carbon is None:
+            return Seen(reference, features=None)
+        state = StateOfSite(self.schedules, self.cache.demand, self.signals, fetches, now_s=now_s)
+        rows = []
+        for pool_type, offered in groupby(options, key=lambda option: option.pool_type):
+            site = state.of(pool_type)
+            rows.append(
+                features_of(list(offered), fetches, announcement, site, cluster, now_s=now_s)
+            )
+        return Seen(reference, features=np.concatenate(rows))
+
+    def _view(self, announcement: Announcement, seen: Seen | None, now: Now) -> SiteView:
         """Return what a bidder may know of this site beside its options."""
         now_s = now.world_s
         gpu_count = sum(pool.gpu_count for pool in self.site.pools)
@@ -229,6 +259,7 @@ class Participant:
             backlog_s=committed / gpu_count,
             awarded_count=self.awarded_count,
             now_s=now_s,
+            seen=seen,
         )
 
     def _refuse(self, reason: Reason, message: str) -> Refusal:
@@ -877,7 +908,8 @@ class Participant:
     def digest(self, *, now: Now) -> SiteDigest:
         """Return what the broker is told."""
         now_s = now.world_s
-        carbon = self.signals.carbon
+        price = self.signals.price.series
+        carbon = None if self.signals.carbon is None else self.signals.carbon.series
         return SiteDigest(
             pools=tuple(
                 PoolDigest(
@@ -888,8 +920,8 @@ class Participant:
                 )
                 for pool in self.site.pools
             ),
-            carbon_gco2_per_kwh=None if carbon is None else carbon.series.at(now_s),
-            price_usd_per_kwh=self.signals.price.series.at(now_s),
+            carbon_gco2_per_kwh=None if carbon is None else carbon.at(now_s),
+            price_usd_per_kwh=price.at(now_s),
             is_draining=self.is_draining,
             run_count=self._live_count(),
             awarded_count=self.awarded_count,
@@ -898,6 +930,8 @@ class Participant:
                 ArtifactDemand(artifact_id, use_count)
                 for artifact_id, use_count in self.cache.demand.top(DEMAND_COUNT_MAX)
             ),
+            day_price_usd_per_kwh=price.mean(now_s, now_s + DAY_S),
+            day_carbon_gco2_per_kwh=(None if carbon is None else carbon.mean(now_s, now_s + DAY_S)),
         )
 
     def check_invariants(self) -> None:

@@ -16,6 +16,7 @@ from gcos.contract_net import (
     Announcement,
     ArtifactNeed,
     Bid,
+    ClusterSignals,
     Fetch,
     Refusal,
     Rejection,
@@ -43,6 +44,7 @@ from gcos.system import unique_text
 from gcos.tables import zones
 from gcos.task_record import Task
 from gcos.tasks import Reason, RunState, TaskSpec, TaskState
+from policies.features import cluster_of
 from site_agent import effects as fx
 from site_agent.actors import Actors
 from site_agent.auction import Auction
@@ -120,6 +122,7 @@ class Runner:
         self.known: dict[SiteId, KnownSite] = {}
         #: Sites in the last answer of a broker; the others that are known have been silent since.
         self.listed: frozenset[SiteId] = frozenset()
+        self.cluster: ClusterSignals | None = None
         self._heard_s: dict[SiteId, float] = {}
         self.is_known_fresh = False
         #: Set when the store has failed or the site is taken: the agent must stop.
@@ -812,6 +815,11 @@ class Runner:
         for site_id in [s for s, heard_s in self._heard_s.items() if now_s - heard_s > FORGET_S]:
             del self._heard_s[site_id], self.known[site_id]
         self.copies.hear(self.known.values())
+        digests = [known.digest for known in self.known.values()]
+        self.cluster = cluster_of(
+            [digest.day_price_usd_per_kwh for digest in digests],
+            [digest.day_carbon_gco2_per_kwh for digest in digests],
+        )
 
     def sites(self) -> list[KnownSite]:
         """Return every site that is known, this one as it is now, sorted by id."""

@@ -24,6 +24,8 @@ from gcos.system import unique_text
 from gcos.tables import link
 from gcos.v1 import operator_pb2_grpc, site_pb2_grpc, tasks_pb2_grpc
 from policies.catalogue import policy_named
+from policies.interface import Bidder
+from policies.maccs.task_actor import PART as TASK_PART
 from site_agent import journal
 from site_agent.actors import Actors
 from site_agent.adoption import adopt, store_named
@@ -54,6 +56,7 @@ from site_agent.serving import ArtifactServicer
 from site_agent.signals.profile import ProfileSource
 from site_agent.signals.source import SignalSource
 from site_agent.site_servicer import SiteServicer
+from site_agent.task_bids import TaskBids
 from site_agent.task_servicer import TaskServicer
 from site_agent.transfer import ArtifactPlane
 from site_agent.yardstick import charge_at_origin
@@ -196,7 +199,10 @@ class _Agent:
         )
         executor = ProcessExecutor(config.data_dir / "runs", self._clock)
         policy = policy_named(config.policy)
-        bidder = policy.bidder()
+        actors = Actors(policy.learned, config.actor_dir, self._log)
+        bidder: Bidder = policy.bidder()
+        if TASK_PART in policy.learned:
+            bidder = TaskBids(bidder, actors)
         participant = Participant(
             site=self._site,
             cache=plane.cache,
@@ -242,7 +248,6 @@ class _Agent:
             log=self._log,
         )
         now_s = self._clock.world_s()
-        actors = Actors(policy.learned, config.actor_dir, self._log)
         planning = Planning(
             clock=self._clock,
             outlook=SiteOutlook(

@@ -13,6 +13,8 @@ from typing import Final, TypeVar
 from gcos.errors import GcosError, InvalidRequestError
 
 _Made = TypeVar("_Made")
+_Order = TypeVar("_Order")
+_Result = TypeVar("_Result")
 
 JOB_COUNT_MAX: Final = 256
 
@@ -74,6 +76,66 @@ def _in_processes(
                 child.terminate()
             raise
         return [future.result() for future in futures]
+
+
+class Workers:
+    """Processes that stay, each with one thread: what it has made ready for a place, it keeps.
+
+    Args:
+        job_count: Processes; with one, everything is done in this process.
+    """
+
+    def __init__(self, job_count: int) -> None:
+        self._job_count = job_count
+        self._pools: list[ProcessPoolExecutor] = []
+
+    def __enter__(self) -> "Workers":
+        """Get ready; the processes start with their first order."""
+        if self._job_count > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pools = [
+                ProcessPoolExecutor(1, context, initializer=_follow_parent)
+                for _ in range(self._job_count)
+            ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes, once each has ended what it was at."""
+        for pool in self._pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+        self._pools = []
+
+    def map(
+        self,
+        function: Callable[[_Order], _Result],
+        orders: Sequence[_Order],
+        *,
+        places: Sequence[int],
+    ) -> list[_Result]:
+        """Return what the function makes of each order, in their order.
+
+        Args:
+            function: One of a module, so that processes find it by name.
+            orders: What to call it with.
+            places: Of each order; the same place is always served by the same process.
+
+        Raises:
+            GcosError: A process died; or what the function raised.
+        """
+        if not self._pools:
+            return [function(order) for order in orders]
+        with _one_thread_each():
+            futures = [
+                self._pools[place % len(self._pools)].submit(function, order)
+                for order, place in zip(orders, places, strict=True)
+            ]
+        try:
+            return [future.result() for future in futures]
+        except BrokenProcessPool as exc:
+            raise GcosError(
+                "a process died in the middle of a run, maybe for want of memory",
+                hint="try again with fewer --jobs",
+            ) from exc
 
 
 def _follow_parent() -> None:

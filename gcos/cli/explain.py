@@ -121,6 +121,8 @@ def show(told: Explanation, out: Output, *, now_s: float, shown: int | None = SH
 def _show_auction(auction: TaskEvent, out: Output) -> None:
     if auction.bids:
         out.table(explain_tables.offers(auction))
+        if (note := explain_tables.without_learning(auction)) is not None:
+            out.prose([note])
     if not auction.bids and not auction.refusals:
         out.line("no site answered")
     if auction.bids and auction.refusals:

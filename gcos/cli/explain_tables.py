@@ -1,5 +1,7 @@
 """How a task came to be where it is, as tables. Pure."""
 
+import math
+
 from gcos.cli import task_tables
 from gcos.cli.output import Table
 from gcos.cli.quantities import (
@@ -54,23 +56,47 @@ def heading(auction: TaskEvent, *, number: int, count: int, now_s: float) -> str
 
 def offers(auction: TaskEvent) -> Table:
     """Return the offers of an announcement, best first; starts as they lay ahead of it."""
+    chosen_usd = max(
+        (bid.offer_usd for bid in auction.bids if bid.site_id == auction.site_id), default=math.inf
+    )
+    is_learned = any(bid.residual_usd for bid in auction.bids)
     rows = [
         (
             bid.site_id,
             significant(bid.offer_usd),
+            *((f"{bid.residual_usd:+.3g}",) if is_learned else ()),
             _start(bid, auction.at_s),
             duration(bid.p50_finish_s - bid.start_s),
             _fetches(bid),
             significant(bid.charge.carbon_gco2) if bid.is_carbon_known else "unknown",
-            "chosen" if bid.site_id == auction.site_id else "dearer",
+            _why(bid, auction, chosen_usd),
         )
         for bid in auction.bids
     ]
+    learned = (">LEARNED $",) if is_learned else ()
     return Table(
-        ("SITE", ">OFFER $", "START", ">RUN p50", "FETCH", ">CO2 g", "WHY"),
+        ("SITE", ">OFFER $", *learned, "START", ">RUN p50", "FETCH", ">CO2 g", "WHY"),
         tuple(rows),
         optional=(">RUN p50", "START"),
     )
+
+
+def _why(bid: Bid, auction: TaskEvent, chosen_usd: float) -> str:
+    if bid.site_id == auction.site_id:
+        return "chosen"
+    return "dearer" if bid.offer_usd >= chosen_usd else "ranked lower"
+
+
+def without_learning(auction: TaskEvent) -> str | None:
+    """Return what the offers alone would have chosen, where learning chose otherwise."""
+    chosen = next((bid for bid in auction.bids if bid.site_id == auction.site_id), None)
+    if chosen is None or not any(bid.residual_usd for bid in auction.bids):
+        return None
+    least = min(auction.bids, key=lambda bid: (bid.offer_usd, bid.site_id))
+    if least.site_id == chosen.site_id:
+        return None
+    saved = significant(chosen.offer_usd - least.offer_usd)
+    return f"without what was learned: {least.site_id}, {saved} $ cheaper by its offer"
 
 
 def _start(bid: Bid, announced_s: float) -> str:

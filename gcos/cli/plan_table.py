@@ -130,9 +130,11 @@ def _fetch(bid: Bid) -> str:
 def _reason(bid: Bid, plan: Plan) -> str:
     best_usd = min(each.offer_usd for each in plan.bids)
     if bid.site_id != plan.chosen_site_id:
-        words = [f"{significant(bid.offer_usd - best_usd)} $ dearer"]
+        dearer = f"{significant(bid.offer_usd - best_usd)} $ dearer"
+        is_cheapest = bid.offer_usd == best_usd
+        words = ["ranked lower" if is_cheapest and bid.residual_usd else dearer]
     elif bid.offer_usd > best_usd:
-        words = ["preferred"]
+        words = ["preferred" if not bid.residual_usd else "ranked first by what was learned"]
     else:
         words = [f"lowest offer, {significant(bid.offer_usd)} $"]
     if bid.is_deferred:

@@ -908,6 +908,7 @@ class Bid(_message.Message):
     EVICTIONS_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_S_FIELD_NUMBER: _builtins.int
     GUARANTEES_SINGLE_EXECUTION_FIELD_NUMBER: _builtins.int
+    RESIDUAL_USD_FIELD_NUMBER: _builtins.int
     site_id: _builtins.str
     """The bidder."""
     task_id: _builtins.str
@@ -915,7 +916,7 @@ class Bid(_message.Message):
     offer_usd: _builtins.float
     """J: expected cost + lambda x carbon of the task here, $."""
     score_ratio: _builtins.float
-    """What the bidder's actor adds to the comparison; 0 for rules; lower is better."""
+    """By what offers of one actor are compared, before J; lower is better."""
     actor: _builtins.str
     """Name and version of what made the offer."""
     pool_type: _builtins.str
@@ -942,6 +943,8 @@ class Bid(_message.Message):
     """The site's executor stops a run with its lease even where the agent is dead; false: a lost run
     may go on.
     """
+    residual_usd: _builtins.float
+    """How much dearer than its J a learned actor ranks the offer, $; below 0: cheaper. In no charge."""
     @_builtins.property
     def charge(self) -> Global___Charge:
         """Expected cost and carbon by item."""
@@ -976,10 +979,11 @@ class Bid(_message.Message):
         evictions: _abc.Iterable[_builtins.str] | None = ...,
         valid_until_s: _builtins.float = ...,
         guarantees_single_execution: _builtins.bool = ...,
+        residual_usd: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["charge", b"charge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "charge", b"charge", "evictions", b"evictions", "fetches", b"fetches", "guarantees_single_execution", b"guarantees_single_execution", "is_carbon_known", b"is_carbon_known", "is_deferred", b"is_deferred", "late_probability", b"late_probability", "offer_usd", b"offer_usd", "p50_finish_s", b"p50_finish_s", "p90_carbon_gco2", b"p90_carbon_gco2", "p90_cost_usd", b"p90_cost_usd", "p90_finish_s", b"p90_finish_s", "pool_type", b"pool_type", "score_ratio", b"score_ratio", "site_id", b"site_id", "start_s", b"start_s", "task_id", b"task_id", "valid_until_s", b"valid_until_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "charge", b"charge", "evictions", b"evictions", "fetches", b"fetches", "guarantees_single_execution", b"guarantees_single_execution", "is_carbon_known", b"is_carbon_known", "is_deferred", b"is_deferred", "late_probability", b"late_probability", "offer_usd", b"offer_usd", "p50_finish_s", b"p50_finish_s", "p90_carbon_gco2", b"p90_carbon_gco2", "p90_cost_usd", b"p90_cost_usd", "p90_finish_s", b"p90_finish_s", "pool_type", b"pool_type", "residual_usd", b"residual_usd", "score_ratio", b"score_ratio", "site_id", b"site_id", "start_s", b"start_s", "task_id", b"task_id", "valid_until_s", b"valid_until_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1349,6 +1353,8 @@ class SiteDigest(_message.Message):
     SECRET_NAMES_FIELD_NUMBER: _builtins.int
     OUTPUT_ROOTS_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
+    DAY_PRICE_USD_PER_KWH_FIELD_NUMBER: _builtins.int
+    DAY_CARBON_GCO2_PER_KWH_FIELD_NUMBER: _builtins.int
     carbon_gco2_per_kwh: _builtins.float
     """Carbon intensity now; absent where missing or stale."""
     price_usd_per_kwh: _builtins.float
@@ -1361,6 +1367,10 @@ class SiteDigest(_message.Message):
     """Awards accepted since the agent started."""
     runs_images: _builtins.bool
     """Its executor takes container images."""
+    day_price_usd_per_kwh: _builtins.float
+    """Mean price expected of the next 24 h; absent: it does not tell."""
+    day_carbon_gco2_per_kwh: _builtins.float
+    """The same of carbon intensity; absent where it is unknown, too."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolDigest]:
         """Load of each pool."""
@@ -1395,14 +1405,25 @@ class SiteDigest(_message.Message):
         secret_names: _abc.Iterable[_builtins.str] | None = ...,
         output_roots: _abc.Iterable[_builtins.str] | None = ...,
         demand: _abc.Iterable[Global___ArtifactDemand] | None = ...,
+        day_price_usd_per_kwh: _builtins.float | None = ...,
+        day_carbon_gco2_per_kwh: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "_day_carbon_gco2_per_kwh", b"_day_carbon_gco2_per_kwh", "_day_price_usd_per_kwh", b"_day_price_usd_per_kwh", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh", "day_carbon_gco2_per_kwh", b"day_carbon_gco2_per_kwh", "day_price_usd_per_kwh", b"day_price_usd_per_kwh"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "awarded_count", b"awarded_count", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh", "demand", b"demand", "holdings", b"holdings", "is_draining", b"is_draining", "output_roots", b"output_roots", "pools", b"pools", "price_usd_per_kwh", b"price_usd_per_kwh", "run_count", b"run_count", "runs_images", b"runs_images", "secret_names", b"secret_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh", "_day_carbon_gco2_per_kwh", b"_day_carbon_gco2_per_kwh", "_day_price_usd_per_kwh", b"_day_price_usd_per_kwh", "awarded_count", b"awarded_count", "carbon_gco2_per_kwh", b"carbon_gco2_per_kwh", "day_carbon_gco2_per_kwh", b"day_carbon_gco2_per_kwh", "day_price_usd_per_kwh", b"day_price_usd_per_kwh", "demand", b"demand", "holdings", b"holdings", "is_draining", b"is_draining", "output_roots", b"output_roots", "pools", b"pools", "price_usd_per_kwh", b"price_usd_per_kwh", "run_count", b"run_count", "runs_images", b"runs_images", "secret_names", b"secret_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__carbon_gco2_per_kwh: _TypeAlias = _typing.Literal["carbon_gco2_per_kwh"]  # noqa: Y015
     _WhichOneofArgType__carbon_gco2_per_kwh: _TypeAlias = _typing.Literal["_carbon_gco2_per_kwh", b"_carbon_gco2_per_kwh"]  # noqa: Y015
+    _WhichOneofReturnType__day_carbon_gco2_per_kwh: _TypeAlias = _typing.Literal["day_carbon_gco2_per_kwh"]  # noqa: Y015
+    _WhichOneofArgType__day_carbon_gco2_per_kwh: _TypeAlias = _typing.Literal["_day_carbon_gco2_per_kwh", b"_day_carbon_gco2_per_kwh"]  # noqa: Y015
+    _WhichOneofReturnType__day_price_usd_per_kwh: _TypeAlias = _typing.Literal["day_price_usd_per_kwh"]  # noqa: Y015
+    _WhichOneofArgType__day_price_usd_per_kwh: _TypeAlias = _typing.Literal["_day_price_usd_per_kwh", b"_day_price_usd_per_kwh"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__carbon_gco2_per_kwh) -> _WhichOneofReturnType__carbon_gco2_per_kwh | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__day_carbon_gco2_per_kwh) -> _WhichOneofReturnType__day_carbon_gco2_per_kwh | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__day_price_usd_per_kwh) -> _WhichOneofReturnType__day_price_usd_per_kwh | None: ...
 
 Global___SiteDigest: _TypeAlias = SiteDigest  # noqa: Y015
 

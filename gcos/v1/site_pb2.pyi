@@ -65,6 +65,7 @@ class Announcement(_message.Message):
     SECRETS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     OUTPUT_URIS_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     origin: _builtins.str
@@ -111,6 +112,10 @@ class Announcement(_message.Message):
     def output_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where outputs are to be copied to, `file:///...`."""
 
+    @_builtins.property
+    def cluster(self) -> Global___ClusterSignals:
+        """What all bidders measure money by; absent: no site's signals are known."""
+
     def __init__(
         self,
         *,
@@ -129,17 +134,22 @@ class Announcement(_message.Message):
         secrets: _abc.Iterable[_builtins.str] | None = ...,
         priority: _builtins.int = ...,
         output_uris: _abc.Iterable[_builtins.str] | None = ...,
+        cluster: Global___ClusterSignals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "terms", b"terms", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "cluster", b"cluster", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "terms", b"terms", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "may_defer", b"may_defer", "needs", b"needs", "origin", b"origin", "output_uris", b"output_uris", "predictions", b"predictions", "priority", b"priority", "secrets", b"secrets", "task_id", b"task_id", "terms", b"terms", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_deadline_s", b"_deadline_s", "_earliest_start_s", b"_earliest_start_s", "_image", b"_image", "cluster", b"cluster", "deadline_s", b"deadline_s", "earliest_start_s", b"earliest_start_s", "fence", b"fence", "gpu", b"gpu", "image", b"image", "may_defer", b"may_defer", "needs", b"needs", "origin", b"origin", "output_uris", b"output_uris", "predictions", b"predictions", "priority", b"priority", "secrets", b"secrets", "task_id", b"task_id", "terms", b"terms", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
+    _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
     _WhichOneofReturnType__earliest_start_s: _TypeAlias = _typing.Literal["earliest_start_s"]  # noqa: Y015
     _WhichOneofArgType__earliest_start_s: _TypeAlias = _typing.Literal["_earliest_start_s", b"_earliest_start_s"]  # noqa: Y015
     _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
     _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
     @_typing.overload
@@ -148,6 +158,32 @@ class Announcement(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
 
 Global___Announcement: _TypeAlias = Announcement  # noqa: Y015
+
+@_typing.final
+class ClusterSignals(_message.Message):
+    """Means over all sites of what they expect of the next 24 h."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_USD_PER_KWH_FIELD_NUMBER: _builtins.int
+    CARBON_GCO2_PER_KWH_FIELD_NUMBER: _builtins.int
+    price_usd_per_kwh: _builtins.float
+    """Price of electricity."""
+    carbon_gco2_per_kwh: _builtins.float
+    """Carbon intensity, of the sites that know theirs; 0 where none does."""
+    def __init__(
+        self,
+        *,
+        price_usd_per_kwh: _builtins.float = ...,
+        carbon_gco2_per_kwh: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_gco2_per_kwh", b"carbon_gco2_per_kwh", "price_usd_per_kwh", b"price_usd_per_kwh"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterSignals: _TypeAlias = ClusterSignals  # noqa: Y015
 
 @_typing.final
 class AnnounceRequest(_message.Message):

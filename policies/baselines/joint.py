@@ -19,6 +19,7 @@ class JointBidder:
 
     actor = "joint/1"
     may_start_later = False
+    needs_features = False
 
     def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose among `options`, which are never empty."""
@@ -31,6 +32,7 @@ class LookaheadBidder:
 
     actor = "joint-lookahead/1"
     may_start_later = True
+    needs_features = False
 
     def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose among `options`, which are never empty."""

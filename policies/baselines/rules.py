@@ -105,6 +105,8 @@ def in_time_first(score: Score) -> Score:
 class RuleBidder:
     """Chooses by one rule, at the earliest start or at the one of lowest carbon."""
 
+    needs_features = False
+
     def __init__(self, name: str, score: Score, *, waits: bool = False) -> None:
         self.actor = f"{name}/1"
         self.may_start_later = waits

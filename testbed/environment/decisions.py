@@ -5,7 +5,6 @@ PettingZoo face know, so another engine that can stop at a decision may take the
 `SimulatedDecisions`, which steps the event-driven simulator.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -14,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcos.accounting import Charge
-from gcos.contract_net import Bid
 from gcos.ids import SiteId
 from policies.catalogue import Policy
-from policies.features import DAY_S, Outlook, SiteState, cluster_of, features_of, outlook
-from site_agent.participant import Participant
-from site_agent.schedule import PoolSchedule
+from policies.features import features_of
+from site_agent.site_state import StateOfSite
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.instance import Instance
 from testbed.sim.simulation import OpenAuction, Simulation
@@ -164,52 +161,18 @@ class SimulatedDecisions:
         now_s = self._simulation.engine.now_s
         announcement = waiting.announcement
         places = self._simulation.places
-        signals = {key: _signals(place.participant, now_s) for key, place in places.items()}
-        cluster = cluster_of(
-            [price for price, _ in signals.values()], [carbon for _, carbon in signals.values()]
-        )
+        cluster = announcement.cluster
+        assert cluster is not None, "the simulator gives every site its signals"
         candidates = []
         for bid in sorted(waiting.auction.bids, key=lambda bid: bid.site_id):
-            state = _state(places[bid.site_id].participant, bid, signals[bid.site_id], now_s)
-            features = features_of(bid, announcement, state, cluster, now_s=now_s)
+            participant = places[bid.site_id].participant
+            state = StateOfSite(
+                participant.schedules,
+                participant.cache.demand,
+                participant.signals,
+                bid.fetches,
+                now_s=now_s,
+            ).of(bid.pool_type)
+            (features,) = features_of([bid], bid.fetches, announcement, state, cluster, now_s=now_s)
             candidates.append(Candidate(bid.site_id, bid.offer_usd, features))
         return Decision(announcement.task_id, now_s, tuple(candidates))
-
-
-def _signals(participant: Participant, now_s: float) -> tuple[Outlook, Outlook]:
-    """Return what a site expects of its price and of its carbon."""
-    signals = participant.signals
-    assert signals.carbon is not None, "the simulator gives every site its carbon"
-    return outlook(signals.price.series, now_s), outlook(signals.carbon.series, now_s)
-
-
-def _state(
-    participant: Participant, bid: Bid, signals: tuple[Outlook, Outlook], now_s: float
-) -> SiteState:
-    schedules = participant.schedules.values()
-    demand = participant.cache.demand
-    missing = [fetch.artifact_id for fetch in bid.fetches]
-    return SiteState(
-        gpu_count=sum(each.gpu_count for each in schedules),
-        pool_gpu_count=participant.schedules[bid.pool_type].gpu_count,
-        planned_gpu_s=sum(_planned_gpu_s(each, now_s) for each in schedules),
-        backlog_gpu_s=sum(each.committed_gpu_s(now_s) for each in schedules),
-        queue_count=sum(
-            run.started_s is None for each in schedules for run in each.planned.values()
-        ),
-        demand_here=sum(demand.here(each) for each in missing),
-        demand_elsewhere=sum(demand.elsewhere(each) for each in missing),
-        price=signals[0],
-        carbon=signals[1],
-    )
-
-
-def _planned_gpu_s(schedule: PoolSchedule, now_s: float) -> float:
-    """Return the GPU seconds of the next 24 h that the plan takes."""
-    times, free = schedule.profile(now_s)
-    ends = [*times[1:], math.inf]
-    until_s = now_s + DAY_S
-    return sum(
-        (schedule.gpu_count - count) * max(0.0, min(end_s, until_s) - start_s)
-        for start_s, end_s, count in zip(times, ends, free, strict=True)
-    )

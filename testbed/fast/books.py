@@ -4,7 +4,7 @@ Each sum is kept with what its rounding has lost (Neumaier, ZAMM 1974), so that 
 the one rounding of `Charge.sum`.
 """
 
-from gcos.accounting import BYTES_PER_GB, LATE_TOLERANCE_H, S_PER_H
+from gcos.accounting import BYTES_PER_GB, G_PER_KG, LATE_TOLERANCE_H, S_PER_H
 from testbed.fast.compiled import compiled
 from testbed.fast.layout import CARBON, PRICE, Floats, State
 from testbed.fast.signals import integral, mean
@@ -129,7 +129,12 @@ def charge_run(s: State, task: int, site: int, t0_s: float, t1_s: float) -> None
     add(s, what.arrival_s, ENERGY_USD, usd)
     add(s, what.arrival_s, COMPUTE_GCO2, gco2)
     hours = (t1_s - t0_s) / S_PER_H
-    add(s, what.arrival_s, GPU_USD, what.gpu_count * hours * here.usd_per_gpu_h)
+    gpu_usd = what.gpu_count * hours * here.usd_per_gpu_h
+    add(s, what.arrival_s, GPU_USD, gpu_usd)
+    what.joint_usd += usd + top.carbon_price * gco2 / G_PER_KG
+    if top.counts_gpu_hours:
+        what.joint_usd += gpu_usd
+    what.began_s, what.ended_s = t0_s, t1_s
     idle_kw = what.gpu_count * here.idle_kw * here.pue
     for account in range(2):
         begin_s = t0_s if account == WHOLE else max(t0_s, top.measured_from_s)
@@ -150,6 +155,7 @@ def charge_end(s: State, task: int, end_s: float) -> None:
     if is_late:
         usd = what.penalty_usd + what.penalty_usd_per_h * min(late_h, what.penalty_cap_h)
         add(s, what.arrival_s, PENALTY_USD, usd)
+        what.joint_usd += usd
         add(s, what.arrival_s, MISS_COUNT, 1.0)
     add(s, what.arrival_s, TASK_COUNT, 1.0)
 

@@ -18,9 +18,9 @@ import numpy as np
 from numba import types
 
 from gcos import accounting, durations, signals
-from policies import evictors, offer
+from policies import evictors, features, offer
 from policies.baselines import joint, rules
-from policies.maccs import artifact_features, copy_plan, network
+from policies.maccs import artifact_features, copy_plan, network, task_bidder
 from site_agent import demand, migration, origin, participant, schedule
 from testbed.sim import engine
 
@@ -35,6 +35,7 @@ SOURCES: Final = (
     durations,
     engine,
     evictors,
+    features,
     joint,
     migration,
     network,
@@ -44,9 +45,12 @@ SOURCES: Final = (
     rules,
     schedule,
     signals,
+    task_bidder,
 )
 #: Files beside this one that hold nothing compiled.
-_OTHERS: Final = frozenset({"forecasts.py", "journal.py", "outlooks.py", "run.py", "world.py"})
+_OTHERS: Final = frozenset(
+    {"forecasts.py", "journal.py", "learning.py", "outlooks.py", "run.py", "world.py"}
+)
 
 
 def compiled(function: _Function) -> _Function:

@@ -57,6 +57,7 @@ from testbed.fast.layout import (
     RETURNED,
     RUNNING,
     SUCCEEDED,
+    TOLD_FULL,
     TRANSFER,
     WAITING,
     Ints,
@@ -77,6 +78,7 @@ from testbed.fast.participant import (
     tick_participant,
 )
 from testbed.fast.plan import let_go
+from testbed.fast.task_actor import hear_cluster, tell
 from testbed.sim.engine import BEAT, DECISION, WORLD
 
 
@@ -137,8 +139,7 @@ def negotiate(s: State, task: int) -> None:
     top, what = s.g[0], s.tasks[task]
     top.auction_count += 1
     what.auction_count += 1
-    found, best, registered = 0, -1, 0
-    order = s.order[: top.site_count]
+    best, registered = -1, 0
     for site in range(top.site_count):
         here = s.sites[site]
         if not here.is_here:
@@ -156,6 +157,8 @@ def negotiate(s: State, task: int) -> None:
         nobody(s, task, registered)
         return
     what.has_bid = 1
+    if top.is_told:
+        tell(s, task, best)
     won = s.bids[best]
     what.site = best
     if won.is_deferred:
@@ -171,7 +174,15 @@ def negotiate(s: State, task: int) -> None:
     what.attempt += 1
     what.winning_usd = won.offer_usd
     push(s.g, s.heap, top.now_s, WORLD, AWARD, task, 0)
-    # The others hear of it, in the order of their offers where anybody looks at it.
+    tell_losers(s, task, best)
+
+
+@compiled
+def tell_losers(s: State, task: int, best: int) -> None:
+    """Tell the others, in the order of their offers where anybody looks at it."""
+    top, what = s.g[0], s.tasks[task]
+    order = s.order[: top.site_count]
+    found = 0
     for site in range(top.site_count):
         if site == best or not s.sites[site].is_here or not s.bids[site].is_bid:
             continue
@@ -287,6 +298,8 @@ def arrived(s: State, known: int) -> None:
         s.entries[source, artifact].reader_count -= 1
     usd = charge_transfer(s, artifact, source, site, begun_s, now_s)
     task = flow.task
+    if task >= 0:
+        s.tasks[task].joint_usd += usd
     line(s, TRANSFER, begun_s, now_s, site, source, artifact, task, is_stored)
     entry = s.entries[site, artifact]
     if is_stored:
@@ -414,6 +427,8 @@ def beat(s: State) -> None:
     for site in range(top.site_count):
         tick_participant(s, site)
         tick_origin(s, site)
+    if top.has_actor:
+        hear_cluster(s)
     share_demand(s)
     if top.migrator:
         for site in range(top.site_count):
@@ -524,6 +539,8 @@ def advance(table: Ints) -> int:
             return HEAP_FULL
         if top.log_count + LOG_MARGIN > len(s.lines):
             return LOG_FULL
+        if top.is_told and top.told_count == len(s.told):
+            return TOLD_FULL
         time_s, kind, a, b = pop(s.g, s.heap)
         top.now_s = time_s
         top.event_count += 1

@@ -86,6 +86,7 @@ FAILED_REJECTED: Final = 4
 FAILED_SLOTS: Final = 5
 FAILED_IN_USE: Final = 6
 PLAN: Final = 7
+TOLD_FULL: Final = 8
 
 # Where the hour's beat stands.
 NO_BEAT: Final = 0
@@ -182,6 +183,15 @@ GLOBALS: Final = _dtype(
     ("budget_gco2", _F),
     ("best_with_copies_usd", _F),
     ("elsewhere_weight", _F),
+    # The learned bidder, and how it explores: 0 is not at all.
+    ("has_actor", _I),
+    ("residual_scale", _F),
+    ("temperature", _F),
+    ("exploration_seed", _I),
+    ("is_told", _I),
+    ("told_count", _I),
+    ("cluster_price", _F),
+    ("cluster_carbon", _F),
 )
 SITE: Final = _dtype(
     ("gpu_count", _I),
@@ -253,6 +263,12 @@ TASK: Final = _dtype(
     ("winning_usd", _F),
     ("hold_start_s", _F),
     ("hold_end_s", _F),
+    # What became of it: J of its runs, of the transfers for them and of being late; when what it
+    # needed was there, when it began and ended.
+    ("joint_usd", _F),
+    ("staged_s", _F),
+    ("began_s", _F),
+    ("ended_s", _F),
 )
 ENTRY: Final = _dtype(
     ("state", _I),
@@ -356,6 +372,19 @@ BID: Final = _dtype(
     ("fetch_bytes", _I),
     # J of fetching each of its needs; below 0: it is not fetched.
     ("part_usd", _F, (2,)),
+    # What a learned bidder sees beside that, and its score: of the offer alone, corrected, and
+    # (`value`) with noise.
+    ("is_fetched", _I, (2,)),
+    ("energy_usd", _F),
+    ("gpu_usd", _F),
+    ("penalty_usd", _F),
+    ("compute_gco2", _F),
+    ("late_probability", _F),
+    ("base", _F),
+    ("plain", _F),
+)
+TOLD: Final = _dtype(
+    ("at_s", _F), ("task", _I), ("site", _I), ("logprob", _F), ("reference_usd", _F)
 )
 SPENT: Final = _dtype(("at_s", _F), ("bytes", _F), ("usd", _F), ("gco2", _F))
 CHURN: Final = _dtype(("at_s", _F), ("is_leave", _I), ("site", _I), ("keeps_caches", _I))
@@ -378,6 +407,11 @@ class State(NamedTuple):
     `truth` and `truth_sum` (2, n, hours) are signals and their running integrals, `issued` and
     `issued_sum` (2, n, 241) the present forecast from hour `issues[...].base` on; `least_issued`
     (2, n) its least value.
+
+    `seen` (n, 24) are the features of the bids for one task; `shift` to `bias_3` the network of the
+    learned bidder, `hidden_1` and `hidden_2` what its layers come to. `told` (t,), `told_offers`
+    (t, n), infinite where a site does not bid, and `told_features` (t, n, 24) are what a run that
+    explores tells of its auctions.
 
     By spread of run times: `quantile_ratio` (s, 19), `slice_ratio` (s, 20) and `slice_ln` (s, 21),
     each in terms of the median.
@@ -428,6 +462,20 @@ class State(NamedTuple):
     ends: Floats
     spent: Records
     churn: Records
+    seen: NDArray[np.float32]
+    shift: Floats
+    gain: Floats
+    weight_1: Floats
+    bias_1: Floats
+    weight_2: Floats
+    bias_2: Floats
+    weight_3: Floats
+    bias_3: Floats
+    hidden_1: Floats
+    hidden_2: Floats
+    told: Records
+    told_offers: Floats
+    told_features: NDArray[np.float32]
 
 
 #: Item and number of dimensions of each array of `State`.
@@ -477,4 +525,18 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "ends": (np.dtype(np.float64), 1),
     "spent": (SPENT, 2),
     "churn": (CHURN, 1),
+    "seen": (np.dtype(np.float32), 2),
+    "shift": (np.dtype(np.float64), 1),
+    "gain": (np.dtype(np.float64), 1),
+    "weight_1": (np.dtype(np.float64), 2),
+    "bias_1": (np.dtype(np.float64), 1),
+    "weight_2": (np.dtype(np.float64), 2),
+    "bias_2": (np.dtype(np.float64), 1),
+    "weight_3": (np.dtype(np.float64), 1),
+    "bias_3": (np.dtype(np.float64), 1),
+    "hidden_1": (np.dtype(np.float64), 1),
+    "hidden_2": (np.dtype(np.float64), 1),
+    "told": (TOLD, 1),
+    "told_offers": (np.dtype(np.float64), 2),
+    "told_features": (np.dtype(np.float32), 3),
 }

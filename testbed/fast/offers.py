@@ -41,6 +41,7 @@ from testbed.fast.plan import (
 )
 from testbed.fast.signals import flat_mean, integral, mean, value_at
 from testbed.fast.steps import class_of, earliest_fit, fit_from
+from testbed.fast.task_actor import correct
 
 #: What the tie-break, below `TIE`, cannot turn round, rounding included.
 SURE = 4 * TIE
@@ -134,18 +135,21 @@ def offer_usd(
     egress_usd: float,
     network_g: float,
 ) -> float:
-    """Return the exact marginal J of a start."""
-    what, here, top = s.tasks[task], s.sites[site], s.g[0]
+    """Return the exact marginal J of a start, and leave its items in the site's bid."""
+    what, here, top, answer = s.tasks[task], s.sites[site], s.g[0], s.bids[site]
     sigma = what.sigma
     power_kw = what.gpu_count * here.active_kw * here.pue / S_PER_H
-    cost_usd = expected(s, site, PRICE, sigma, median_s, start_s) * power_kw
-    cost_usd = cost_usd + egress_usd + penalty_usd(s, task, sigma, median_s, start_s)
+    answer.energy_usd = expected(s, site, PRICE, sigma, median_s, start_s) * power_kw
+    answer.penalty_usd = penalty_usd(s, task, sigma, median_s, start_s)
+    cost_usd = answer.energy_usd + egress_usd + answer.penalty_usd
     if top.counts_gpu_hours:
         mean_s = 0.0
         for k in range(SLICE_COUNT):
             mean_s += median_s * s.slice_ratio[sigma, k]
-        cost_usd += what.gpu_count * (mean_s / SLICE_COUNT / S_PER_H) * here.usd_per_gpu_h
-    gco2 = expected(s, site, CARBON, sigma, median_s, start_s) * power_kw + network_g
+        answer.gpu_usd = what.gpu_count * (mean_s / SLICE_COUNT / S_PER_H) * here.usd_per_gpu_h
+        cost_usd += answer.gpu_usd
+    answer.compute_gco2 = expected(s, site, CARBON, sigma, median_s, start_s) * power_kw
+    gco2 = answer.compute_gco2 + network_g
     return cost_usd + top.carbon_price * gco2 / G_PER_KG
 
 
@@ -194,12 +198,14 @@ def bid(s: State, site: int, task: int) -> None:
     for part in range(2):
         artifact = what.model if part == 0 else what.data
         answer.part_usd[part] = -1.0
+        answer.is_fetched[part] = 0
         if has(s, site, artifact):
             continue
         _, duration_s, usd, gco2 = cheapest(s, artifact, site, now_s)
         if s.entries[site, artifact].state == RESERVED:
             waiting_s += duration_s
             continue
+        answer.is_fetched[part] = 1
         fetch_s += duration_s
         egress_usd += usd
         network_g += gco2
@@ -316,6 +322,10 @@ def choose_start(s: State, site: int, task: int) -> None:
     answer.offer_usd = math.nan
     if is_joint or top.migrator:
         answer.offer_usd = offer_of(s, site, task)
+    if top.has_actor:
+        left_s = what.deadline_s - start_s
+        answer.late_probability = late_probability(s, what.sigma, median_s, left_s)
+        correct(s, site, task)
 
 
 @compiled

@@ -206,6 +206,7 @@ def start_what_fits(s: State, site: int) -> None:
         run = s.runs[slot]
         run.state = RUNNING
         run.started_s = now_s
+        s.tasks[run.task].staged_s = run.ready_s
         run.is_executing = 1
         s.sites[site].busy_count += run.gpu_count
         dequeue(s, site, slot)

@@ -36,9 +36,11 @@ from testbed.fast.forecasts import Forecasts
 from testbed.fast.handle import table_of
 from testbed.fast.journal import Journal
 from testbed.fast.layout import State
+from testbed.fast.learning import LearnedBids, Told, told_of, with_more_told, with_network
 from testbed.fast.migration import begin_copy
 from testbed.fast.outlooks import Expectations, Outlooks
 from testbed.fast.world import lay_out, unsupported
+from testbed.learned_bids import task_network
 from testbed.planner import learned
 from testbed.sim.books import figures
 from testbed.sim.cache_modes import CacheMode, caches_named
@@ -74,6 +76,7 @@ class FastPolicy:
         learned: Learned parts.
         actor_directory: Where their files lie; None: the shipped ones.
         residual_scales: Weight of parts, in place of the one that the file names.
+        bids: What corrects the offers of `joint`, in place of the actor of the part `task`.
     """
 
     rule: str
@@ -96,6 +99,7 @@ class FastPolicy:
     learned: tuple[str, ...] = ()
     actor_directory: Path | None = None
     residual_scales: tuple[tuple[str, float], ...] = ()
+    bids: LearnedBids | None = None
 
 
 #: Beside the compiled code: all of it is there.
@@ -186,6 +190,7 @@ def run_fast(
     log: TextIO | None = None,
     is_hashed: bool = False,
     watch: Watch | None = None,
+    tell: Callable[[Told], None] | None = None,
 ) -> RunResult:
     """Return what came of a world under a policy, run until every task has ended.
 
@@ -197,10 +202,12 @@ def run_fast(
         log: Where the lines of `log.jsonl` go; None: nowhere.
         is_hashed: Fill in `trace_hash`, which takes as long as the run itself.
         watch: Looks at the run before each beat of the copy plan.
+        tell: Told at the end of the auctions of a policy that explores.
 
     Raises:
         InvalidRequestError: The compiled core cannot run this.
     """
+    assert tell is None or policy.bids is not None, "only who learns has something to tell"
     instance = world.instance
     problem = unsupported(instance)
     if problem is not None:
@@ -209,6 +216,9 @@ def run_fast(
     begun_s = clock.protocol_s()
     state = lay_out(instance, mode)
     _configure(state, policy)
+    bids = policy.bids or _shipped_bids(policy)
+    if bids is not None:
+        state = with_network(state, bids, is_told=tell is not None)
     journal = Journal(instance, log, is_hashed=is_hashed)
     outlooks = None
     if policy.foresight is not None:
@@ -220,6 +230,8 @@ def run_fast(
         outlooks = Outlooks(world.expectations, policy.foresight, policy.plan, correction)
     state = _run(world, state, journal, outlooks, watch)
     top = state.g[0]
+    if tell is not None:
+        tell(told_of(state))
     return RunResult(
         policy=name or policy.rule,
         cache_mode=mode.value,
@@ -278,6 +290,13 @@ def compile_ahead() -> None:
         (CACHE_DIRECTORY / _COMPLETE).touch()
 
 
+def _shipped_bids(policy: FastPolicy) -> LearnedBids | None:
+    found = task_network(
+        policy.learned, directory=policy.actor_directory, scales=dict(policy.residual_scales)
+    )
+    return None if found is None else LearnedBids(found[0], scale=found[1])
+
+
 def _configure(state: State, policy: FastPolicy) -> None:
     top = state.g[0]
     top["rule"] = layout.RULES.index(policy.rule)
@@ -313,6 +332,9 @@ def _run(
                 begin_copy(table, site, artifact)
         elif stop == layout.LOG_FULL:
             journal.take(state)
+        elif stop == layout.TOLD_FULL:
+            state = with_more_told(state)
+            table = table_of(state)
         elif stop == layout.HEAP_FULL:
             state = state._replace(heap=np.concatenate((state.heap, np.zeros_like(state.heap))))
             table = table_of(state)

@@ -10,6 +10,7 @@ from gcos.accounting import CostScope
 from gcos.artifacts import ArtifactKind
 from gcos.durations import LEVELS, MIDPOINT_LEVELS, RunTime
 from gcos.signals import HOUR_S, StepSeries
+from policies.features import FEATURE_COUNT
 from site_agent.demand import ARTIFACT_COUNT_MAX
 from site_agent.lease import LEASE_S, LeaseTerms
 from site_agent.participant import RUN_COUNT_MAX
@@ -106,6 +107,20 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         ends=np.zeros(work_count),
         spent=np.zeros((site_count, layout.SPENT_SLOT_COUNT), layout.SPENT),
         churn=_churn(instance),
+        seen=np.zeros((site_count, FEATURE_COUNT), np.float32),
+        shift=np.zeros(FEATURE_COUNT),
+        gain=np.zeros(FEATURE_COUNT),
+        weight_1=np.zeros((0, FEATURE_COUNT)),
+        bias_1=np.zeros(0),
+        weight_2=np.zeros((0, 0)),
+        bias_2=np.zeros(0),
+        weight_3=np.zeros(0),
+        bias_3=np.zeros(1),
+        hidden_1=np.zeros(0),
+        hidden_2=np.zeros(0),
+        told=np.zeros(0, layout.TOLD),
+        told_offers=np.zeros((0, site_count)),
+        told_features=np.zeros((0, site_count, FEATURE_COUNT), np.float32),
     )
     _globals(state, instance, mode)
     return state

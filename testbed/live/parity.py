@@ -20,6 +20,7 @@ from gcos.ids import SiteId
 from gcos.signals import HOUR_S
 from policies.catalogue import policy_named
 from site_agent.decisions import Replay, replayed
+from testbed.learned_bids import bidders_of
 from testbed.live.books import booked
 from testbed.live.records import LiveRun
 from testbed.live.replay import ReplaySimulation
@@ -119,7 +120,7 @@ def parity(instance: Instance, run: LiveRun, *, policy: str, on: str, speed: flo
         policy=policy,
         on=on,
         speed=speed,
-        decisions=replayed(run.decisions),
+        decisions=replayed(run.decisions, bidders_of),
         trajectory=trajectory(instance, run, policy),
         closed_loop=closed_loop(instance, run, policy),
         late_share=run.late_share,

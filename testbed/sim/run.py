@@ -10,6 +10,7 @@ from gcos.errors import InvalidRequestError
 from gcos.system import SystemClock
 from policies.catalogue import policy_named
 from policies.maccs.copy_plan import plan_copies
+from testbed.learned_bids import with_task_actor
 from testbed.planner import learned, planner
 from testbed.sim.cache_modes import caches_named
 from testbed.sim.export import write_scenario
@@ -44,7 +45,7 @@ def simulate(
             lines = stack.enter_context((log / "log.jsonl").open("w", encoding="utf-8"))
         simulation = Simulation(
             instance,
-            chosen,
+            with_task_actor(chosen),
             mode=caches.mode,
             eviction=caches.eviction,
             planner=planner() if chosen.foresight is not None else plan_copies,

@@ -39,6 +39,7 @@ from gcos.contract_net import (
     Award,
     AwardAnswer,
     Bid,
+    ClusterSignals,
     Fetch,
     Hold,
     Holder,
@@ -69,6 +70,7 @@ from gcos.tasks import (
 from policies.catalogue import Policy
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import Belady, evictor_named
+from policies.features import cluster_of, outlook
 from policies.maccs.copy_plan import UNLEARNED, Learned, plan_copies
 from site_agent import effects as fx
 from site_agent.auction import Auction
@@ -258,6 +260,8 @@ class Simulation:
         #: What others are told of a site, made once an hour.
         self._holders: dict[SiteId, Holder] = {}
         self._holders_hour = -1.0
+        #: What all sites expect of their signals, as of the last beat.
+        self._cluster: ClusterSignals | None = None
         self._batches = self._collector()
         #: Sites with a stored, complete copy of each artifact.
         self._stored: dict[ArtifactId, dict[SiteId, None]] = {key: {} for key in self._artifacts}
@@ -336,9 +340,20 @@ class Simulation:
             self._changed[place.site.site_id] = None
             self._tick_participant(place)
             self._tick_origin(place)
+        self._cluster = self._cluster_at(now_s)
         self._share_demand()
         if self._left_count:
             self.engine.at(now_s + HOUR_S, self._beat, BEAT)
+
+    def _cluster_at(self, now_s: float) -> ClusterSignals | None:
+        """Return the means over all sites; those that are away count, too."""
+        prices, carbons = [], []
+        for place in self.places.values():
+            signals = place.participant.signals
+            assert signals.carbon is not None, "a simulated site knows its carbon"
+            prices.append(outlook(signals.price.series, now_s).mean)
+            carbons.append(outlook(signals.carbon.series, now_s).mean)
+        return cluster_of(prices, carbons)
 
     def _share_demand(self) -> None:
         """Tell every site what is used elsewhere, as digests do, and let its migrator look."""
@@ -481,6 +496,7 @@ class Simulation:
             fence=task.fence.next_attempt(),
             needs=tuple(self._need(need.artifact_id) for need in task.needs),
             predictions=self._predictions(truth),
+            cluster=self._cluster,
         )
         return nomination, announcement
 

@@ -131,6 +131,53 @@ class ArtifactTraining:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskTraining:
+    """Table `task`: how the task actor is trained.
+
+    Attributes:
+        round_count: Rounds of exploring and learning.
+        run_count: Runs of a round, of as many worlds.
+        try_every: Rounds between two trials on worlds that are held out.
+        held_out_ratio: Share of the worlds that are held out; the best trial on them is kept.
+        hidden: Units of the two hidden layers.
+        temperature: Of the softmax over scores that choices are drawn from.
+        epoch_count: Times that a round's decisions are seen.
+        batch_count: Decisions of a step.
+        learning_rate: Of Adam.
+        clip_ratio: How far the probability of a choice may move in a round.
+        winsor_ratio: Share of costs at each end that is drawn in to the next one.
+        stay_weight: Weight of the mean square of f: without evidence it stays 0.
+    """
+
+    round_count: int = 8
+    run_count: int = 8
+    try_every: int = 4
+    held_out_ratio: float = 0.25
+    hidden: tuple[int, int] = (32, 16)
+    temperature: float = 0.25
+    epoch_count: int = 2
+    batch_count: int = 4096
+    learning_rate: float = 3e-4
+    clip_ratio: float = 0.2
+    winsor_ratio: float = 0.01
+    stay_weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("round_count", "run_count", "try_every", "epoch_count", "batch_count"):
+            if getattr(self, name) < 1:
+                raise _refuse(f"task.{name}", f"is {getattr(self, name)}, below 1")
+        if not all(1 <= units <= 256 for units in self.hidden):
+            raise _refuse("task.hidden", f"is {list(self.hidden)}, not 1 to 256 each")
+        for name in ("held_out_ratio", "clip_ratio", "learning_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise _refuse(f"task.{name}", f"is {getattr(self, name):g}, not within 0..1")
+        if not 0 <= self.winsor_ratio < 0.5:
+            raise _refuse("task.winsor_ratio", f"is {self.winsor_ratio:g}, not 0 to 0.5")
+        if not (self.temperature > 0 and self.stay_weight >= 0):
+            raise _refuse("task.temperature", "lies above 0, and stay_weight not below it")
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """What is trained, on what.
 
@@ -146,6 +193,7 @@ class TrainConfig:
         spread: What settings are drawn from.
         gate: The runs that decide.
         artifact: How the artifact actor is trained.
+        task: How the task actor is trained.
     """
 
     part: str
@@ -159,6 +207,7 @@ class TrainConfig:
     spread: Spread = field(default_factory=Spread)
     gate: GateRuns = field(default_factory=GateRuns)
     artifact: ArtifactTraining = field(default_factory=ArtifactTraining)
+    task: TaskTraining = field(default_factory=TaskTraining)
 
     def __post_init__(self) -> None:
         if not 1 <= self.run_count <= RUN_COUNT_MAX:

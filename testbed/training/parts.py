@@ -106,6 +106,12 @@ PARTS: Final = {
             policy="maccs",
             module="testbed.training.artifact",
         ),
+        Part(
+            "task",
+            "corrects what a task is expected to cost at a site by what others lose by it",
+            policy="plan+task",
+            module="testbed.training.task",
+        ),
     )
 }
 

@@ -21,6 +21,7 @@ from gcos.ids import SiteId, TaskId
 from gcos.system import SystemClock
 from gcos.tasks import TaskState
 from site_agent.decisions import replayed
+from testbed.learned_bids import bidders_of
 from testbed.wan import cluster
 from testbed.wan.beds import Bed
 from testbed.wan.records import Verdict, timing_of
@@ -146,7 +147,7 @@ def run_policy(
     try:
         bed.up()
         run = asyncio.run(_drive(bed, policy, jobs, mishaps, tell, gap_s))
-        replay = replayed(bed.decisions())
+        replay = replayed(bed.decisions(), bidders_of)
         return replace(run, decision_count=replay.total, changed_decisions=replay.differences)
     finally:
         bed.down()

@@ -7,14 +7,14 @@ import pytest
 
 from gcos.accounting import Charge, CostScope, LatePenalty
 from gcos.artifacts import ArtifactKind
-from gcos.contract_net import Announcement, ArtifactNeed, Bid
+from gcos.contract_net import Announcement, ArtifactNeed, Bid, ClusterSignals
 from gcos.ids import Fence, SiteId, TaskId
 from gcos.signals import HOUR_S, StepSeries
 from gcos.tasks import GpuRequest, Work
 from policies.features import (
     CLAMP,
     FEATURES,
-    Cluster,
+    UNITS,
     Outlook,
     SiteState,
     cluster_of,
@@ -50,12 +50,13 @@ STATE = SiteState(
     price=Outlook(0.06, 0.05),
     carbon=Outlook(300.0, 400.0),
 )
-CLUSTER = Cluster(price_usd_per_kwh=0.1, carbon_gco2_per_kwh=200.0)
+CLUSTER = ClusterSignals(price_usd_per_kwh=0.1, carbon_gco2_per_kwh=200.0)
 
 
 def named(bid: Bid = BID, task: Announcement = TASK, state: SiteState = STATE) -> dict[str, float]:
-    row = features_of(bid, task, state, CLUSTER, now_s=NOW_S)
-    assert (row.shape, row.dtype) == ((24,), np.float32)
+    rows = features_of([bid], bid.fetches, task, state, CLUSTER, now_s=NOW_S)
+    assert (rows.shape, rows.dtype) == ((1, 24), np.float32)
+    row = rows[0]
     return dict(zip(FEATURES, row.tolist(), strict=True))
 
 
@@ -104,7 +105,9 @@ def test_money_has_no_scale() -> None:
         TERMS, carbon_price_usd_per_kg=2.0, late_penalty=LatePenalty(10.0, 20.0, cap_h=24.0)
     )
     cluster = replace(CLUSTER, price_usd_per_kwh=1.0)
-    row = features_of(dear, replace(TASK, terms=terms), STATE, cluster, now_s=NOW_S)
+    (row,) = features_of(
+        [dear], dear.fetches, replace(TASK, terms=terms), STATE, cluster, now_s=NOW_S
+    )
     money = [name for name in FEATURES if name.endswith(("offer_ratio", "energy_ratio"))]
     money += ["run_carbon_ratio", "egress_ratio", "network_carbon_ratio", "penalty_ratio"]
     found = dict(zip(FEATURES, row.tolist(), strict=True))
@@ -135,5 +138,18 @@ def test_nothing_leaves_its_range() -> None:
 def test_an_outlook_is_the_mean_of_a_day_and_a_cluster_the_mean_of_its_sites() -> None:
     series = StepSeries(0.0, HOUR_S, np.arange(48.0))
     assert outlook(series, 12 * HOUR_S) == Outlook(12.0, pytest.approx(23.5))
-    both = [Outlook(0.0, 1.0), Outlook(0.0, 3.0)]
-    assert cluster_of(both, both) == Cluster(2.0, 2.0)
+    assert cluster_of([1.0, 3.0], [1.0, 3.0]) == ClusterSignals(2.0, 2.0)
+    assert cluster_of([1.0, 3.0, None], [None, 5.0, None]) == ClusterSignals(2.0, 5.0)
+    assert cluster_of([1.0], [None]) == ClusterSignals(1.0, 0.0)
+    assert cluster_of([None], [5.0]) is None, "nothing to measure money by"
+
+
+def test_starts_of_a_pool_are_seen_as_each_alone() -> None:
+    later = replace(BID, start_s=NOW_S + HOUR_S, offer_usd=-0.5, late_probability=0.5)
+    both = features_of([BID, later], BID.fetches, TASK, STATE, CLUSTER, now_s=NOW_S)
+    alone = [features_of([x], BID.fetches, TASK, STATE, CLUSTER, now_s=NOW_S) for x in (BID, later)]
+    assert np.array_equal(both, np.concatenate(alone))
+
+
+def test_every_feature_has_a_unit() -> None:
+    assert list(UNITS) == list(FEATURES)

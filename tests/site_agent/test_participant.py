@@ -14,6 +14,7 @@ from gcos.contract_net import (
     Award,
     AwardAnswer,
     Bid,
+    ClusterSignals,
     Fetch,
     Holder,
     Refusal,
@@ -27,7 +28,9 @@ from gcos.signals import HOUR_S, Provenance, Signal, SiteSignals, StepSeries
 from gcos.sites import Link, Pool, Site
 from gcos.tasks import GpuRequest, Reason, RunState, Work
 from policies.baselines.joint import JointBidder, LookaheadBidder
+from policies.features import FEATURES, cluster_of, reference_usd
 from policies.interface import Choice, Option, SiteView
+from policies.maccs.task_bidder import TAU, ResidualBidder
 from site_agent import participant as participant_module
 from site_agent.dual_cache import DualCache
 from site_agent.effects import (
@@ -381,6 +384,7 @@ class Watching:
 
     actor = "watching/1"
     may_start_later = False
+    needs_features = False
 
     def __init__(self) -> None:
         self.views: list[SiteView] = []
@@ -403,6 +407,57 @@ def test_a_bidder_sees_its_site_and_its_score_travels() -> None:
     assert view.backlog_s == pytest.approx((4 * 500 + 2 * 600) / 5)
     bid(bench.participant, announcement_of(origin=SITE.site_id))
     assert bidder.views[-1].is_origin
+
+
+CLUSTER = ClusterSignals(price_usd_per_kwh=0.1, carbon_gco2_per_kwh=300.0)
+
+
+def learned(rows: np.ndarray) -> np.ndarray:
+    """Return an f that looks at the price against the site's own day alone, and likes it high."""
+    return np.array([1.0 + row[list(FEATURES).index("price_own_ratio")] for row in rows])
+
+
+def test_a_learned_bid_is_ranked_by_more_than_its_offer() -> None:
+    bench = Bench()
+    plain = bid(bench.participant, announcement_of(cluster=CLUSTER))
+    bench.participant.bidder = ResidualBidder(learned, scale=0.5, version="task/0")
+    told = announcement_of(cluster=CLUSTER)
+    offer = bid(bench.participant, told)
+    assert offer.offer_usd == plain.offer_usd, "the ledger knows the exact marginal cost alone"
+    assert offer.charge == plain.charge
+    unit_usd = TAU * reference_usd(told, CLUSTER)
+    assert offer.residual_usd < 0, "it is ranked as if it were cheaper"
+    assert offer.score_ratio == pytest.approx((offer.offer_usd + offer.residual_usd) / unit_usd)
+    assert (plain.residual_usd, plain.score_ratio) == (0.0, 0.0)
+
+
+def test_a_learned_bidder_that_is_told_of_no_cluster_offers_as_joint_does() -> None:
+    bench = Bench()
+    plain = bid(bench.participant, announcement_of())
+    bench.participant.bidder = ResidualBidder(learned, scale=1.0, version="task/0")
+    offer = bid(bench.participant, announcement_of())
+    assert replace(offer, actor=plain.actor) == plain
+
+
+def test_a_learned_bidder_without_a_carbon_signal_adds_nothing() -> None:
+    participant = new_participant()
+    participant.signals = replace(participant.signals, carbon=None)
+    participant.bidder = ResidualBidder(learned, scale=1.0, version="task/0")
+    told = announcement_of(cluster=CLUSTER)
+    offer = bid(participant, told)
+    assert offer.residual_usd == 0.0
+    assert offer.score_ratio == offer.offer_usd / (TAU * reference_usd(told, CLUSTER))
+
+
+def test_a_digest_tells_what_the_site_expects_of_the_next_day() -> None:
+    bench = Bench()
+    digest = bench.participant.digest(now=at(0))
+    assert digest.day_price_usd_per_kwh is not None
+    cluster = cluster_of([digest.day_price_usd_per_kwh], [digest.day_carbon_gco2_per_kwh])
+    assert cluster is not None
+    assert cluster.price_usd_per_kwh > 0
+    bench.participant.signals = replace(bench.participant.signals, carbon=None)
+    assert bench.participant.digest(now=at(0)).day_carbon_gco2_per_kwh is None
 
 
 def test_without_a_carbon_signal_the_bid_says_so() -> None:

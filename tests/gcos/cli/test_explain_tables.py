@@ -19,6 +19,28 @@ OFFERED = replace(QUEUED, bid=samples.bid_of(DE), message="")
 END = "expected to end 11-23 15:15Z, in 70 min (p50), 11-23 15:45Z, in 1.7 h (p90)"
 
 
+def auction_won_by_learning() -> TaskEvent:
+    learned = replace(samples.bid_of(CAL), residual_usd=-0.5)
+    plain = replace(samples.bid_of(DE), offer_usd=1.5, residual_usd=0.1)
+    return TaskEvent(NOW_S, "auction_closed", "", site_id=CAL, bids=(learned, plain))
+
+
+def test_an_auction_tells_what_was_learned_and_what_would_have_been_chosen_without() -> None:
+    table = explain_tables.offers(auction_won_by_learning())
+    at = table.columns.index(">LEARNED $")
+    assert [row[at] for row in table.rows] == ["-0.5", "+0.1"]
+    assert [row[-1] for row in table.rows] == ["chosen", "ranked lower"]
+    note = explain_tables.without_learning(auction_won_by_learning())
+    assert note == "without what was learned: de, 0.200 $ cheaper by its offer"
+
+
+def test_an_auction_without_learning_speaks_of_none() -> None:
+    bids = (samples.bid_of(CAL), samples.bid_of(DE))
+    auction = TaskEvent(NOW_S, "auction_closed", "", site_id=CAL, bids=bids)
+    assert ">LEARNED $" not in explain_tables.offers(auction).columns
+    assert explain_tables.without_learning(auction) is None
+
+
 def told(task: Task) -> str:
     return explain_tables.verdict(task, now_s=NOW_S)
 

@@ -39,6 +39,11 @@ def test_shipped_configuration_is_one(part: str) -> None:
         ("[artifact]\nepoch_count = 0", "artifact.epoch_count"),
         ("[artifact]\nheld_out_ratio = 1.0", "artifact.held_out_ratio"),
         ("[artifact]\nlearning_rate = 0.0", "artifact.learning_rate"),
+        ("[task]\nround_count = 0", "task.round_count"),
+        ("[task]\nhidden = [32, 0]", "task.hidden"),
+        ("[task]\nclip_ratio = 1.0", "task.clip_ratio"),
+        ("[task]\nwinsor_ratio = 0.5", "task.winsor_ratio"),
+        ("[task]\ntemperature = 0.0", "task.temperature"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_field(text: str, field: str, tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""The task actor in simulations: as agents have it, and as the compiled core takes it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from gcos.errors import InvalidRequestError
+from policies.catalogue import Policy, policy_named
+from policies.interface import Bidder
+from policies.maccs.actor import Actor, actor_path
+from policies.maccs.actor_card import Fallback
+from policies.maccs.actor_file import read_model
+from policies.maccs.task_actor import PART, bidder_of, load_task_actor
+from policies.maccs.task_network import TaskNetwork, network_in
+
+
+def with_task_actor(policy: Policy, directory: Path | None = None) -> Policy:
+    """Return the policy as agents run it: with a bidder that asks the actor.
+
+    Raises:
+        InvalidRequestError: The actor's file cannot be used.
+    """
+    if PART not in policy.learned:
+        return policy
+    actor = _actor(directory)
+    return replace(policy, bidder=lambda: bidder_of(actor))
+
+
+def bidders_of(policy: str) -> tuple[Bidder, ...]:
+    """Return who may have bid at an agent under a policy, for replays of what it recorded.
+
+    An agent bids without its actor until that is loaded, and once it has failed.
+
+    Raises:
+        InvalidRequestError: There is no such policy, or its actor's file cannot be used.
+    """
+    found = policy_named(policy)
+    plain = (found.bidder(),)
+    return (*plain, with_task_actor(found).bidder()) if PART in found.learned else plain
+
+
+def task_network(
+    parts: tuple[str, ...], *, directory: Path | None = None, scales: Mapping[str, float]
+) -> tuple[TaskNetwork, float] | None:
+    """Return f and its weight for a policy with these learned parts; None: it corrects no offer.
+
+    Args:
+        parts: The learned parts of the policy.
+        directory: Where actors lie; one that is not there, or None: the shipped one.
+        scales: Weight by part in place of the one that its file names.
+
+    Raises:
+        InvalidRequestError: The file cannot be used. Agents fall back to the rule; a result that
+            silently were the rule's would be of another policy than it says.
+    """
+    if PART not in parts:
+        return None
+    actor = _actor(directory)
+    scale = scales.get(PART, actor.card.residual_scale)
+    if scale == 0.0:
+        return None  # which is the same, and takes less time
+    model, _ = read_model(_path(directory))
+    return network_in(model.graph), scale
+
+
+def _path(directory: Path | None) -> Path:
+    path = actor_path(PART, directory)
+    return path if path.exists() else actor_path(PART)
+
+
+def _actor(directory: Path | None) -> Actor:
+    actor = load_task_actor(_path(directory).parent)
+    if isinstance(actor, Fallback):
+        raise InvalidRequestError(actor.message, field="policy", hint="train it: gcos train --help")
+    return actor
