@@ -22,7 +22,7 @@ from policies.baselines.rules import RuleBidder
 from policies.interface import Bidder, Dispatcher, Migrator
 from policies.migrators import NoMigrator, Popularity, Regret
 
-DEFAULT: Final = "rule"
+DEFAULT: Final = "maccs"
 """What live agents run unless told otherwise, and what evaluations compare with `joint`."""
 
 
