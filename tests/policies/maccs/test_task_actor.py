@@ -59,6 +59,7 @@ def test_the_file_computes_what_the_arrays_compute(tmp_path: Path) -> None:
         assert np.array_equal(getattr(again, name), getattr(NETWORK, name)), name
 
 
+@pytest.mark.soak  # compiles for half a minute
 def test_file_and_compiled_core_take_the_same_decisions(tmp_path: Path) -> None:
     """Each site asks the file about its own candidate alone, as agents do."""
     actor = written(tmp_path)

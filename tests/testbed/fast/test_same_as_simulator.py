@@ -160,11 +160,11 @@ def test_sites_that_go_and_come(policy: str, *, keeps_caches: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "policy"),
     [
-        ("default", "plan"),
+        pytest.param("default", "plan", marks=pytest.mark.soak),
         ("default", "maccs"),
         ("default", "oracle-demand"),
-        ("cache-tenth", "plan"),
-        ("gpu-hours", "plan"),
+        pytest.param("cache-tenth", "plan", marks=pytest.mark.soak),
+        pytest.param("gpu-hours", "plan", marks=pytest.mark.soak),
         ("churn", "plan"),
     ],
 )
