@@ -1,8 +1,7 @@
 """The files of an artifact that arrives, written and hashed in order."""
 
-import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 from gcos.artifacts import CHUNK_BYTES, FileEntry
 from gcos.errors import DigestMismatchError
@@ -39,8 +38,6 @@ class Assembly:
         self._digests: dict[int, dict[int, bytes]] = {}
         #: Of the file that is being written, and of later ones that were looked at.
         self._partials: dict[int, PartialFile] = {}
-        #: Hashes what another thread writes: each takes as long as the other.
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
 
     @property
     def is_complete(self) -> bool:
@@ -83,8 +80,13 @@ class Assembly:
         """
         partial = self._partial(self.file_index)
         self.contributors |= {chunk.source for chunk in chunks}
-        pieces = [chunk.data for chunk in chunks]
-        await in_thread(functools.partial(partial.append_together, pieces, self._hasher))
+
+        def append() -> None:
+            for chunk in chunks:
+                # Whatever has the buffer of bytes can be written and hashed.
+                partial.append(cast(bytes, chunk.data))
+
+        await in_thread(append)
 
     async def settle(self) -> None:
         """Finish the files that are whole, and those that are empty.
@@ -116,7 +118,6 @@ class Assembly:
         """Close what is open."""
         for partial in self._partials.values():
             partial.close()
-        self._hasher.shutdown()
 
     def look(self) -> None:
         """Begin the file that is to be written next; `offset_bytes` is then what is here of it.

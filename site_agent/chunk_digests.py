@@ -60,11 +60,6 @@ class ChunkDigests:
         place = offset_bytes // CHUNK_BYTES
         return segment[place * 32 : place * 32 + 32]
 
-    def is_known(self, chunk: ChunkId) -> bool:
-        """Tell whether `of` would answer at once."""
-        key = chunk.file_index, chunk.offset_bytes // SEGMENT_BYTES
-        return self._is_whole_file(chunk) or (key in self._segments and self._segments[key].done())
-
     def is_told(self, chunk: ChunkId) -> bool:
         """Tell whether the digest of `chunk` is a holder's word, not part of the artifact's id."""
         return not self._is_whole_file(chunk)

@@ -3,8 +3,6 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 
 from gcos.artifacts import FileEntry
@@ -48,51 +46,17 @@ class PartialFile:
             DigestMismatchError: They are more than the file has.
             CacheFullError: The disk is full.
         """
-        self._check_room(len(data))
-        self._write([memoryview(data)])
-        self._digest.update(data)
-        self._appended(len(data))
-
-    def append_together(self, pieces: Sequence[memoryview], hasher: Executor) -> None:
-        """Write the next pieces, and have them hashed by a thread of `hasher` meanwhile.
-
-        Raises:
-            DigestMismatchError: They are more than the file has.
-            CacheFullError: The disk is full.
-        """
-        size_bytes = sum(len(piece) for piece in pieces)
-        self._check_room(size_bytes)
-        hashing = hasher.submit(self._hash, pieces)
-        try:
-            self._write(pieces)
-        finally:
-            hashing.result()
-        self._appended(size_bytes)
-
-    def _check_room(self, size_bytes: int) -> None:
-        if self.received_bytes + size_bytes > self.entry.size_bytes:
+        if self.received_bytes + len(data) > self.entry.size_bytes:
             raise DigestMismatchError(f"{self.entry.path!r} is longer than its manifest says")
-
-    def _write(self, pieces: Sequence[memoryview]) -> None:
-        """Write in few calls: after each, the thread waits for the interpreter."""
         descriptor = self._open()
-        rest = list(pieces)
+        view = memoryview(data)
         with disk_errors(self._path):
-            while rest:
-                count = os.writev(descriptor, rest)
-                while rest and count >= len(rest[0]):
-                    count -= len(rest.pop(0))
-                if count:
-                    rest[0] = rest[0][count:]
-
-    def _hash(self, pieces: Sequence[memoryview]) -> None:
-        for piece in pieces:
-            self._digest.update(piece)
-
-    def _appended(self, size_bytes: int) -> None:
-        self.received_bytes += size_bytes
+            while view:
+                view = view[os.write(descriptor, view) :]
+        self._digest.update(data)
+        self.received_bytes += len(data)
         if self.received_bytes - self._told_bytes >= _WRITEBACK_BYTES:
-            begin_writeback(self._open(), self._told_bytes, self.received_bytes)
+            begin_writeback(descriptor, self._told_bytes, self.received_bytes)
             self._told_bytes = self.received_bytes
 
     def finish(self) -> None:

@@ -1,18 +1,15 @@
 """Brings files from several sources at once, until they are all here or one of them is wrong.
 
-    TaskGroup of the pull:    verifies what came; writes what is next; asks for digests of chunks
+    TaskGroup of the pull:    writes what is next; tasks that ask for digests of chunks
       TaskGroup of a source:  workers, two for each connection; one that fails ends the source
 
-A worker claims a range, asks for it and puts its chunks into a queue; out of it they are verified,
-and handed to the board.
+A worker claims a range, asks for it, verifies chunk by chunk and hands them to the board.
 """
 
 import asyncio
-import functools
 import hashlib
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from gcos.artifacts import CHUNK_BYTES, FileEntry
@@ -28,19 +25,14 @@ from site_agent.source_pool import WRONG_COUNT_MAX, SourcePool
 from site_agent.source_shares import ASKED_RATIO
 from site_agent.threads import in_thread
 
-WINDOW_BYTES: Final = 18 * CHUNK_BYTES
-"""Asked for and not yet written, for each connection.
-
-Less would do over loopback, but requests would be shorter and more; more would cost memory.
-"""
+WINDOW_BYTES: Final = 12 * CHUNK_BYTES
+"""Asked for and not yet written, for each connection."""
 
 WINDOW_BYTES_MAX: Final = 24 * CHUNK_BYTES
 """The same for all together: twice what 1 Gbit/s holds over 80 ms, and some."""
 
 BATCH_BYTES: Final = 4 * CHUNK_BYTES
-"""Handed at once to the thread that verifies, or to the one that writes."""
-
-_BATCH_COUNT_MAX: Final = BATCH_BYTES // CHUNK_BYTES
+"""Handed to the writing thread at once."""
 
 _LOOK_S_MIN: Final = 0.01
 
@@ -51,21 +43,6 @@ class ListWrongError(Exception):
     def __init__(self, chunk: ChunkId) -> None:
         super().__init__(f"every source's chunk at {chunk.offset_bytes} came wrong")
         self.chunk = chunk
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Received:
-    """Chunk number `place` of a claim, as its source sent it."""
-
-    claim: Claim
-    place: int
-    data: memoryview
-    source: PeerSource
-
-    @property
-    def chunk(self) -> ChunkId:
-        """Which chunk of the artifact it should be."""
-        return self.claim.chunks[self.place]
 
 
 class Pull:
@@ -101,9 +78,6 @@ class Pull:
             is_here=assembly.is_here,
         )
         self._readings: dict[Claim, Reading] = {}
-        #: What came and was not looked at yet. At most the window, as claims are.
-        self._unverified: deque[_Received] = deque()
-        self._has_unverified = asyncio.Event()
         #: Its worker and each of its chunks that is being verified hold a claim.
         self._hold_counts: dict[Claim, int] = {}
         self._worker_counts: dict[SiteId, int] = {}
@@ -127,10 +101,8 @@ class Pull:
         try:
             async with self._group:
                 sources = self._group.create_task(self._staff())
-                verifier = self._group.create_task(self._verify())
                 await self._write()
                 sources.cancel()
-                verifier.cancel()
                 self._digests.cancel()
         except BaseExceptionGroup as exc:
             failure = _first(exc)
@@ -259,48 +231,27 @@ class Pull:
                     self._pool.received(source, len(data))
                     # How far away the source is, its first chunk has told.
                     self._hire(source, group)
-                    # Kept even if the source fails now.
+                    # In a task of the pull: what came is kept even if the source fails now.
                     self._hold_counts[claim] += 1
-                    self._unverified.append(_Received(claim, place, data, source))
-                    self._has_unverified.set()
+                    self._group.create_task(self._take(claim, place, data, source))
                 await reading.end()
             finally:
                 del self._readings[claim]
 
-    async def _verify(self) -> None:
-        """Hash what comes, a batch at a time, and hand on what is right.
-
-        One thread hashes faster than a link delivers. On its way there and back each batch costs
-        the loop as much as a chunk would, and while the loop is busy, batches grow.
-        """
-        while True:
-            await self._has_unverified.wait()
-            count = min(len(self._unverified), _BATCH_COUNT_MAX)
-            batch = [self._unverified.popleft() for _ in range(count)]
-            if not self._unverified:
-                self._has_unverified.clear()
-            found = await in_thread(functools.partial(_digests, batch))
-            for each, digest in zip(batch, found, strict=True):
-                if self._digests.is_known(each.chunk):
-                    await self._take(each, digest)
-                else:
-                    # Whoever gives the list may be slow, and others need not wait for that.
-                    self._group.create_task(self._take(each, digest))
-
-    async def _take(self, each: "_Received", digest: bytes) -> None:
-        """Hand on a chunk that is as it should be."""
-        claim, place = each.claim, each.place
+    async def _take(self, claim: Claim, place: int, data: memoryview, source: PeerSource) -> None:
+        """Verify a chunk and hand it on."""
         try:
-            expected = await self._digests.of(each.chunk, self._group)
+            digest = await in_thread(lambda: hashlib.sha256(data).digest())
+            expected = await self._digests.of(claim.chunks[place], self._group)
             if expected is not None and digest != expected:
                 self._board.reject(claim, place)
-                self._blame(each.chunk, each.source)
+                self._blame(claim.chunks[place], source)
                 return
             if expected is not None:
-                self._right_counts[each.chunk.file_index] += 1
-                self._assembly.note(each.chunk, digest)
-            self._pool.last = each.source.holder
-            for other in self._board.deliver(claim, place, each.data):
+                self._right_counts[claim.chunks[place].file_index] += 1
+                self._assembly.note(claim.chunks[place], digest)
+            self._pool.last = source.holder
+            for other in self._board.deliver(claim, place, data):
                 if other in self._readings:
                     self._readings[other].stop()
         finally:
@@ -323,11 +274,6 @@ class Pull:
             del self._hold_counts[claim]
             self._board.release(claim, now_s=self._clock.protocol_s())
         self._bell.ring()
-
-
-def _digests(batch: Sequence[_Received]) -> list[bytes]:
-    """Return SHA-256 of each chunk. Blocking."""
-    return [hashlib.sha256(each.data).digest() for each in batch]
 
 
 def _first(error: BaseException) -> BaseException:

@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from gcos.errors import (
 )
 from gcos.ids import ArtifactId, RunId, SiteId
 from site_agent.artifact_store import ArtifactStore, StoredArtifact, checked_storable
-from site_agent.partial_file import PartialFile
 from site_agent.source_directory import open_source
 
 HERE = SiteId("iad")
@@ -531,52 +529,3 @@ def test_only_complete_artifacts_have_records(root: Path, models: Path) -> None:
     store.release(reservation)
     store.check_invariants()
     assert areas(root) == CLEAN
-
-
-def test_pieces_are_written_and_hashed_side_by_side(tmp_path: Path) -> None:
-    pieces = [memoryview(bytes([number]) * 5000) for number in range(7)]
-    content = b"".join(pieces)
-    entry = FileEntry("w", size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    partial = PartialFile(tmp_path / "w", entry)
-    with ThreadPoolExecutor(1) as hasher:
-        partial.append_together(pieces[:3], hasher)
-        assert partial.received_bytes == 15_000
-        with pytest.raises(DigestMismatchError, match="longer"):
-            partial.append_together([*pieces[3:], memoryview(b"!")], hasher)
-        partial.append_together(pieces[3:], hasher)
-    partial.finish()
-    assert (tmp_path / "w").read_bytes() == content
-
-
-def test_a_call_that_writes_less_than_it_was_given_is_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = bytes(range(200))
-    entry = FileEntry("w", size_bytes=200, sha256=hashlib.sha256(content).hexdigest())
-    partial = PartialFile(tmp_path / "w", entry)
-
-    def write_few(descriptor: int, pieces: list[memoryview]) -> int:
-        return os.write(descriptor, b"".join(pieces)[:7])
-
-    monkeypatch.setattr("os.writev", write_few)
-    with ThreadPoolExecutor(1) as hasher:
-        views = [memoryview(content)[at : at + 50] for at in range(0, 200, 50)]
-        partial.append_together(views, hasher)
-    partial.finish()
-    assert (tmp_path / "w").read_bytes() == content
-
-
-def test_a_disk_that_is_full_takes_no_piece(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = FileEntry("w", size_bytes=4, sha256=hashlib.sha256(b"abcd").hexdigest())
-    partial = PartialFile(tmp_path / "w", entry)
-
-    def refuse(descriptor: int, pieces: list[memoryview]) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("os.writev", refuse)
-    with ThreadPoolExecutor(1) as hasher, pytest.raises(CacheFullError):
-        partial.append_together([memoryview(b"abcd")], hasher)
-    assert partial.received_bytes == 0
-    partial.close()
