@@ -23,7 +23,7 @@ from testbed.statistics import Estimate, compare
 PAPER: Final = "paper"
 SCHEMA: Final = "gcos/paper/v1"
 #: Ours, unless others are named.
-OURS: Final = ("rule",)
+OURS: Final = ("maccs",)
 #: Placements that know neither prices nor caches (DESIGN section 7: "worst baseline").
 BASELINES: Final = ("random", "round-robin", "local", "least-loaded")
 HEURISTICS: Final = ("locality", "cost-greedy", "carbon-greedy")
