@@ -16,6 +16,7 @@ from testbed.evaluation import Evaluation
 from testbed.paper import (
     BASELINES,
     HEURISTICS,
+    OURS,
     SCENARIOS,
     paper_table,
     refuse_with_paper,
@@ -29,7 +30,8 @@ from testbed.sim.result import Lookups, RunResult, Totals
 from testbed.study import Study, sweep_changes
 
 #: Cost and carbon of a task; without caches all of it is eight times as dear.
-LEVELS = {name: float(place) for place, name in enumerate(("rule", *HEURISTICS, *BASELINES), 1)}
+NAMES = ("rule", *HEURISTICS, *BASELINES)
+LEVELS = {name: float(place) for place, name in enumerate(NAMES, 1)} | dict.fromkeys(OURS, 1.0)
 
 
 def simulated(instance: Instance, *, policy: str, cache_mode: str, log: Path | None) -> RunResult:
