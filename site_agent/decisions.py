@@ -7,14 +7,16 @@ out here what agents would have done otherwise.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from gcos import codec
 from gcos.errors import GcosError, InvalidRequestError
 from gcos.ids import SiteId, TaskId
 from gcos.tasks import TaskSpec
 from policies.catalogue import policy_named
-from policies.interface import Bidder, Choice, Option, SiteView
+from policies.interface import Bidder, Choice, Option, Seen, SiteView
 from site_agent.auction import Auction, judge
 
 
@@ -26,8 +28,10 @@ class BidDecision:
         policy: Name of the policy.
         actor: Who chose, with its version.
         options: What it could offer.
-        view: What it knew beside them.
+        view: What it knew beside them, but for what a learned bidder sees, an array.
         choice: What it chose.
+        reference_usd: Of what it saw; None: it saw nothing.
+        features: Of what it saw, option by option; None: there were none.
     """
 
     policy: str
@@ -35,6 +39,16 @@ class BidDecision:
     options: tuple[Option, ...]
     view: SiteView
     choice: Choice
+    reference_usd: float | None = None
+    features: tuple[tuple[float, ...], ...] | None = None
+
+    @property
+    def whole_view(self) -> SiteView:
+        """What the bidder knew."""
+        if self.reference_usd is None:
+            return self.view
+        features = None if self.features is None else np.array(self.features, dtype=np.float32)
+        return replace(self.view, seen=Seen(self.reference_usd, features))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +109,16 @@ class RecordingBidder:
     def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose as the bidder does."""
         choice = self.bidder.choose(options, view)
-        decision = BidDecision(self.policy, self.actor, tuple(options), view, choice)
+        decision = BidDecision(
+            self.policy, self.actor, tuple(options), replace(view, seen=None), choice
+        )
+        if view.seen is not None:
+            told = view.seen.features
+            decision = replace(
+                decision,
+                reference_usd=view.seen.reference_usd,
+                features=None if told is None else tuple(tuple(row) for row in told.tolist()),
+            )
         self.record(Decision(bid=decision))
         return choice
 
@@ -171,7 +194,7 @@ def _bid_again(decision: BidDecision, bidders: Sequence[Bidder]) -> list[str]:
     if bidder is None:
         known = ", ".join(each.actor for each in bidders)
         return [f"{where}: recorded by {decision.actor}, replayed by {known}"]
-    choice = bidder.choose(decision.options, decision.view)
+    choice = bidder.choose(decision.options, decision.whole_view)
     if choice == decision.choice:
         return []
     was = decision.choice

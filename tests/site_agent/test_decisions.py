@@ -6,6 +6,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
+from gcos import codec
 from gcos.errors import GcosError, InvalidRequestError
 from gcos.ids import SiteId
 from policies.catalogue import policy_named
@@ -18,6 +19,7 @@ from site_agent.decisions import (
     decisions_in,
     replayed,
 )
+from testbed.learned_bids import bidders_of, with_task_actor
 from testbed.sim.samples import Sample, instance_of
 from testbed.sim.simulation import OpenAuction, Simulation
 
@@ -25,7 +27,7 @@ from testbed.sim.simulation import OpenAuction, Simulation
 def recorded(policy_name: str) -> list[Decision]:
     """Run a small world over the live cores and return the bids and awards that were made."""
     found: list[Decision] = []
-    policy = policy_named(policy_name)
+    policy = with_task_actor(policy_named(policy_name))
     recording = replace(
         policy, bidder=lambda: RecordingBidder(policy_name, policy.bidder(), found.append)
     )
@@ -56,6 +58,16 @@ def test_what_was_decided_is_decided_again(policy: str) -> None:
     assert again.awards >= 40
     assert again.differences == ()
     assert again.same_ratio == 1.0
+
+
+def test_what_a_learned_bidder_saw_is_read_back_as_it_was() -> None:
+    found = recorded("maccs")
+    stored = b"".join(codec.encode(decision) + b"\n" for decision in found)
+    read = decisions_in(stored)
+    assert any(decision.bid and decision.bid.features for decision in read)
+    again = replayed(read, bidders_of)
+    assert again.bids >= 3 * 40
+    assert again.differences == ()
 
 
 def test_a_recording_survives_its_file(tmp_path) -> None:
