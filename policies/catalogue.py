@@ -23,7 +23,7 @@ from policies.interface import Bidder, Dispatcher, Migrator
 from policies.migrators import NoMigrator, Popularity, Regret
 
 DEFAULT: Final = "maccs"
-"""What live agents run unless told otherwise, and what evaluations compare with `joint`."""
+"""What live agents run unless told otherwise."""
 
 
 class Foresight(Enum):

@@ -126,7 +126,7 @@ def _write_agent_config(
             "run_path": _run_path(),
             **options.agent_settings,
         },
-        pools=() if options.gpu_count is None else (_pool(site, options.gpu_count),),
+        pools=() if options.gpu_count is None else (pool_of(site, options.gpu_count),),
         world={
             "speed": state.speed,
             "wall_anchor_s": state.wall_anchor_s,
@@ -188,7 +188,8 @@ def free_addresses(
         return found
 
 
-def _pool(site: str, gpu_count: int) -> dict[str, object]:
+def pool_of(site: str, gpu_count: int) -> dict[str, object]:
+    """Return the pool of a site, as its configuration says it."""
     machine = hardware()[default_sites()[site].hardware]
     return {
         "type": machine.gpu_type,

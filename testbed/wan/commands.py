@@ -25,7 +25,7 @@ testbed_commands = typer.Typer(
     help="Run regions on this machine, with the distances between them.", no_args_is_help=True
 )
 
-_Directory = Annotated[
+DirectoryOption = Annotated[
     Path | None,
     typer.Option("--dir", help="Directory of the testbed ($GCOS_HOME, else ~/.local/share/gcos)."),
 ]
@@ -71,7 +71,7 @@ def up(
     image: Annotated[
         str, typer.Option(help="Image of containers (testbed/wan/docker/build.sh builds it).")
     ] = "gcos-testbed:latest",
-    directory: _Directory = None,
+    directory: DirectoryOption = None,
 ) -> None:
     """Start an agent for each site, a broker and a predictor, and the links between.
 
@@ -188,7 +188,7 @@ def down(
     force: Annotated[
         bool, typer.Option("--force", help="Remove journals even of tasks that have not ended.")
     ] = False,
-    directory: _Directory = None,
+    directory: DirectoryOption = None,
 ) -> None:
     """Stop the testbed and, without --keep, remove what it stored, as `gcos down` does.
 
@@ -217,7 +217,7 @@ def down(
 @testbed_commands.command()
 def status(
     context: typer.Context,
-    directory: _Directory = None,
+    directory: DirectoryOption = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -253,7 +253,7 @@ def links(
     flow_s: Annotated[
         float, typer.Option(help="How long bytes flow to measure a rate; 0: times only.")
     ] = 1.0,
-    directory: _Directory = None,
+    directory: DirectoryOption = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -289,7 +289,7 @@ def links(
 
 
 @testbed_commands.command()
-def partition(src: _Place, dst: _Place, directory: _Directory = None) -> None:
+def partition(src: _Place, dst: _Place, directory: DirectoryOption = None) -> None:
     """Let nothing pass between two places, until `heal`.
 
     Example:
@@ -308,7 +308,7 @@ def slow(
     factor: Annotated[
         float, typer.Option(help="The delay is multiplied by it, the rate divided.", min=1.0)
     ] = 4.0,
-    directory: _Directory = None,
+    directory: DirectoryOption = None,
 ) -> None:
     """Make the link between two places worse, until `heal`.
 
@@ -325,7 +325,7 @@ def slow(
 def heal(
     src: Annotated[str | None, typer.Argument(help="A place.")] = None,
     dst: Annotated[str | None, typer.Argument(help="Another; neither: all links.")] = None,
-    directory: _Directory = None,
+    directory: DirectoryOption = None,
 ) -> None:
     """Undo `partition` and `slow`, between two places or everywhere.
 
@@ -353,7 +353,7 @@ def heal(
 @testbed_commands.command()
 def kill(
     site: Annotated[str, typer.Argument(help="A site, broker or predictor.")],
-    directory: _Directory = None,
+    directory: DirectoryOption = None,
 ) -> None:
     """End the process of a site at once, as a power failure does.
 

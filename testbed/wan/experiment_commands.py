@@ -7,7 +7,7 @@ import typer
 
 from gcos.cli.invocation import OutputOption, QuietOption
 from testbed.live.commands import parity
-from testbed.wan.commands import BYTE_RATIO, SPEED, output_of, testbed_commands
+from testbed.wan.commands import BYTE_RATIO, SPEED, DirectoryOption, output_of, testbed_commands
 
 if TYPE_CHECKING:
     from gcos.cli.output import Output
@@ -71,9 +71,7 @@ def negotiate(
     origin: Annotated[str, typer.Argument(help="Site that owns the tasks.")],
     winner: Annotated[str, typer.Argument(help="The only site that may run them.")],
     count: Annotated[int, typer.Option(help="How many negotiations.", min=1)] = 11,
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="Directory of the testbed ($GCOS_HOME, ...).")
-    ] = None,
+    directory: DirectoryOption = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -108,9 +106,7 @@ def artifact(
         float, typer.Option(help="Stored size, MB; long links need some seconds.", min=0.1)
     ] = 64.0,
     count: Annotated[int, typer.Option(help="How many artifacts.", min=1)] = 3,
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="Directory of the testbed ($GCOS_HOME, ...).")
-    ] = None,
+    directory: DirectoryOption = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
 ) -> None:

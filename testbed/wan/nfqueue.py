@@ -16,7 +16,6 @@ import signal
 import socket
 import struct
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from heapq import heappop, heappush
@@ -293,7 +292,6 @@ class _Pump:
         self._holding = holding
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._unsent: deque[bytes] = deque()
 
     def readable(self) -> None:
         for _ in range(64):

@@ -8,7 +8,7 @@ from pathlib import Path
 from gcos import codec
 from gcos.rpc.security import write_token
 from gcos.system import SystemClock
-from gcos.tables import default_sites, hardware
+from testbed.local_plan import pool_of
 from testbed.wan.containers import (
     CONFIG_NAME,
     WAN_NAME,
@@ -84,16 +84,3 @@ def write_places(
         if os.getuid() == 0:
             for path in (home, *home.rglob("*")):
                 os.chown(path, plan.uid, plan.uid)
-
-
-def pool_of(site: str, gpu_count: int) -> dict[str, object]:
-    """Return the pool of a site, as its configuration says it."""
-    machine = hardware()[default_sites()[site].hardware]
-    return {
-        "type": machine.gpu_type,
-        "gpu_count": gpu_count,
-        "speed_ratio": machine.speed_ratio,
-        "active_kw": machine.active_kw,
-        "idle_kw": machine.idle_kw,
-        "usd_per_gpu_h": machine.usd_per_gpu_h,
-    }

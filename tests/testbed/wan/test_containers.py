@@ -9,7 +9,8 @@ import pytest
 from gcos.cli.main import main
 from gcos.config import load
 from site_agent.config import AgentConfig
-from testbed.wan import containers, docker_cluster, matrix, place_files
+from testbed.local_plan import pool_of
+from testbed.wan import containers, docker_cluster, matrix
 from testbed.wan.containers import ContainerPlan
 from testbed.wan.records import BROKER, PREDICTOR
 from testbed.world import load_world
@@ -38,7 +39,7 @@ def test_an_agent_is_told_addresses_that_differ_and_ways_to_them(tmp_path):
         "de",
         policy="joint",
         world={"speed": 60.0, "byte_ratio": 1000.0},
-        pool=place_files.pool_of("de", 2),
+        pool=pool_of("de", 2),
     )
     path = tmp_path / "process.toml"
     path.write_text(text)
