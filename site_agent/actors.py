@@ -16,10 +16,10 @@ from policies.features import UNITS
 from policies.maccs.actor import Actor, Rows, actor_path, load_actor
 from policies.maccs.actor_card import Fallback, FallbackReason
 from policies.maccs.artifact_features import FEATURES as ARTIFACT_FEATURES
+from policies.maccs.artifact_features import PART as ARTIFACT
 from policies.maccs.copy_plan import UNLEARNED, Learned
 from policies.maccs.task_actor import PART as TASK
 
-ARTIFACT: Final = "artifact"
 #: Inputs of each part's actor as they are computed here: unit by name.
 FEATURES: Final[Mapping[str, Mapping[str, str]]] = {ARTIFACT: ARTIFACT_FEATURES, TASK: UNITS}
 #: Before the name of a part, in the health service.

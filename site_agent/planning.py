@@ -28,8 +28,9 @@ from gcos.signals import HOUR_S
 from gcos.task_record import Task
 from gcos.v1 import site_pb2
 from policies.maccs.actor import ActorError
+from policies.maccs.artifact_features import PART as ARTIFACT
 from policies.maccs.copy_plan import UNLEARNED, Learned, plan_copies
-from site_agent.actors import ARTIFACT, Actors
+from site_agent.actors import Actors
 from site_agent.copy_planning import PlannedCopy, Planner, Tariff, planned_copies, remembered
 from site_agent.demand_log import submission_of
 from site_agent.outlook import SUBMISSION_COUNT_MAX, SiteOutlook, refuse_nonsense

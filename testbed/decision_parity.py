@@ -22,9 +22,9 @@ from gcos.tables import link
 from policies.maccs.actor import Actor, actor_path, load_actor
 from policies.maccs.actor_file import read_model
 from policies.maccs.artifact_features import FEATURES
+from policies.maccs.artifact_features import PART as ARTIFACT
 from policies.maccs.copy_plan import UNLEARNED, Learned
 from policies.maccs.network import forward, weights_in
-from site_agent.actors import ARTIFACT
 from site_agent.plan_files import PlanRecords
 from site_agent.plan_record import PlanRecord, is_same, made_again
 from site_agent.sourcing import Links

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from gcos.errors import InvalidRequestError
 from policies.catalogue import Policy, policy_named
 from policies.interface import Bidder
-from policies.maccs.actor import Actor, actor_path
-from policies.maccs.actor_card import Fallback
+from policies.maccs.actor import Actor, actor_path, required
 from policies.maccs.actor_file import read_model
 from policies.maccs.task_actor import PART, bidder_of, load_task_actor
 from policies.maccs.task_network import TaskNetwork, network_in
@@ -50,8 +48,7 @@ def task_network(
         scales: Weight by part in place of the one that its file names.
 
     Raises:
-        InvalidRequestError: The file cannot be used. Agents fall back to the rule; a result that
-            silently were the rule's would be of another policy than it says.
+        InvalidRequestError: The file cannot be used.
     """
     if PART not in parts:
         return None
@@ -69,7 +66,4 @@ def _path(directory: Path | None) -> Path:
 
 
 def _actor(directory: Path | None) -> Actor:
-    actor = load_task_actor(_path(directory).parent)
-    if isinstance(actor, Fallback):
-        raise InvalidRequestError(actor.message, field="policy", hint="train it: gcos train --help")
-    return actor
+    return required(load_task_actor(_path(directory).parent))

@@ -8,16 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, cast
 
-from gcos.errors import InvalidRequestError
 from policies.maccs import artifact_features, copy_plan, network
-from policies.maccs.actor import actor_path, load_actor
-from policies.maccs.actor_card import Fallback
+from policies.maccs.actor import actor_path, load_actor, required
 from policies.maccs.actor_file import read_model
+from policies.maccs.artifact_features import PART
 from policies.maccs.copy_plan import UNLEARNED, Learned
 from site_agent.copy_planning import Planner
 
-#: Name of the part whose actor corrects the plan.
-PART: Final = "artifact"
 #: Functions of the plan that call each other, from the innermost: each in the module that has it.
 _COMPILED: Final = (
     (artifact_features, "demand_of"),
@@ -87,15 +84,12 @@ def learned(
         is_compiled: For the compiled plan; None: for `planner()`.
 
     Raises:
-        InvalidRequestError: Its file cannot be used. Agents fall back to the rule; a result that
-            silently were the rule's would be of another policy than it says.
+        InvalidRequestError: Its file cannot be used.
     """
     if PART not in parts:
         return UNLEARNED
     path = actor_path(PART, directory)
-    actor = load_actor(path, PART, artifact_features.FEATURES)
-    if isinstance(actor, Fallback):
-        raise InvalidRequestError(actor.message, field="policy", hint="train it: gcos train --help")
+    actor = required(load_actor(path, PART, artifact_features.FEATURES))
     scale = (scales or {}).get(PART, actor.card.residual_scale)
     if not (has_compiler() if is_compiled is None else is_compiled):
         return Learned(actor, scale, is_asked=True)

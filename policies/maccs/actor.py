@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gcos.errors import InvalidRequestError
 from policies.maccs.actor_card import (
     CARD_KEY,
     ActorCard,
@@ -95,6 +96,19 @@ def load_actor(path: Path, part: str, features: Mapping[str, str]) -> Actor | Fa
     found = _loaded(path, part, features)
     if isinstance(found, Fallback):
         return replace(found, message=f"{path}: {found.message}")
+    return found
+
+
+def required(found: Actor | Fallback) -> Actor:
+    """Return an actor that was looked for, where nobody may fall back to the rule.
+
+    An evaluation's result that silently were the rule's would be of another policy than it says.
+
+    Raises:
+        InvalidRequestError: There is none; the message says why.
+    """
+    if isinstance(found, Fallback):
+        raise InvalidRequestError(found.message, field="policy", hint="train it: gcos train --help")
     return found
 
 

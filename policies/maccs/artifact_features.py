@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+#: Name of the part: of its file, and in `policies.catalogue.Policy.learned`.
+PART: Final = "artifact"
 #: Each feature in its place, and its unit.
 FEATURES: Final = {
     "saving_ratio": "log1p(expected saving S over price x of the copy)",

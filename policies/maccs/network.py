@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.maccs.row_graph import arrays_in, row_graph
+
 if TYPE_CHECKING:
     import onnx
 
@@ -89,7 +91,7 @@ def graph_of(
     weights: Weights, *, name: str, input_name: str, output_name: str
 ) -> "onnx.GraphProto":
     """Return the network as an ONNX graph: any number of rows in, (n, 1) out, 64-bit."""
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415  not needed to run one
+    from onnx import helper  # noqa: PLC0415  not needed to run one
 
     arrays = {key: np.asarray(value) for key, value in zip(_NAMES, weights, strict=True)}
     arrays |= {"least": np.array(-weights.clamp), "zero": np.array(0.0)}
@@ -104,13 +106,9 @@ def graph_of(
         helper.make_node("Gemm", ["hidden2", "w3", "b3"], ["sum3"]),
         helper.make_node("Clip", ["sum3", "zero", "output_max"], [output_name]),
     ]
-    double = TensorProto.DOUBLE
-    return helper.make_graph(
-        nodes,
-        name,
-        [helper.make_tensor_value_info(input_name, double, ["candidates", len(weights.shift)])],
-        [helper.make_tensor_value_info(output_name, double, ["candidates", 1])],
-        [numpy_helper.from_array(array, key) for key, array in arrays.items()],
+    width = len(weights.shift)
+    return row_graph(
+        nodes, arrays, name=name, width=width, input_name=input_name, output_name=output_name
     )
 
 
@@ -120,11 +118,7 @@ def weights_in(graph: "onnx.GraphProto") -> Weights:
     Raises:
         KeyError: It is another one.
     """
-    from onnx import numpy_helper  # noqa: PLC0415
-
-    arrays = {
-        each.name: numpy_helper.to_array(each).astype(np.float64) for each in graph.initializer
-    }
+    arrays = arrays_in(graph)
     layers = {name: arrays[name] for name in _NAMES[:-2]}
     clamp, output_max = (float(arrays[name]) for name in _NAMES[-2:])
     return Weights(**layers, clamp=clamp, output_max=output_max)

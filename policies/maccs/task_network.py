@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.features import CLAMP, FEATURE_COUNT
+from policies.maccs.row_graph import arrays_in, row_graph
 from policies.maccs.task_bidder import RESIDUAL_MAX
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class TaskNetwork:
             found = getattr(self, name)
             assert found.shape == shape, f"{name} is {found.shape}, not {shape}"
             assert found.dtype == np.float64, name
+
+    def arrays(self) -> dict[str, Floats]:
+        """Return the weights by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def __call__(self, features: NDArray[np.float32]) -> Floats:
         """Return f of each row, (n,).
@@ -115,9 +120,9 @@ def drawn_network(
 
 def graph_of(network: TaskNetwork, *, input_name: str, output_name: str) -> "onnx.GraphProto":
     """Return the network as an ONNX graph: any number of rows in, (n, 1) out, 64-bit."""
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415  not needed to run one
+    from onnx import helper  # noqa: PLC0415  not needed to run one
 
-    arrays = {name: np.asarray(getattr(network, name)) for name in network.__slots__}
+    arrays = network.arrays()
     arrays["weight_3"] = arrays["weight_3"][np.newaxis]
     arrays |= {"least": np.array(-CLAMP), "most": np.array(CLAMP), "reach": np.array(RESIDUAL_MAX)}
     nodes = [
@@ -132,13 +137,13 @@ def graph_of(network: TaskNetwork, *, input_name: str, output_name: str) -> "onn
         helper.make_node("Tanh", ["sum_3"], ["hidden_3"]),
         helper.make_node("Mul", ["hidden_3", "reach"], [output_name]),
     ]
-    double = TensorProto.DOUBLE
-    return helper.make_graph(
+    return row_graph(
         nodes,
-        "task",
-        [helper.make_tensor_value_info(input_name, double, ["candidates", FEATURE_COUNT])],
-        [helper.make_tensor_value_info(output_name, double, ["candidates", 1])],
-        [numpy_helper.from_array(array, key) for key, array in arrays.items()],
+        arrays,
+        name="task",
+        width=FEATURE_COUNT,
+        input_name=input_name,
+        output_name=output_name,
     )
 
 
@@ -148,11 +153,7 @@ def network_in(graph: "onnx.GraphProto") -> TaskNetwork:
     Raises:
         KeyError: It is another one.
     """
-    from onnx import numpy_helper  # noqa: PLC0415
-
-    arrays = {
-        each.name: numpy_helper.to_array(each).astype(np.float64) for each in graph.initializer
-    }
+    arrays = arrays_in(graph)
     layers = {name: arrays[name] for name in TaskNetwork.__slots__}
     layers["weight_3"] = layers["weight_3"][0]
     return TaskNetwork(**layers)

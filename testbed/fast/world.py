@@ -11,6 +11,7 @@ from gcos.artifacts import ArtifactKind
 from gcos.durations import LEVELS, MIDPOINT_LEVELS, RunTime
 from gcos.signals import HOUR_S, StepSeries
 from policies.features import FEATURE_COUNT
+from policies.maccs.task_network import NO_NETWORK
 from site_agent.demand import ARTIFACT_COUNT_MAX
 from site_agent.lease import LEASE_S, LeaseTerms
 from site_agent.participant import RUN_COUNT_MAX
@@ -108,14 +109,14 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         spent=np.zeros((site_count, layout.SPENT_SLOT_COUNT), layout.SPENT),
         churn=_churn(instance),
         seen=np.zeros((site_count, FEATURE_COUNT), np.float32),
-        shift=np.zeros(FEATURE_COUNT),
-        gain=np.zeros(FEATURE_COUNT),
-        weight_1=np.zeros((0, FEATURE_COUNT)),
-        bias_1=np.zeros(0),
-        weight_2=np.zeros((0, 0)),
-        bias_2=np.zeros(0),
-        weight_3=np.zeros(0),
-        bias_3=np.zeros(1),
+        shift=NO_NETWORK.shift,
+        gain=NO_NETWORK.gain,
+        weight_1=NO_NETWORK.weight_1,
+        bias_1=NO_NETWORK.bias_1,
+        weight_2=NO_NETWORK.weight_2,
+        bias_2=NO_NETWORK.bias_2,
+        weight_3=NO_NETWORK.weight_3,
+        bias_3=NO_NETWORK.bias_3,
         hidden_1=np.zeros(0),
         hidden_2=np.zeros(0),
         told=np.zeros(0, layout.TOLD),

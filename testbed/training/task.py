@@ -141,7 +141,7 @@ class _Rounds:
         return learner, best, int(state["round"])
 
     def _keep(self, learner: Learner, best: _Best, round_count: int) -> None:
-        network = {name: getattr(best.network, name).tolist() for name in best.network.__slots__}
+        network = {name: array.tolist() for name, array in best.network.arrays().items()}
         state: dict[str, Any] = {
             "round": round_count,
             "learner": learner.state(),

@@ -37,10 +37,11 @@ from policies.maccs.actor import INPUT, OUTPUT, Actor, actor_path, load_actor
 from policies.maccs.actor_card import ActorCard, Feature
 from policies.maccs.actor_file import model_bytes, read_model
 from policies.maccs.artifact_features import CLAMP, FEATURE_COUNT, FEATURES, RATIO_MAX
+from policies.maccs.artifact_features import PART as ARTIFACT
 from policies.maccs.copy_plan import Learned
 from policies.maccs.network import HIDDEN, forward, graph_of, no_weights, weights_in
 from policies.migrators import NoMigrator
-from site_agent.actors import ARTIFACT, Actors
+from site_agent.actors import Actors
 from site_agent.artifact_store import ArtifactStore
 from site_agent.config import AgentConfig
 from site_agent.copies import COPIES_PROJECT, Copies, CopyPorts
