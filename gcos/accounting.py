@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,29 @@ class CostScope(Enum):
 
     WITH_GPU_HOURS = "with-gpu-hours"
     """The same and the price of GPU hours."""
+
+
+AmountT = TypeVar("AmountT", float, NDArray[np.float64])
+"""One amount, or one of each of many candidates."""
+
+
+def cost_usd(
+    scope: CostScope,
+    *,
+    energy_usd: AmountT,
+    gpu_usd: AmountT,
+    transfer_usd: float = 0.0,
+    penalty_usd: AmountT | float = 0.0,
+    storage_usd: float = 0.0,
+) -> AmountT:
+    """Return the cost in `scope`, $ (DESIGN section 5, `cost`)."""
+    cost = energy_usd + transfer_usd + penalty_usd + storage_usd
+    return cost + gpu_usd if scope is CostScope.WITH_GPU_HOURS else cost
+
+
+def joint_usd(cost_usd: AmountT, carbon_gco2: AmountT, carbon_price_usd_per_kg: float) -> AmountT:
+    """Return J = cost + carbon price * carbon, $ (DESIGN section 5, `J`)."""
+    return cost_usd + carbon_price_usd_per_kg * carbon_gco2 / G_PER_KG
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +123,14 @@ class Charge:
 
     def cost_usd(self, scope: CostScope) -> float:
         """Return the cost in `scope`, $ (DESIGN section 5, `cost`)."""
-        cost = self.energy_usd + self.transfer_usd + self.penalty_usd + self.storage_usd
-        return cost + self.gpu_usd if scope is CostScope.WITH_GPU_HOURS else cost
+        return cost_usd(
+            scope,
+            energy_usd=self.energy_usd,
+            transfer_usd=self.transfer_usd,
+            penalty_usd=self.penalty_usd,
+            storage_usd=self.storage_usd,
+            gpu_usd=self.gpu_usd,
+        )
 
     @property
     def carbon_gco2(self) -> float:
@@ -110,7 +139,7 @@ class Charge:
 
     def joint_usd(self, scope: CostScope, carbon_price_usd_per_kg: float) -> float:
         """Return J = cost + carbon price * carbon, $ (DESIGN section 5, `J`)."""
-        return self.cost_usd(scope) + carbon_price_usd_per_kg * self.carbon_gco2 / G_PER_KG
+        return joint_usd(self.cost_usd(scope), self.carbon_gco2, carbon_price_usd_per_kg)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,16 @@ is clamped to +-6, so that no unseen setting can drive a network where it has ne
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gcos.accounting import G_PER_KG, S_PER_H, Charge, CostScope
+from gcos.accounting import G_PER_KG, S_PER_H, CostScope
 from gcos.contract_net import Announcement, ClusterSignals, Fetch
 from gcos.durations import prediction_for
 from gcos.signals import HOURS_A_DAY, StepSeries
+from policies.options import NUMBERS, Offered, numbers_of, pool_of
 
 #: Each feature in its place, and what it is.
 FEATURES: Final = {
@@ -104,34 +104,6 @@ class SiteState:
     carbon: Outlook
 
 
-class Offered(Protocol):
-    """What features are read off: a bid, or an option before it is one."""
-
-    @property
-    def pool_type(self) -> str:
-        """Which pool."""
-
-    @property
-    def start_s(self) -> float:
-        """World instant of the start."""
-
-    @property
-    def p50_finish_s(self) -> float:
-        """World instant of the median end."""
-
-    @property
-    def late_probability(self) -> float:
-        """P(end > deadline)."""
-
-    @property
-    def offer_usd(self) -> float:
-        """J."""
-
-    @property
-    def charge(self) -> Charge:
-        """Expected cost and carbon by item."""
-
-
 def outlook(series: StepSeries, now_s: float) -> Outlook:
     """Return a signal now and its mean over the next 24 h."""
     return Outlook(series.at(now_s), series.mean(now_s, now_s + DAY_S))
@@ -179,6 +151,7 @@ def features_of(
     cluster: ClusterSignals,
     *,
     now_s: float,
+    reference: float | None = None,
 ) -> NDArray[np.float32]:
     """Return the features of one pool's candidates, (k, 24) float32, in the order of `FEATURES`.
 
@@ -189,93 +162,78 @@ def features_of(
         state: What the site knows of itself.
         cluster: Means over all sites.
         now_s: World instant.
+        reference: `reference_usd` of the task, $; None: not worked out yet.
     """
-    prediction = prediction_for(announcement.predictions, offered[0].pool_type)
+    prediction = prediction_for(announcement.predictions, pool_of(offered))
     assert prediction is not None, "an offer rests on a prediction for its pool"
     median_s = max(prediction.run_time.p50_s, 1.0)
-    shared = {
-        "spread_ratio": _log(prediction.run_time.p90_s / median_s - 1.0),
-        "fetch_ratio": _log(sum(each.duration_s for each in fetches) / median_s),
-        **_site(announcement.gpu.gpu_count, state),
-        **_artifacts(fetches, announcement, state),
-        "price_own_ratio": _relative(state.price.now, state.price.mean, LEAST_PRICE),
-        "carbon_own_ratio": _relative(state.carbon.now, state.carbon.mean, LEAST_CARBON),
-        "price_all_ratio": _relative(state.price.mean, cluster.price_usd_per_kwh, LEAST_PRICE),
-        "carbon_all_ratio": _relative(state.carbon.mean, cluster.carbon_gco2_per_kwh, LEAST_CARBON),
-    }
-    rows = np.empty((len(offered), FEATURE_COUNT))
-    rows[:, : len(_OWN)] = _own(offered, announcement, cluster, median_s, now_s)
-    rows[:, len(_OWN) :] = [shared[name] for name in _SHARED]
-    return rows.clip(-CLAMP, CLAMP).astype(np.float32)
-
-
-#: Features that differ between the starts of a pool, and those that do not.
-_OWN: Final = tuple(FEATURES)[:10]
-_SHARED: Final = tuple(FEATURES)[10:]
-#: What the former are made of, in their order.
-_NUMBERS: Final = attrgetter(
-    "offer_usd",
-    "charge.energy_usd",
-    "charge.compute_gco2",
-    "charge.transfer_usd",
-    "charge.network_gco2",
-    "charge.gpu_usd",
-    "charge.penalty_usd",
-    "late_probability",
-    "start_s",
-    "p50_finish_s",
-)
-
-
-def _own(
-    offered: Sequence[Offered],
-    announcement: Announcement,
-    cluster: ClusterSignals,
-    median_s: float,
-    now_s: float,
-) -> NDArray[np.float64]:
-    """Return the features `_OWN` of each candidate, (k, 10); all at once, as there may be many."""
-    terms = announcement.terms
-    per_usd = 1.0 / reference_usd(announcement, cluster)
-    carbon_weight = terms.carbon_price_usd_per_kg / G_PER_KG * per_usd
-    gpu_weight = per_usd if terms.scope is CostScope.WITH_GPU_HOURS else 0.0
-    per_s = 1.0 / median_s
     deadline_s = announcement.deadline_s
-    rows: NDArray[np.float64] = np.array([_NUMBERS(each) for each in offered])
-    rows[:, 8] -= now_s
-    rows[:, 9] -= deadline_s or 0.0
-    rows *= (
-        *(per_usd, per_usd, carbon_weight, per_usd, carbon_weight, gpu_weight, per_usd),
-        *(1.0, per_s, -per_s),
+    # One array of all constants: numpy takes as long to make each as for the logarithms.
+    constants = np.array(
+        (
+            *_AT_ZERO,
+            now_s,
+            deadline_s or 0.0,
+            *_weights(announcement, reference or reference_usd(announcement, cluster)),
+            *(1.0, 1.0 / median_s, -1.0 / median_s),
+            _log(prediction.run_time.p90_s / median_s - 1.0),
+            *_artifacts_and_site(fetches, announcement, state, median_s),
+            _relative(state.price.now, state.price.mean, LEAST_PRICE),
+            _relative(state.carbon.now, state.carbon.mean, LEAST_CARBON),
+            _relative(state.price.mean, cluster.price_usd_per_kwh, LEAST_PRICE),
+            _relative(state.carbon.mean, cluster.carbon_gco2_per_kwh, LEAST_CARBON),
+        )
     )
-    logged: NDArray[np.float64] = np.copysign(np.log1p(np.abs(rows)), rows)
-    logged[:, 7] = rows[:, 7]
+    ratios = numbers_of(offered) - constants[:_OWN_COUNT]
+    ratios *= constants[_OWN_COUNT : 2 * _OWN_COUNT]
+    rows = np.empty((len(ratios), FEATURE_COUNT))
+    rows[:, :_OWN_COUNT] = np.copysign(np.log1p(np.abs(ratios)), ratios)
+    rows[:, _LATE] = ratios[:, _LATE]
     if deadline_s is None:
-        logged[:, 9] = CLAMP
-    return logged
+        rows[:, _FINISH] = CLAMP
+    rows[:, _OWN_COUNT:] = constants[2 * _OWN_COUNT :]
+    rows.clip(-CLAMP, CLAMP, out=rows)
+    return rows.astype(np.float32)
 
 
-def _site(gpu_count: int, state: SiteState) -> dict[str, float]:
-    return {
-        "gpu_share_ratio": gpu_count / state.pool_gpu_count,
-        "planned_ratio": state.planned_gpu_s / (state.gpu_count * DAY_S),
-        "backlog_ratio": _log(state.backlog_gpu_s / (state.gpu_count * DAY_S)),
-        "queue_ratio": _log(state.queue_count / state.gpu_count),
-    }
+#: Features that differ between the starts of a pool come first, each made of one of `NUMBERS`.
+_OWN_COUNT: Final = len(NUMBERS)
+_LATE: Final = NUMBERS.index("late_probability")
+_FINISH: Final = NUMBERS.index("p50_finish_s")
+#: Numbers before the last two, both instants, count from 0.
+_AT_ZERO: Final = (0.0,) * (_OWN_COUNT - 2)
 
 
-def _artifacts(
-    fetches: Sequence[Fetch], announcement: Announcement, state: SiteState
-) -> dict[str, float]:
-    needed_count = len(announcement.needs)
-    needed_bytes = sum(need.size_bytes for need in announcement.needs)
-    missing_bytes = sum(each.size_bytes for each in fetches)
-    return {
-        "hit_ratio": 1.0 - len(fetches) / needed_count if needed_count else 1.0,
-        "missing_ratio": missing_bytes / needed_bytes if needed_bytes else 0.0,
-        "demand_here": _log(state.demand_here),
-        "demand_elsewhere": _log(state.demand_elsewhere),
-    }
+def _weights(announcement: Announcement, reference: float) -> tuple[float, ...]:
+    """Return what the seven amounts of a candidate are multiplied with."""
+    per_usd = 1.0 / reference
+    per_g = announcement.terms.carbon_price_usd_per_kg / G_PER_KG * per_usd
+    gpu = per_usd if announcement.terms.scope is CostScope.WITH_GPU_HOURS else 0.0
+    return per_usd, per_usd, per_g, per_usd, per_g, gpu, per_usd
+
+
+def _artifacts_and_site(
+    fetches: Sequence[Fetch], announcement: Announcement, state: SiteState, median_s: float
+) -> tuple[float, ...]:
+    """Return the features from `fetch_ratio` to `demand_elsewhere`."""
+    needed_count, needed_bytes = len(announcement.needs), 0
+    for need in announcement.needs:
+        needed_bytes += need.size_bytes
+    missing_bytes, fetch_s = 0, 0.0
+    for fetch in fetches:
+        missing_bytes += fetch.size_bytes
+        fetch_s += fetch.duration_s
+    return (
+        _log(fetch_s / median_s),
+        announcement.gpu.gpu_count / state.pool_gpu_count,
+        state.planned_gpu_s / (state.gpu_count * DAY_S),
+        _log(state.backlog_gpu_s / (state.gpu_count * DAY_S)),
+        _log(state.queue_count / state.gpu_count),
+        1.0 - len(fetches) / needed_count if needed_count else 1.0,
+        missing_bytes / needed_bytes if needed_bytes else 0.0,
+        _log(state.demand_here),
+        _log(state.demand_elsewhere),
+    )
 
 
 def _relative(value: float, yardstick: float, least: float) -> float:

@@ -16,12 +16,20 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gcos.accounting import Charge, LatePenalty, RunTerms, expected_run_charges
+from gcos.accounting import (
+    Charge,
+    LatePenalty,
+    RunTerms,
+    cost_usd,
+    expected_run_charges,
+    joint_usd,
+)
 from gcos.contract_net import Announcement
 from gcos.durations import MIDPOINT_LEVELS, RunTime
 from gcos.signals import HOUR_S, SiteSignals
 from gcos.sites import Pool
 from policies.interface import Option
+from policies.options import COLUMNS, OFFER, OptionTable, lowest, numbers_of
 
 #: Later starts are looked for on the hour, where hourly signals step, and no further than this.
 HORIZON_H = 48
@@ -80,7 +88,7 @@ def options_of(
     ready_s: float,
     transfers: Charge,
     may_start_later: bool = True,
-) -> list[Option]:
+) -> OptionTable:
     """Return the options of one pool, earliest first.
 
     Args:
@@ -89,7 +97,7 @@ def options_of(
         signals: Price and carbon forecast of the site.
         pue: Facility energy over IT energy.
         ready_s: World instant at which everything would be fetched.
-        transfers: Charge of fetching it.
+        transfers: Charge of fetching it: egress and network carbon.
         may_start_later: Later starts than the earliest are wanted, too.
     """
     terms = announcement.terms
@@ -101,42 +109,47 @@ def options_of(
     )
     starts = candidate_starts(offer, announcement, ready_s=ready_s, may_start_later=may_start_later)
     durations = _durations_s(offer.run_time)
-    p50_s, p90_s = offer.run_time.p50_s, offer.run_time.p90_s
     carbon = None if signals.carbon is None else signals.carbon.series
     price = signals.price.series
     expected, at_p90 = expected_run_charges(
         run, price, carbon, starts_s=starts, durations_s=durations, weights=_WEIGHTS
     )
     penalties, late = _lateness(announcement, offer.run_time, starts, durations[:-1])
-    options = []
-    for i, start in enumerate(starts):
-        charge = transfers + Charge(
-            energy_kwh=float(expected.energy_kwh[i]),
-            energy_usd=float(expected.energy_usd[i]),
-            gpu_usd=float(expected.gpu_usd[i]),
-            penalty_usd=float(penalties[i]),
-            compute_gco2=float(expected.compute_gco2[i]),
-        )
-        worst = transfers + Charge(
-            energy_usd=float(at_p90.energy_usd[i]),
-            gpu_usd=float(at_p90.gpu_usd[i]),
-            compute_gco2=float(at_p90.compute_gco2[i]),
-        )
-        options.append(
-            Option(
-                pool_type=offer.pool.type,
-                start_s=float(start),
-                is_earliest=i == 0,
-                offer_usd=charge.joint_usd(terms.scope, terms.carbon_price_usd_per_kg),
-                charge=charge,
-                p50_finish_s=float(start) + p50_s,
-                p90_finish_s=float(start) + p90_s,
-                late_probability=float(late[i]),
-                p90_cost_usd=worst.cost_usd(terms.scope),
-                p90_carbon_gco2=worst.carbon_gco2,
-            )
-        )
-    return options
+    egress_usd, network_gco2 = transfers.transfer_usd, transfers.network_gco2
+    mean_usd = cost_usd(
+        terms.scope,
+        energy_usd=expected.energy_usd,
+        transfer_usd=egress_usd,
+        penalty_usd=penalties,
+        gpu_usd=expected.gpu_usd,
+    )
+    mean_gco2 = expected.compute_gco2 + network_gco2
+    p90_usd = cost_usd(
+        terms.scope,
+        energy_usd=at_p90.energy_usd,
+        transfer_usd=egress_usd,
+        gpu_usd=at_p90.gpu_usd,
+    )
+    in_order: tuple[NDArray[np.float64] | float, ...] = (  # as `COLUMNS` has them
+        joint_usd(mean_usd, mean_gco2, terms.carbon_price_usd_per_kg),
+        expected.energy_usd,
+        expected.compute_gco2,
+        egress_usd,
+        network_gco2,
+        expected.gpu_usd,
+        penalties,
+        late,
+        starts,
+        starts + offer.run_time.p50_s,
+        starts + offer.run_time.p90_s,
+        p90_usd,
+        at_p90.compute_gco2 + network_gco2,
+        expected.energy_kwh,
+    )
+    columns = np.empty((len(starts), len(COLUMNS)))
+    for index, values in enumerate(in_order):
+        columns[:, index] = values
+    return OptionTable(offer.pool.type, columns, transfer_bytes=transfers.transfer_bytes)
 
 
 def expected_penalty_usd(
@@ -176,4 +189,5 @@ def _lateness(
 
 def cheapest(options: Sequence[Option]) -> int:
     """Return the index of the lowest offer; the earlier start wins a tie."""
-    return min(range(len(options)), key=lambda i: (options[i].offer_usd, options[i].start_s, i))
+    numbers = numbers_of(options)
+    return lowest(numbers[:, OFFER], numbers)

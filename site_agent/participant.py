@@ -14,7 +14,7 @@ until the origin has answered it, however long that takes.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import chain
 
 import numpy as np
 
@@ -41,8 +41,9 @@ from gcos.signals import SiteSignals
 from gcos.sites import ArtifactDemand, Pool, PoolDigest, Site, SiteDigest
 from gcos.tasks import ANY_GPU, Reason, RunState, check_run_transition
 from policies.features import DAY_S, features_of, reference_usd
-from policies.interface import Bidder, Option, Seen, SiteView
+from policies.interface import Bidder, Seen, SiteView
 from policies.offer import PoolOffer, expected_penalty_usd, options_of
+from policies.options import OptionTable
 from site_agent.dual_cache import DualCache
 from site_agent.effects import (
     NOTHING,
@@ -178,13 +179,13 @@ class Participant:
         if isinstance(fetched, Refusal):
             return fetched
         fetches, transfers, evictions, ready_s = fetched
-        options: list[Option] = []
+        tables: list[OptionTable] = []
         for pool in self._pools_for(announcement.gpu.type, announcement.gpu.gpu_count):
             prediction = prediction_for(announcement.predictions, pool.type)
             if prediction is None:
                 continue
             offer = self._pool_offer(announcement, pool, prediction.run_time, now.world_s)
-            options += options_of(
+            table = options_of(
                 offer,
                 announcement,
                 signals=self.signals,
@@ -193,10 +194,12 @@ class Participant:
                 transfers=transfers,
                 may_start_later=self.bidder.may_start_later,
             )
-        if not options:
+            tables.append(table)
+        if not tables:
             # Not for ever: the origin may not have heard of these pools yet.
             return self._refuse(Reason.NO_BID, "the announcement predicts for no pool here")
-        seen = self._seen(options, fetches, announcement, now.world_s)
+        options = tables[0] if len(tables) == 1 else list(chain.from_iterable(tables))
+        seen = self._seen(tables, fetches, announcement, now.world_s)
         choice = self.bidder.choose(options, self._view(announcement, seen, now))
         best = options[choice.index]
         # Held until its earliest start, too, a task needs no lease yet.
@@ -226,7 +229,7 @@ class Participant:
 
     def _seen(
         self,
-        options: Sequence[Option],
+        tables: Sequence[OptionTable],
         fetches: Sequence[Fetch],
         announcement: Announcement,
         now_s: float,
@@ -239,13 +242,19 @@ class Participant:
         if self.signals.carbon is None:
             return Seen(reference, features=None)
         state = StateOfSite(self.schedules, self.cache.demand, self.signals, fetches, now_s=now_s)
-        rows = []
-        for pool_type, offered in groupby(options, key=lambda option: option.pool_type):
-            site = state.of(pool_type)
-            rows.append(
-                features_of(list(offered), fetches, announcement, site, cluster, now_s=now_s)
+        rows = [
+            features_of(
+                table,
+                fetches,
+                announcement,
+                state.of(table.pool_type),
+                cluster,
+                now_s=now_s,
+                reference=reference,
             )
-        return Seen(reference, features=np.concatenate(rows))
+            for table in tables
+        ]
+        return Seen(reference, features=rows[0] if len(rows) == 1 else np.concatenate(rows))
 
     def _view(self, announcement: Announcement, seen: Seen | None, now: Now) -> SiteView:
         """Return what a bidder may know of this site beside its options."""

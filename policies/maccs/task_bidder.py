@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from policies.interface import Choice, Option, SiteView
 from policies.offer import cheapest
+from policies.options import OFFER, lowest, numbers_of
 
 #: An f of 1 weighs as much as a tenth of the reference.
 TAU: Final = 0.1
@@ -54,17 +55,14 @@ class ResidualBidder:
         if seen is None:
             return Choice(cheapest(options))  # the same at all sites: J decides between them
         unit_usd = TAU * seen.reference_usd
-        residuals = np.zeros(len(options))
-        if seen.features is not None:
-            residuals += self._scale * np.asarray(self._residual(seen.features), dtype=np.float64)
-        scores = [
-            option.offer_usd / unit_usd - float(residual)
-            for option, residual in zip(options, residuals, strict=True)
-        ]
-        index = min(
-            range(len(options)),
-            key=lambda i: (scores[i], options[i].offer_usd, options[i].start_s, i),
-        )
+        numbers = numbers_of(options)
+        scores = numbers[:, OFFER] / unit_usd
+        if seen.features is None:
+            index = lowest(scores, numbers)
+            return Choice(index, float(scores[index]))
+        residuals = self._scale * np.asarray(self._residual(seen.features), dtype=np.float64)
+        scores -= residuals
+        index = lowest(scores, numbers)
         # Not -0.0 where nothing was learned: it would be told so.
         residual_usd = 0.0 - float(residuals[index]) * unit_usd
-        return Choice(index, scores[index], residual_usd)
+        return Choice(index, float(scores[index]), residual_usd)
