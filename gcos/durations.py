@@ -212,7 +212,10 @@ class Prediction:
 
 def prediction_for(predictions: Sequence[Prediction], pool_type: str) -> Prediction | None:
     """Return the prediction for `pool_type`, or None."""
-    return next((p for p in predictions if p.pool_type == pool_type), None)
+    for prediction in predictions:
+        if prediction.pool_type == pool_type:
+            return prediction
+    return None
 
 
 #: Standard normal quantiles at `LEVELS`, from scipy.stats.norm.ppf.

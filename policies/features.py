@@ -224,20 +224,21 @@ def _artifacts_and_site(
         missing_bytes += fetch.size_bytes
         fetch_s += fetch.duration_s
     return (
-        _log(fetch_s / median_s),
+        math.log1p(fetch_s / median_s),  # none of these is below 0
         announcement.gpu.gpu_count / state.pool_gpu_count,
         state.planned_gpu_s / (state.gpu_count * DAY_S),
-        _log(state.backlog_gpu_s / (state.gpu_count * DAY_S)),
-        _log(state.queue_count / state.gpu_count),
+        math.log1p(state.backlog_gpu_s / (state.gpu_count * DAY_S)),
+        math.log1p(state.queue_count / state.gpu_count),
         1.0 - len(fetches) / needed_count if needed_count else 1.0,
         missing_bytes / needed_bytes if needed_bytes else 0.0,
-        _log(state.demand_here),
-        _log(state.demand_elsewhere),
+        math.log1p(state.demand_here),
+        math.log1p(state.demand_elsewhere),
     )
 
 
 def _relative(value: float, yardstick: float, least: float) -> float:
-    return _log(value / max(yardstick, least) - 1.0)
+    ratio = value / max(least, yardstick) - 1.0
+    return math.log1p(ratio) if ratio >= 0.0 else -math.log1p(-ratio)
 
 
 def _log(value: float) -> float:
