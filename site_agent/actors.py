@@ -5,6 +5,7 @@ case, and why, is told by the log, by the health service (`gcos.actor.PART`) and
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ class Actors:
         self._log = log
         self._places = {part: _Place() for part in parts}
         self._changed = asyncio.Event()
+        #: How often the rule came to decide alone, by part and reason.
+        self.fallback_counts: Counter[tuple[str, FallbackReason]] = Counter()
 
     def load(self) -> None:
         """Load what is not loaded yet; takes a fraction of a second, so not in the event loop."""
@@ -113,6 +116,7 @@ class Actors:
             scale = found.card.residual_scale
             self._log.info("actor_loaded", part=part, version=found.version, scale=scale)
         elif found is not None:
+            self.fallback_counts[part, found.reason] += 1
             self._log.error(
                 "actor_fallback", part=part, reason=found.reason.value, message=found.message
             )

@@ -7,6 +7,7 @@ from gcos.accounting import CostScope
 from gcos.clock import WorldScale
 from gcos.errors import InvalidRequestError
 from gcos.ids import is_site_id
+from gcos.rpc.security import require_loopback
 from gcos.sites import Pool
 from gcos.tables import default_sites, hardware
 from policies.catalogue import DEFAULT, policy_named
@@ -90,6 +91,8 @@ class AgentConfig:
         data_dir: Journal, caches and runs; one agent at a time.
         token_file: Secret of the cluster, mode 0600.
         address: `host:port` to serve at; port 0 takes a free one.
+        metrics_address: `host:port` on loopback to serve metrics for Prometheus at, over HTTP at
+            `/metrics`; port 0 takes a free one; empty: none are served.
         brokers: Addresses of brokers, tried in order.
         predictors: Addresses of predictors, tried in order.
         zone: Electricity zone.
@@ -134,6 +137,7 @@ class AgentConfig:
     data_dir: Path
     token_file: Path
     address: str = "127.0.0.1:0"
+    metrics_address: str = ""
     brokers: tuple[str, ...] = ()
     predictors: tuple[str, ...] = ()
     zone: str = ""
@@ -234,6 +238,8 @@ def _check_numbers(pue: float, pools: tuple[Pool, ...], config: AgentConfig) -> 
         raise InvalidRequestError(
             f"must be 0 to {PLAN_RECORD_COUNT_MAX}", field="plan_record_count"
         )
+    if config.metrics_address:
+        require_loopback(config.metrics_address, field="metrics_address")
     for address in (*config.routes, *config.routes.values()):
         if not address.rpartition(":")[2].isdecimal():
             raise InvalidRequestError(

@@ -66,6 +66,8 @@ class Fallback:
         self._addresses = tuple(addresses)
         self._what = what
         self._first = 0
+        #: Whether one answered when it was last asked; None: nobody has asked.
+        self.is_answering: bool | None = None
 
     async def call(self, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
         """Return the first answer of `ask(address)`.
@@ -81,7 +83,10 @@ class Fallback:
             except UnavailableError:
                 continue
             self._first = index
+            self.is_answering = True
             return answer
+        if count:
+            self.is_answering = False
         raise PeerUnreachableError(f"no {self._what} answers")
 
 
@@ -96,6 +101,13 @@ class Peers:
         self._broker_addresses = tuple(brokers)
         self._predictors = Fallback(predictors, "predictor")
         self._predictor_addresses = tuple(predictors)
+
+    def answering(self) -> dict[str, bool | None]:
+        """Return whether each service answered when it was last asked; None: nobody has asked."""
+        return {
+            "broker": self._brokers.is_answering,
+            "predictor": self._predictors.is_answering,
+        }
 
     # ---------------------------------------------------------------- broker
 

@@ -47,6 +47,8 @@ class ArtifactServicer:
     def __init__(self, store: ArtifactStore, *, idle_s: float = IDLE_S) -> None:
         self._store = store
         self._idle_s = idle_s
+        #: Of artifacts, to other agents.
+        self.sent_bytes = 0
         #: Digests of aligned runs of chunks, the one used last at the end.
         self._segments: OrderedDict[tuple[ArtifactId, str, int], bytes] = OrderedDict()
         #: The notes that were read last.
@@ -148,6 +150,7 @@ class ArtifactServicer:
                     async with asyncio.timeout(self._idle_s):
                         await context.write(message)
                     offset += size_bytes
+                    self.sent_bytes += size_bytes
             finally:
                 source.close()
         except TimeoutError as exc:

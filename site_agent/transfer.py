@@ -121,6 +121,8 @@ class ArtifactPlane:
         self._idle_s = idle_s
         self._gate = LinkGate(Links(link_cap_bytes_per_s), clock)
         self._group = asyncio.TaskGroup()
+        #: Received from other agents by transfers that have ended, discarded bytes included.
+        self.received_bytes = 0
         #: Transfers under way, those that clean up included.
         self._transfers: dict[ArtifactId, _Transfer] = {}
         #: Set when what arrives under this id, fetched or added, is here or given up.
@@ -416,6 +418,8 @@ class ArtifactPlane:
                 source = await self._bring(transfer)
             finally:
                 transfer.passage.end()
+                parts = transfer.download.parts
+                self.received_bytes += sum(part.bytes_moved for part in parts)
         except asyncio.CancelledError:
             _fail(transfer, _draining())
             raise

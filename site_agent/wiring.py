@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,8 @@ from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
 from site_agent.foreign_stores import counts
 from site_agent.lease import LeaseTerms
+from site_agent.metrics import AgentMetrics
+from site_agent.metrics_server import serving_metrics
 from site_agent.migration import Migration
 from site_agent.operator_servicer import OperatorServicer
 from site_agent.origin import Origin, OriginSettings
@@ -336,6 +339,7 @@ class _Agent:
         self, runner: Runner, plane: ArtifactPlane, copy_log: CopyLog, stopping: asyncio.Event
     ) -> None:
         operator = OperatorServicer(runner, plane, copy_log, self._config.data_dir / UPLOADS_NAME)
+        servicer = ArtifactServicer(plane.store)
         register = (
             lambda server: tasks_pb2_grpc.add_TaskServiceServicer_to_server(
                 TaskServicer(runner, self._channels), server
@@ -346,21 +350,34 @@ class _Agent:
             lambda server: operator_pb2_grpc.add_OperatorServiceServicer_to_server(
                 operator, server
             ),
-            ArtifactServicer(plane.store).add_to,
+            servicer.add_to,
         )
-        async with serving(
-            self._config.address,
-            register=register,
-            service_names=SERVICES,
-            token=self._token,
-            log=self._log,
-        ) as running:
+        async with (
+            self._metrics(AgentMetrics(runner, plane, servicer)),
+            serving(
+                self._config.address,
+                register=register,
+                service_names=SERVICES,
+                token=self._token,
+                log=self._log,
+            ) as running,
+        ):
             self._log.info("agent_serving", address=running.address, zone=self._site.zone)
             try:
                 await self._until_stopped(runner, running, stopping)
             finally:
                 operator.keep_unfinished()
             self._log.info("agent_stopped")
+
+    @contextlib.asynccontextmanager
+    async def _metrics(self, metrics: AgentMetrics) -> AsyncIterator[None]:
+        """Serve metrics, if anybody wants them."""
+        if not self._config.metrics_address:
+            yield
+            return
+        async with serving_metrics(self._config.metrics_address, metrics.families) as address:
+            self._log.info("metrics_serving", address=address, url=f"http://{address}/metrics")
+            yield
 
     async def _until_stopped(
         self, runner: Runner, running: Running, stopping: asyncio.Event

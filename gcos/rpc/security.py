@@ -93,8 +93,12 @@ def _token_error(message: str, hint: str) -> InvalidRequestError:
     return InvalidRequestError(message, field="token_file", hint=hint)
 
 
-def require_loopback(address: str) -> None:
+def require_loopback(address: str, *, field: str = "address") -> None:
     """Refuse to bind or dial `address`, `host:port`, unless it stays on this machine.
+
+    Args:
+        address: Where.
+        field: What the error is to name.
 
     Raises:
         InvalidRequestError: It is no `host:port`, or the host is not loopback.
@@ -103,12 +107,12 @@ def require_loopback(address: str) -> None:
     is_port = port.isascii() and port.isdigit() and int(port) <= 65535
     if not separator or not host or not is_port:
         raise InvalidRequestError(
-            f"{address[:80]!r} is no address", field="address", hint="write host:port"
+            f"{address[:80]!r} is no address", field=field, hint="write host:port"
         )
     if not _is_loopback(host):
         raise InvalidRequestError(
             f"{address} is not a loopback address, and calls are not encrypted",
-            field="address",
+            field=field,
             hint="use 127.0.0.1, or an SSH or VPN tunnel that ends there",
         )
 
