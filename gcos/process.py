@@ -21,7 +21,7 @@ def run_until_signalled(
 
     The first SIGTERM or SIGINT sets the event `stopping`, upon which `main` drains and returns. A
     second one cancels `main`. A `GcosError`, alone or in a group of one, becomes one line on
-    stderr; any other error propagates.
+    stderr, which names the setting at fault; any other error propagates.
 
         def run() -> None:
             async def main(stopping: asyncio.Event) -> None:
@@ -46,7 +46,9 @@ def run_until_signalled(
         error = sole_error(exc)
         if not isinstance(error, GcosError):
             raise
-        sys.stderr.write(f"gcos {process}: {' '.join(str(error).split())}\n")
+        # What is wrong with a setting is often said without its name: "must be above 0 seconds".
+        where = f"{error.field}: " if error.field and error.field not in error.message else ""
+        sys.stderr.write(f"gcos {process}: {where}{' '.join(str(error).split())}\n")
         return EXIT_REFUSED
     return EXIT_OK
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from gcos.errors import WrongStateError
+from gcos.errors import InvalidRequestError, WrongStateError
 from gcos.process import run_until_signalled
 
 
@@ -38,6 +38,18 @@ def test_a_second_signal_cancels_the_drain() -> None:
 
     assert run_until_signalled(main, process="broker") == 0
     assert steps == ["cancelled"]
+
+
+def test_the_line_names_the_setting_at_fault_once(capsys: pytest.CaptureFixture[str]) -> None:
+    async def refuse(message: str) -> None:
+        raise InvalidRequestError(message, field="beat_s")
+
+    for message in ("must be above 0 seconds", "beat_s is no number"):
+        run_until_signalled(lambda _, m=message: refuse(m), process="agent")
+    assert capsys.readouterr().err.splitlines() == [
+        "gcos agent: beat_s: must be above 0 seconds",
+        "gcos agent: beat_s is no number",
+    ]
 
 
 def test_our_errors_become_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
