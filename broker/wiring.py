@@ -11,6 +11,7 @@ from broker.servicer import BrokerServicer
 from gcos.clock import Clock
 from gcos.errors import InvalidRequestError
 from gcos.logs import Log
+from gcos.rpc.metric_families import build_info, gauge
 from gcos.rpc.security import read_token
 from gcos.rpc.server import serving
 from gcos.v1 import broker_pb2_grpc
@@ -25,10 +26,13 @@ class BrokerConfig:
     Attributes:
         address: `host:port` to serve at; port 0 takes a free one.
         token_file: File of mode 0600 with the token that callers must show.
+        metrics_address: `host:port` on loopback to serve metrics for Prometheus at; port 0 takes a
+            free one; empty: none are served.
         log_level: debug, info, warning or error.
     """
 
     address: str = "127.0.0.1:7700"
+    metrics_address: str = ""
     token_file: Path | None = None
     log_level: str = "info"
 
@@ -47,7 +51,8 @@ async def serve(config: BrokerConfig, stopping: asyncio.Event, *, clock: Clock, 
             hint="give --token-file, GCOS_TOKEN_FILE or token_file in the configuration",
         )
     token = read_token(config.token_file)
-    servicer = BrokerServicer(Matchmaker(), clock=clock, log=log)
+    matchmaker = Matchmaker()
+    servicer = BrokerServicer(matchmaker, clock=clock, log=log)
     async with serving(
         config.address,
         register=[
@@ -56,6 +61,16 @@ async def serve(config: BrokerConfig, stopping: asyncio.Event, *, clock: Clock, 
         service_names=[SERVICE_NAME],
         token=token,
         log=log,
+        metrics_address=config.metrics_address,
+        families=lambda: [
+            build_info(),
+            gauge(
+                "gcos_known_sites",
+                "Sites whose registration has not lapsed.",
+                (),
+                [((), len(matchmaker.sites(now_s=clock.protocol_s())))],
+            ),
+        ],
     ) as running:
         log.info("broker_serving", address=running.address)
         await _tick_until(stopping, servicer)

@@ -3,18 +3,25 @@
 import asyncio
 import contextlib
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gcos.errors import UnavailableError
 from gcos.locks import lock_directory
 from gcos.logs import Log
 from gcos.rpc.memory import pin_malloc_thresholds, settle_collector
+from gcos.rpc.metric_families import build_info, gauge
 from gcos.rpc.security import read_token, require_loopback
 from gcos.rpc.server import serving
 from gcos.store import SqliteStore
 from predictor.refit import refit
 from predictor.servicer import SERVICE_NAME, PredictorServicer, add_to_server, recovered
+from predictor.task_predictor import TaskPredictor
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 STORE_NAME = "predictor.sqlite"
 #: What a fit needs beyond what serving does.
@@ -29,12 +36,15 @@ class PredictorConfig:
         data_dir: Observations; one predictor at a time.
         token_file: Secret of the cluster, mode 0600.
         address: `host:port` to serve at; port 0 takes a free one.
+        metrics_address: `host:port` on loopback to serve metrics for Prometheus at; port 0 takes a
+            free one; empty: none are served.
         log_level: debug, info, warning or error.
     """
 
     data_dir: Path
     token_file: Path
     address: str = "127.0.0.1:7701"
+    metrics_address: str = ""
     log_level: str = "info"
 
 
@@ -72,6 +82,8 @@ async def _serve_locked(
             service_names=[SERVICE_NAME],
             token=token,
             log=log,
+            metrics_address=config.metrics_address,
+            families=lambda: _families(predictor),
         ) as running:
             settle_collector()
             known = predictor.describe()
@@ -83,6 +95,25 @@ async def _serve_locked(
             )
             await _until(stopping, servicer, log)
             log.info("predictor_stopping")
+
+
+def _families(predictor: TaskPredictor) -> "Iterable[Metric]":
+    known = predictor.describe()
+    return [
+        build_info(),
+        gauge(
+            "gcos_predictor_finished_runs",
+            "Runs with a known end that predictions rest on.",
+            (),
+            [((), known.finished_count)],
+        ),
+        gauge(
+            "gcos_predictor_contexts",
+            "Sorts of work that were told apart.",
+            (),
+            [((), known.context_count)],
+        ),
+    ]
 
 
 async def _until(stopping: asyncio.Event, servicer: PredictorServicer, log: Log) -> None:

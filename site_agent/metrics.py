@@ -5,16 +5,16 @@ Whoever switches metrics on imports the client library; nobody else does.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from gcos import __version__
 from gcos.accounting import Charge
 from gcos.artifacts import ArtifactKind
 from gcos.ids import RunId
 from gcos.ledger import LedgerEntry
+from gcos.rpc.metric_families import Labelled, build_info, counter, gauge
 from gcos.tasks import RunState, TaskState
 from policies.maccs.actor_card import FallbackReason
 from site_agent.runner import Runner
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     Families: TypeAlias = Iterator[Metric]
 
 JOULES_PER_KWH: Final = 3.6e6
-Labelled: TypeAlias = Iterable[tuple[Sequence[str], float]]
-"""Values of labels, and the value."""
 
 
 @dataclass(slots=True)
@@ -71,28 +69,23 @@ class AgentMetrics:
 
     def _site(self) -> "Families":
         runner, site = self._runner, self._runner.participant.site
-        yield _gauge(
-            "gcos_build_info",
-            "Version of the agent; always 1.",
-            ("version",),
-            [((__version__,), 1)],
-        )
-        yield _gauge(
+        yield build_info()
+        yield gauge(
             "gcos_site_info",
             "Which site this agent serves, and how it bids; always 1.",
             ("site", "zone", "policy"),
             [((site.site_id, site.zone, runner.config.policy), 1)],
         )
-        yield _gauge(
+        yield gauge(
             "gcos_site_draining",
             "1 while the site takes no new work.",
             (),
             [((), runner.participant.is_draining)],
         )
-        yield _gauge(
+        yield gauge(
             "gcos_known_sites", "Sites that this agent knows.", (), [((), len(runner.sites()))]
         )
-        yield _gauge(
+        yield gauge(
             "gcos_service_up",
             "1: it answered when it was last asked; absent where it has not been asked.",
             ("service",),
@@ -106,25 +99,25 @@ class AgentMetrics:
     def _actors(self) -> "Families":
         statuses = self._runner.actors.statuses()
         fallback_counts = self._runner.actors.fallback_counts
-        yield _gauge(
+        yield gauge(
             "gcos_actor_in_use",
             "1: the trained actor of the part is asked; 0: the rule decides alone.",
             ("part", "version"),
             [((each.part, each.version), not each.fallback_reason) for each in statuses],
         )
-        yield _gauge(
+        yield gauge(
             "gcos_actor_residual_ratio",
             "Weight of what was learned beside the rule; 0: it changes no decision.",
             ("part",),
             [((each.part,), each.residual_ratio) for each in statuses],
         )
-        yield _counter(
+        yield counter(
             "gcos_actor_calls",
             "Calls of a trained actor.",
             ("part",),
             [((each.part,), each.call_count) for each in statuses],
         )
-        yield _counter(
+        yield counter(
             "gcos_actor_fallbacks",
             "Times that the rule came to decide alone, and why.",
             ("part", "reason"),
@@ -139,19 +132,19 @@ class AgentMetrics:
         participant, origin = self._runner.participant, self._runner.origin
         tasks = Counter(task.state for task in origin.tasks.values())
         runs = Counter(run.state for run in participant.runs.values())
-        yield _gauge(
+        yield gauge(
             "gcos_tasks",
             "Tasks that were submitted to this agent, by state.",
             ("state",),
             [((state.value.lower(),), tasks[state]) for state in TaskState],
         )
-        yield _gauge(
+        yield gauge(
             "gcos_runs",
             "Runs at this site whose origin has not answered their report, by state.",
             ("state",),
             [((state.value.lower(),), runs[state]) for state in RunState],
         )
-        yield _gauge(
+        yield gauge(
             "gcos_queued_runs",
             "Accepted runs that wait for GPUs, artifacts or their lease.",
             ("pool",),
@@ -160,35 +153,35 @@ class AgentMetrics:
                 for pool, plan in participant.schedules.items()
             ],
         )
-        yield _counter(
+        yield counter(
             "gcos_awards_accepted", "Awards accepted.", (), [((), participant.awarded_count)]
         )
         digest = self._runner.digest()
-        yield _gauge(
+        yield gauge(
             "gcos_gpus",
             "GPUs of the site.",
             ("pool",),
             [((pool.type,), pool.gpu_count) for pool in digest.pools],
         )
-        yield _gauge(
+        yield gauge(
             "gcos_committed_gpus",
             "GPUs that run something or are promised to somebody.",
             ("pool",),
             [((pool.type,), pool.gpu_count - pool.free_count) for pool in digest.pools],
         )
-        yield _gauge(
+        yield gauge(
             "gcos_committed_gpu_seconds",
             "Predicted GPU seconds of world time of all that runs and waits.",
             ("pool",),
             [((pool.type,), pool.committed_gpu_s) for pool in digest.pools],
         )
-        yield _gauge(
+        yield gauge(
             "gcos_electricity_price_dollars_per_kwh",
             "Price of electricity now, as offers have it.",
             (),
             _known(digest.price_usd_per_kwh),
         )
-        yield _gauge(
+        yield gauge(
             "gcos_carbon_intensity_grams_per_kwh",
             "Carbon intensity of electricity now, as offers have it; absent where unknown.",
             (),
@@ -203,32 +196,32 @@ class AgentMetrics:
             ("occupied_bytes", "Bytes of complete artifacts.", [u.occupied_bytes for u in usages]),
             ("reserved_bytes", "Promised to arrivals.", [u.reserved_bytes for u in usages]),
         ):
-            yield _gauge(
+            yield gauge(
                 f"gcos_cache_{name}",
                 documentation,
                 ("cache",),
                 [((u.kind.value.lower(),), value) for u, value in zip(usages, values, strict=True)],
             )
         copies = Counter(entry.artifact.kind for entry in cache.entries())
-        yield _gauge(
+        yield gauge(
             "gcos_cache_copies",
             "Complete artifacts in the cache.",
             ("cache",),
             [((kind.value.lower(),), copies[kind]) for kind in ArtifactKind],
         )
-        yield _counter(
+        yield counter(
             "gcos_cache_evicted_bytes",
             "Bytes that were evicted.",
             ("cache",),
             [((u.kind.value.lower(),), cache.evicted_bytes(u.kind)) for u in usages],
         )
-        yield _counter(
+        yield counter(
             "gcos_artifact_received_bytes",
             "Received from other agents, discarded bytes included; told when a transfer ends.",
             (),
             [((), self._plane.received_bytes)],
         )
-        yield _counter(
+        yield counter(
             "gcos_artifact_sent_bytes",
             "Bytes of artifacts sent to other agents.",
             (),
@@ -237,25 +230,25 @@ class AgentMetrics:
 
     def _ledger(self) -> "Families":
         spent = self._totals.over(self._runner.ledger)
-        yield _counter(
+        yield counter(
             "gcos_ledger_entries",
             "Attempts of this agent's tasks, and copies, that the ledger has.",
             (),
             [((), self._totals.entry_count)],
         )
-        yield _counter(
+        yield counter(
             "gcos_task_energy_joules",
             "Electricity of compute, modelled, PUE included, of all that the ledger has.",
             (),
             [((), spent.energy_kwh * JOULES_PER_KWH)],
         )
-        yield _counter(
+        yield counter(
             "gcos_task_carbon_grams",
             "Carbon of all that the ledger has.",
             ("item",),
             [(("compute",), spent.compute_gco2), (("network",), spent.network_gco2)],
         )
-        yield _gauge(
+        yield gauge(
             "gcos_task_cost_dollars",
             "Cost of all that the ledger has; falls where prices are negative.",
             ("item",),
@@ -271,22 +264,3 @@ class AgentMetrics:
 
 def _known(value: float | None) -> Labelled:
     return [] if value is None else [((), value)]
-
-
-def _gauge(name: str, documentation: str, labels: Sequence[str], values: Labelled) -> "Metric":
-    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415  only with metrics on
-
-    family = GaugeMetricFamily(name, documentation, labels=labels)
-    for of, value in values:
-        family.add_metric(of, value)
-    return family
-
-
-def _counter(name: str, documentation: str, labels: Sequence[str], values: Labelled) -> "Metric":
-    """Return a counter; the library adds `_total` to its name."""
-    from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415
-
-    family = CounterMetricFamily(name, documentation, labels=labels)
-    for of, value in values:
-        family.add_metric(of, value)
-    return family

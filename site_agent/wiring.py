@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +43,6 @@ from site_agent.executors.process import ProcessExecutor
 from site_agent.foreign_stores import counts
 from site_agent.lease import LeaseTerms
 from site_agent.metrics import AgentMetrics
-from site_agent.metrics_server import serving_metrics
 from site_agent.migration import Migration
 from site_agent.operator_servicer import OperatorServicer
 from site_agent.origin import Origin, OriginSettings
@@ -352,32 +350,21 @@ class _Agent:
             ),
             servicer.add_to,
         )
-        async with (
-            self._metrics(AgentMetrics(runner, plane, servicer)),
-            serving(
-                self._config.address,
-                register=register,
-                service_names=SERVICES,
-                token=self._token,
-                log=self._log,
-            ) as running,
-        ):
+        async with serving(
+            self._config.address,
+            register=register,
+            service_names=SERVICES,
+            token=self._token,
+            log=self._log,
+            metrics_address=self._config.metrics_address,
+            families=AgentMetrics(runner, plane, servicer).families,
+        ) as running:
             self._log.info("agent_serving", address=running.address, zone=self._site.zone)
             try:
                 await self._until_stopped(runner, running, stopping)
             finally:
                 operator.keep_unfinished()
             self._log.info("agent_stopped")
-
-    @contextlib.asynccontextmanager
-    async def _metrics(self, metrics: AgentMetrics) -> AsyncIterator[None]:
-        """Serve metrics, if anybody wants them."""
-        if not self._config.metrics_address:
-            yield
-            return
-        async with serving_metrics(self._config.metrics_address, metrics.families) as address:
-            self._log.info("metrics_serving", address=address, url=f"http://{address}/metrics")
-            yield
 
     async def _until_stopped(
         self, runner: Runner, running: Running, stopping: asyncio.Event

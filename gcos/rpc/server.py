@@ -2,10 +2,11 @@
 
 import contextlib
 import errno
+import functools
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -13,11 +14,16 @@ from grpc_reflection.v1alpha import reflection
 
 from gcos.errors import WrongStateError
 from gcos.logs import Log
+from gcos.rpc.call_counts import CallCounts
 from gcos.rpc.call_log import CallLogInterceptor
 from gcos.rpc.channels import KEEPALIVE_S, MESSAGE_BYTES_MAX
+from gcos.rpc.metrics_server import serving_metrics
 from gcos.rpc.security import TokenInterceptor, require_loopback
 from gcos.rpc.status import StatusInterceptor
 from gcos.system import SystemClock
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 CALL_COUNT_MAX: Final = 1000
 """Calls in progress, streams included; more are refused with RESOURCE_EXHAUSTED at once."""
@@ -87,6 +93,8 @@ async def serving(
     service_names: Sequence[str],
     token: str,
     log: Log,
+    metrics_address: str = "",
+    families: Callable[[], Iterable["Metric"]] = tuple,
     call_count_max: int = CALL_COUNT_MAX,
     grace_s: float = GRACE_S,
 ) -> AsyncIterator[Running]:
@@ -101,17 +109,20 @@ async def serving(
         service_names: Full names of those services, for health and reflection.
         token: What callers must show.
         log: Gets one event for each call.
+        metrics_address: `host:port` on loopback for metrics; empty: none are served.
+        families: Reads metrics of the process, on the event loop; those of its calls join them.
         call_count_max: Calls in progress at most.
         grace_s: Protocol seconds for calls to end when the block ends.
 
     Raises:
-        InvalidRequestError: The address is not on this machine.
-        WrongStateError: The address is taken or cannot be bound.
+        InvalidRequestError: An address is not on this machine.
+        WrongStateError: An address is taken or cannot be bound.
     """
     require_loopback(address)
+    counts = CallCounts() if metrics_address else None
     server = grpc.aio.server(
         interceptors=[
-            CallLogInterceptor(log, SystemClock()),
+            CallLogInterceptor(log, SystemClock(), counts),
             StatusInterceptor(log),
             TokenInterceptor(token),
         ],
@@ -131,13 +142,23 @@ async def serving(
         address=f"{address.rpartition(':')[0]}:{port}",
         health=Health(health_servicer, service_names),
     )
-    await server.start()
-    try:
-        await running.health.set_serving()
-        yield running
-    finally:
-        await health_servicer.enter_graceful_shutdown()
-        await server.stop(grace_s)
+    async with contextlib.AsyncExitStack() as held:
+        if counts is not None:
+            joined = functools.partial(_joined, families, counts)
+            bound = await held.enter_async_context(serving_metrics(metrics_address, joined))
+            log.info("metrics_serving", address=bound, url=f"http://{bound}/metrics")
+        await server.start()
+        try:
+            await running.health.set_serving()
+            yield running
+        finally:
+            await health_servicer.enter_graceful_shutdown()
+            await server.stop(grace_s)
+
+
+def _joined(families: Callable[[], Iterable["Metric"]], counts: CallCounts) -> Iterator["Metric"]:
+    yield from families()
+    yield from counts.families()
 
 
 def _bound(server: grpc.aio.Server, address: str) -> int:

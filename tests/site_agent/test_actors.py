@@ -66,8 +66,9 @@ async def test_corrupt_actor_is_told(tmp_path: Path) -> None:
     assert actors.statuses()[0].fallback_reason == "actor-corrupt"
 
 
-def test_agent_imports_no_runtime_before_it_serves() -> None:
-    code = "import sys, site_agent.wiring; assert not {'onnxruntime', 'onnx'} & set(sys.modules)"
+def test_agent_imports_neither_runtime_nor_metrics_before_it_needs_them() -> None:
+    heavy = {"onnxruntime", "onnx", "prometheus_client"}
+    code = f"import sys, site_agent.wiring; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
