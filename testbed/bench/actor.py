@@ -75,8 +75,8 @@ _POOL: Final = Pool(
     "H100", gpu_count=8, speed_ratio=1.0, active_kw=1.0, idle_kw=0.1, usd_per_gpu_h=2.0
 )
 _RUN_TIME: Final = RunTime.lognormal(HOUR_S, 0.3)
-_CLUSTER: Final = ClusterSignals(price_usd_per_kwh=0.1, carbon_gco2_per_kwh=300.0)
-_STATE: Final = SiteState(
+CLUSTER: Final = ClusterSignals(price_usd_per_kwh=0.1, carbon_gco2_per_kwh=300.0)
+STATE: Final = SiteState(
     gpu_count=8,
     pool_gpu_count=8,
     planned_gpu_s=8 * 6 * HOUR_S,
@@ -108,7 +108,7 @@ def _bare(part: str) -> Callable[[Rows], object]:
     return lambda rows: session.run(names, {feed_name: rows})
 
 
-def _announcement(option_count: int, now_s: float) -> Announcement:
+def announcement_for(option_count: int, now_s: float) -> Announcement:
     """Return a task of which so many starts are feasible: now, and on each hour that follows."""
     first_hour_s = (now_s // HOUR_S + 1) * HOUR_S
     latest_s = first_hour_s + (option_count - 2) * HOUR_S + 1.0
@@ -123,11 +123,12 @@ def _announcement(option_count: int, now_s: float) -> Announcement:
         terms=TERMS,
         deadline_s=latest_s + _RUN_TIME.p90_s,
         may_defer=True,
-        cluster=_CLUSTER,
+        cluster=CLUSTER,
     )
 
 
-def _options(announcement: Announcement) -> OptionTable:
+def options_for(announcement: Announcement) -> OptionTable:
+    """Return what an idle pool offers for the task."""
     day = np.arange(72, dtype=np.float64) % 24
     source = Provenance("bench", "DE", None, None, 0.0, is_estimated=False)
     start_s = NOW_S - HOUR_S
@@ -145,8 +146,8 @@ def _options(announcement: Announcement) -> OptionTable:
 
 
 def _task_rows() -> list[BenchRow]:
-    announcement = _announcement(OPTION_COUNT, NOW_S)
-    options = _options(announcement)
+    announcement = announcement_for(OPTION_COUNT, NOW_S)
+    options = options_for(announcement)
     assert len(options) == OPTION_COUNT
     actor = required(load_task_actor())
     bidder, bare = bidder_of(actor), _bare(PART)
@@ -160,11 +161,11 @@ def _task_rows() -> list[BenchRow]:
     )
 
     def features() -> NDArray[np.float32]:
-        return features_of(options, (FETCH,), announcement, _STATE, _CLUSTER, now_s=NOW_S)
+        return features_of(options, (FETCH,), announcement, STATE, CLUSTER, now_s=NOW_S)
 
     def choose() -> None:
         told = features()
-        seen = Seen(reference_usd(announcement, _CLUSTER), told)
+        seen = Seen(reference_usd(announcement, CLUSTER), told)
         bidder.choose(options, replace(view, seen=seen))
 
     rows = features().astype(np.float64)
@@ -259,7 +260,7 @@ async def _bid_row() -> BenchRow:
     logs.configure("bench", level="error")
     pin_malloc_thresholds()  # as an agent does at its start
     now_s = SystemClock().world_s()
-    announcement = _announcement(BID_OPTION_COUNT, now_s)
+    announcement = announcement_for(BID_OPTION_COUNT, now_s)
     request = site_pb2.AnnounceRequest(
         announcements=[to_proto(announcement, site_pb2.Announcement)]
     )

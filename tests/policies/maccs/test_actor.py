@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gcos.errors import InvalidRequestError
-from policies.maccs.actor import INPUT, OUTPUT, Actor, ActorError, load_actor
+from policies.maccs.actor import BOUND_ROWS_MAX, INPUT, OUTPUT, Actor, ActorError, load_actor
 from policies.maccs.actor_card import (
     ActorCard,
     Fallback,
@@ -84,6 +84,18 @@ def test_file_and_arrays_answer_alike_for_any_number_of_rows(tmp_path: Path) -> 
         rows = np.random.default_rng(count).normal(scale=10.0, size=(count, 3))
         assert actor(rows).shape == (count,)
         np.testing.assert_allclose(actor(rows), forward(weights(), rows), atol=1e-12)
+
+
+def test_an_answer_stays_when_the_actor_is_asked_again(tmp_path: Path) -> None:
+    """Few rows run in memory that is used again; what comes out must not."""
+    actor = loaded(written(tmp_path))
+    rows = np.random.default_rng(4).normal(size=(BOUND_ROWS_MAX + 1, 3))
+    told = actor(rows[:20])
+    kept = told.copy()
+    actor(-rows[:20])
+    np.testing.assert_array_equal(told, kept)
+    np.testing.assert_allclose(actor(rows)[:20], kept, atol=1e-12)
+    np.testing.assert_allclose(actor(rows[:BOUND_ROWS_MAX])[:20], kept, atol=1e-12)
 
 
 def test_rows_are_judged_alone_whatever_stands_beside_them(tmp_path: Path) -> None:
