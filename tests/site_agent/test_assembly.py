@@ -57,7 +57,8 @@ async def test_what_is_handed_over_while_a_batch_is_written_comes_after_it(
 async def test_nothing_is_written_behind_what_the_disk_refused(
     assembly: Assembly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append, refused = PartialFile.append, []
+    append = PartialFile.append
+    refused: list[int] = []
 
     def appended(partial: PartialFile, data: bytes) -> None:
         if partial.received_bytes == CHUNK_BYTES and not refused:
