@@ -238,7 +238,7 @@ class ArtifactStore:
     # ---- verification -----------------------------------------------------------------------
 
     def chunk_digests(self, artifact_id: ArtifactId) -> DigestNotes | None:
-        """Return the SHA-256 of each chunk of an artifact where they are known. Blocking.
+        """Return the digest of each chunk of an artifact where they are known. Blocking.
 
         Raises:
             ArtifactNotFoundError: It is not complete here.
@@ -360,7 +360,7 @@ class ArtifactStore:
 
         Args:
             artifact_id: Under a reservation.
-            digests: SHA-256 of each chunk, file after file in the manifest's order.
+            digests: Of each chunk, file after file in the manifest's order.
         """
         path = self._areas.partial(artifact_id) / NOTES
         # A full disk takes no notes; the copy is good without them.

@@ -1,6 +1,8 @@
 """The files of an artifact that arrives, written and hashed in order."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 from gcos.artifacts import CHUNK_BYTES, FileEntry
@@ -38,6 +40,10 @@ class Assembly:
         self._digests: dict[int, dict[int, bytes]] = {}
         #: Of the file that is being written, and of later ones that were looked at.
         self._partials: dict[int, PartialFile] = {}
+        #: One thread, so that what is handed to it while it writes comes in order after that.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        #: The disk took less than it was given: what comes after that must not be written.
+        self._has_gap = False
 
     @property
     def is_complete(self) -> bool:
@@ -73,20 +79,14 @@ class Assembly:
         return found
 
     async def write(self, chunks: Sequence[Arrived]) -> None:
-        """Write and hash the next chunks of the file.
+        """Write and hash the next chunks of the file, after those of calls that still run.
 
         Raises:
             CacheFullError: The disk is full.
         """
         partial = self._partial(self.file_index)
         self.contributors |= {chunk.source for chunk in chunks}
-
-        def append() -> None:
-            for chunk in chunks:
-                # Whatever has the buffer of bytes can be written and hashed.
-                partial.append(cast(bytes, chunk.data))
-
-        await in_thread(append)
+        await self._in_writer(functools.partial(self._append, partial, chunks))
 
     async def settle(self) -> None:
         """Finish the files that are whole, and those that are empty.
@@ -100,7 +100,7 @@ class Assembly:
             if partial.received_bytes < partial.entry.size_bytes:
                 return
             try:
-                await in_thread(partial.finish)
+                await self._in_writer(partial.finish)
             except DigestMismatchError as exc:
                 raise FileWrongError(exc.message) from exc
             del self._partials[self.file_index]
@@ -110,7 +110,7 @@ class Assembly:
 
     async def restart(self) -> None:
         """Throw away what came of the file that is being written."""
-        await in_thread(self._partial(self.file_index).restart)
+        await self._in_writer(self._partial(self.file_index).restart)
         self._digests.pop(self.file_index, None)
         self.contributors = frozenset()
 
@@ -118,6 +118,7 @@ class Assembly:
         """Close what is open."""
         for partial in self._partials.values():
             partial.close()
+        self._writer.shutdown()
 
     def look(self) -> None:
         """Begin the file that is to be written next; `offset_bytes` is then what is here of it.
@@ -140,6 +141,18 @@ class Assembly:
             return True
         del self._partials[file_index]  # opened when its turn comes
         return False
+
+    def _append(self, partial: PartialFile, chunks: Sequence[Arrived]) -> None:
+        if self._has_gap:
+            return
+        self._has_gap = True
+        for chunk in chunks:
+            # Whatever has the buffer of bytes can be written and hashed.
+            partial.append(cast(bytes, chunk.data))
+        self._has_gap = False
+
+    async def _in_writer(self, call: Callable[[], None]) -> None:
+        await in_thread(call, executor=self._writer)
 
     def _partial(self, file_index: int) -> PartialFile:
         if file_index not in self._partials:

@@ -44,6 +44,10 @@ class ChunkId:
     offset_bytes: int
     size_bytes: int
 
+    def ends(self, entry: FileEntry) -> bool:
+        """Tell whether it is the last one of its file."""
+        return self.offset_bytes + self.size_bytes == entry.size_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Arrived:

@@ -60,6 +60,11 @@ class ChunkDigests:
         place = offset_bytes // CHUNK_BYTES
         return segment[place * 32 : place * 32 + 32]
 
+    def is_known(self, chunk: ChunkId) -> bool:
+        """Tell whether `of` would answer at once."""
+        segment = self._segments.get((chunk.file_index, chunk.offset_bytes // SEGMENT_BYTES))
+        return self._is_whole_file(chunk) or (segment is not None and segment.done())
+
     def is_told(self, chunk: ChunkId) -> bool:
         """Tell whether the digest of `chunk` is a holder's word, not part of the artifact's id."""
         return not self._is_whole_file(chunk)

@@ -1,4 +1,4 @@
-"""SHA-256 of each chunk of an artifact's files: where a copy is damaged, and nothing else is read.
+"""Digests of the chunks of an artifact's files: where a copy is damaged, and nothing else is read.
 
 A manifest has one digest a file, which tells that a file is wrong, not where. The digests of its
 chunks are taken while the whole file is known to be right, and lie beside the manifest as one flat
@@ -6,8 +6,8 @@ file: 32 bytes a chunk, file after file as in the manifest, and the SHA-256 of a
 They are this site's own notes and are trusted no further: what is mended must still hash to the
 manifest's digest.
 
-Their cost is one more reading and hashing (0.55 s per GB on one core), so they are not taken while
-an artifact arrives but after it was published. Blocking.
+Files are named by SHA-256, as registries name them. Their chunks are our own matter and take
+BLAKE3, which is as strong and costs a quarter (0.13 s per GB on one core beside 0.50 s). Blocking.
 """
 
 import hashlib
@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from blake3 import blake3
+
 from gcos.artifacts import CHUNK_BYTES, FileEntry, Manifest
 from site_agent.durable_files import write_durably
 
-NOTES = "chunks"
+NOTES = "chunks.blake3"
 """Name of the file beside a manifest."""
 
 _DIGEST_BYTES = 32
@@ -83,6 +85,16 @@ def chunk_count(entry: FileEntry) -> int:
     return -(-entry.size_bytes // CHUNK_BYTES)
 
 
+def chunk_digest(entry: FileEntry, data: bytes | memoryview) -> bytes:
+    """Return the digest of a chunk of a file: BLAKE3, or SHA-256 where it is all of the file.
+
+    The manifest tells what a file's only chunk hashes to, so that nobody need be asked for it.
+    """
+    if entry.size_bytes <= CHUNK_BYTES:
+        return hashlib.sha256(data).digest()
+    return blake3(data).digest()
+
+
 def read_notes(path: Path, manifest: Manifest) -> DigestNotes | None:
     """Return the digests that were written to `path`; None where they are absent or damaged."""
     try:
@@ -102,8 +114,11 @@ def write_notes(path: Path, chunks: Iterable[bytes]) -> None:
     write_durably(path, digests + hashlib.sha256(digests).digest())
 
 
-def read_file(path: Path, checkpoint: Callable[[], None]) -> FileDigests:
-    """Read a file and hash all of it and each chunk; `checkpoint` may raise to stop."""
+def read_file(path: Path, entry: FileEntry, checkpoint: Callable[[], None]) -> FileDigests:
+    """Read a file and hash all of it and each chunk, as those of `entry`.
+
+    `checkpoint` may raise to stop.
+    """
     whole = hashlib.sha256()
     chunks: list[bytes] = []
     size_bytes = 0
@@ -118,7 +133,7 @@ def read_file(path: Path, checkpoint: Callable[[], None]) -> FileDigests:
         while chunk := file.read(CHUNK_BYTES):
             checkpoint()
             whole.update(chunk)
-            chunks.append(hashlib.sha256(chunk).digest())
+            chunks.append(chunk_digest(entry, chunk))
             size_bytes += len(chunk)
     return FileDigests(whole.hexdigest(), chunks=tuple(chunks), size_bytes=size_bytes)
 

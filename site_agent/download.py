@@ -45,7 +45,7 @@ class Download:
     Attributes:
         manifest: What the artifact consists of, once a source has told.
         custodian: The site whose copy is protected, as that source says.
-        chunk_digests: SHA-256 of each chunk, file after file; None where some are not known.
+        chunk_digests: Of each chunk, file after file; None where some are not known.
     """
 
     def __init__(

@@ -122,9 +122,9 @@ class PeerSource:
             stub = self._stub()
             with translated(self.site_id):
                 response = await stub.GetChunkDigests(request, timeout=self._idle_s)
-            if len(response.sha256) != 32 * chunk_count:
+            if len(response.digests) != 32 * chunk_count:
                 raise InvalidRequestError(f"{self.site_id} sends no digests of chunks")
-        return bytes(response.sha256)
+        return bytes(response.digests)
 
     @asynccontextmanager
     async def reading(

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import hashlib
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -25,7 +24,7 @@ from gcos.v1.artifacts_pb2 import (
     ReadFileRequest,
 )
 from site_agent.artifact_store import ArtifactStore
-from site_agent.digest_notes import DigestNotes
+from site_agent.digest_notes import DigestNotes, chunk_digest
 from site_agent.manifest_answer import ManifestAnswer
 from site_agent.threads import in_thread
 
@@ -117,7 +116,7 @@ class ArtifactServicer:
         finally:
             self._store.cache.close_reader(artifact_id)
         skipped = first - segments.start * _SEGMENT_CHUNKS
-        return GetChunkDigestsResponse(sha256=found[skipped * 32 : (skipped + end - first) * 32])
+        return GetChunkDigestsResponse(digests=found[skipped * 32 : (skipped + end - first) * 32])
 
     # A coroutine that writes, not a generator: only so can the wait for a reader that takes nothing
     # be bounded, who would keep the artifact from eviction for ever.
@@ -180,7 +179,7 @@ class ArtifactServicer:
             return b"".join(self._notes[1].of(entry)[first : first + _SEGMENT_CHUNKS])
         begin = first * CHUNK_BYTES
         end = min(entry.size_bytes, begin + _SEGMENT_CHUNKS * CHUNK_BYTES)
-        return _digests(self._store.file_of(artifact_id, entry), begin, end)
+        return _digests(self._store.file_of(artifact_id, entry), entry, begin, end)
 
 
 class _ChunkSource:
@@ -279,7 +278,7 @@ def _part_of(request: ReadFileRequest, entry: FileEntry) -> tuple[int, int]:
     return offset, end
 
 
-def _digests(path: Path, offset_bytes: int, end_bytes: int) -> bytes:
+def _digests(path: Path, entry: FileEntry, offset_bytes: int, end_bytes: int) -> bytes:
     """Return the digests of the chunks between, one after the other. Blocking."""
     found = []
     descriptor = _open_to_read(path)
@@ -289,7 +288,7 @@ def _digests(path: Path, offset_bytes: int, end_bytes: int) -> bytes:
             data = os.pread(descriptor, size_bytes, offset)
             if len(data) != size_bytes:
                 raise _damaged(path)
-            found.append(hashlib.sha256(data).digest())
+            found.append(chunk_digest(entry, data))
     except OSError as exc:
         raise _damaged(path) from exc
     finally:

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import TypeVar
 
 from gcos.errors import WrongStateError
@@ -13,15 +14,18 @@ _ResultT = TypeVar("_ResultT")
 
 
 async def in_thread(
-    call: Callable[[], _ResultT], *, stop: threading.Event | None = None
+    call: Callable[[], _ResultT],
+    *,
+    stop: threading.Event | None = None,
+    executor: Executor | None = None,
 ) -> _ResultT:
-    """Return what `call` returns in a thread of the loop's executor.
+    """Return what `call` returns in a thread of `executor`, or of the loop's own.
 
     A thread cannot be cancelled. So on cancellation this sets `stop`, for a call that looks at it,
     and waits for the call to end before it lets the cancellation go on: no thread ever writes to a
     file that was closed or removed meanwhile.
     """
-    future = asyncio.get_running_loop().run_in_executor(None, call)
+    future = asyncio.get_running_loop().run_in_executor(executor, call)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

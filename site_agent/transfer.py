@@ -5,7 +5,7 @@ A fetch reserves its bytes, clears what was evicted for them, downloads and veri
 (`site_agent.artifact_store`). Concurrent fetches of one artifact share one transfer, which is as
 urgent as the most urgent of them. Bytes that came are charged, kept or not.
 
-The books change on the event loop only; hashing and the disk work in threads.
+The books change on the event loop only; the hashing of files and the disk work in threads.
 """
 
 import asyncio

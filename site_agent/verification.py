@@ -1,7 +1,6 @@
 """Reading an artifact on disk again, and mending just what is wrong with it. Blocking."""
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from site_agent.digest_notes import (
     BadRange,
     DigestNotes,
     bad_ranges,
+    chunk_digest,
     read_file,
     read_notes,
     write_notes,
@@ -61,7 +61,7 @@ def examine(
     bad: list[BadRange] = []
     chunks: list[bytes] = []
     for entry in manifest.files:
-        found = read_file(file_of(entry), checkpoint)
+        found = read_file(file_of(entry), entry, checkpoint)
         bad += bad_ranges(entry, found, known)
         chunks += found.chunks
     if not bad and known is None:
@@ -177,7 +177,7 @@ def _check_chunk(
 ) -> None:
     is_right = len(data) == length
     if is_right and known is not None:
-        is_right = hashlib.sha256(data).digest() == known.of(entry)[offset // CHUNK_BYTES]
+        is_right = chunk_digest(entry, data) == known.of(entry)[offset // CHUNK_BYTES]
     if not is_right:
         raise DigestMismatchError(
             f"what came for {entry.path!r} at {offset} is not what belongs there",

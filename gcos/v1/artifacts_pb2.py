@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from gcos.v1 import common_pb2 as gcos_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gcos/v1/artifacts.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\")\n\x12GetManifestRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"=\n\tFileEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"R\n\x08Manifest\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12!\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x12.gcos.v1.FileEntry\"_\n\x13GetManifestResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12#\n\x08manifest\x18\x02 \x01(\x0b\x32\x11.gcos.v1.Manifest\"f\n\x16GetChunkDigestsRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x13\n\x0b\x63hunk_count\x18\x04 \x01(\x03\")\n\x17GetChunkDigestsResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\"`\n\x0fReadFileRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x14\n\x0clength_bytes\x18\x04 \x01(\x03\" \n\x10ReadFileResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xf4\x01\n\x0f\x41rtifactService\x12H\n\x0bGetManifest\x12\x1b.gcos.v1.GetManifestRequest\x1a\x1c.gcos.v1.GetManifestResponse\x12T\n\x0fGetChunkDigests\x12\x1f.gcos.v1.GetChunkDigestsRequest\x1a .gcos.v1.GetChunkDigestsResponse\x12\x41\n\x08ReadFile\x12\x18.gcos.v1.ReadFileRequest\x1a\x19.gcos.v1.ReadFileResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gcos/v1/artifacts.proto\x12\x07gcos.v1\x1a\x14gcos/v1/common.proto\")\n\x12GetManifestRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"=\n\tFileEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"R\n\x08Manifest\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.gcos.v1.ArtifactKind\x12!\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x12.gcos.v1.FileEntry\"_\n\x13GetManifestResponse\x12#\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x11.gcos.v1.Artifact\x12#\n\x08manifest\x18\x02 \x01(\x0b\x32\x11.gcos.v1.Manifest\"f\n\x16GetChunkDigestsRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x13\n\x0b\x63hunk_count\x18\x04 \x01(\x03\"8\n\x17GetChunkDigestsResponse\x12\x0f\n\x07\x64igests\x18\x02 \x01(\x0cJ\x04\x08\x01\x10\x02R\x06sha256\"`\n\x0fReadFileRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x14\n\x0clength_bytes\x18\x04 \x01(\x03\" \n\x10ReadFileResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xf4\x01\n\x0f\x41rtifactService\x12H\n\x0bGetManifest\x12\x1b.gcos.v1.GetManifestRequest\x1a\x1c.gcos.v1.GetManifestResponse\x12T\n\x0fGetChunkDigests\x12\x1f.gcos.v1.GetChunkDigestsRequest\x1a .gcos.v1.GetChunkDigestsResponse\x12\x41\n\x08ReadFile\x12\x18.gcos.v1.ReadFileRequest\x1a\x19.gcos.v1.ReadFileResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,11 +43,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCHUNKDIGESTSREQUEST']._serialized_start=345
   _globals['_GETCHUNKDIGESTSREQUEST']._serialized_end=447
   _globals['_GETCHUNKDIGESTSRESPONSE']._serialized_start=449
-  _globals['_GETCHUNKDIGESTSRESPONSE']._serialized_end=490
-  _globals['_READFILEREQUEST']._serialized_start=492
-  _globals['_READFILEREQUEST']._serialized_end=588
-  _globals['_READFILERESPONSE']._serialized_start=590
-  _globals['_READFILERESPONSE']._serialized_end=622
-  _globals['_ARTIFACTSERVICE']._serialized_start=625
-  _globals['_ARTIFACTSERVICE']._serialized_end=869
+  _globals['_GETCHUNKDIGESTSRESPONSE']._serialized_end=505
+  _globals['_READFILEREQUEST']._serialized_start=507
+  _globals['_READFILEREQUEST']._serialized_end=603
+  _globals['_READFILERESPONSE']._serialized_start=605
+  _globals['_READFILERESPONSE']._serialized_end=637
+  _globals['_ARTIFACTSERVICE']._serialized_start=640
+  _globals['_ARTIFACTSERVICE']._serialized_end=884
 # @@protoc_insertion_point(module_scope)

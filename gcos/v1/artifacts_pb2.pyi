@@ -169,19 +169,19 @@ class GetChunkDigestsResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SHA256_FIELD_NUMBER: _builtins.int
-    sha256: _builtins.bytes
-    """SHA-256 of each chunk, 32 bytes, one after the other. A holder may be wrong: what binds is the
-    digest of the whole file in the manifest.
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    digests: _builtins.bytes
+    """BLAKE3 of each chunk, 32 bytes, one after the other; of a file that is one chunk, its SHA-256. A
+    holder may be wrong: what binds is the digest of the whole file in the manifest.
     """
     def __init__(
         self,
         *,
-        sha256: _builtins.bytes = ...,
+        digests: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

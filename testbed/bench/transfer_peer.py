@@ -2,6 +2,7 @@
 
     serve DIRECTORY        an agent's artifact service over the store in DIRECTORY
     send FILE              raw sockets: sends what is asked for with sendfile
+    stream FILE            a bare gRPC server: sends the file as messages of 1 MiB
     pull DIRECTORY         does what standard input says, a line of JSON each, and answers so
 
 The first line that a process writes tells its address, or that it is ready. Each ends when its
@@ -11,6 +12,7 @@ standard input does.
 import asyncio
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +22,9 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import grpc
+import grpc.aio
 
 from gcos.artifacts import CHUNK_BYTES, ArtifactKind
 from gcos.contract_net import ArtifactNeed, Holder
@@ -92,6 +97,27 @@ def _send(file: Path) -> None:
     sys.stdin.read()
 
 
+# ---- stream -----------------------------------------------------------------------------------
+
+
+async def _stream(file: Path) -> None:
+    async def read(_request: bytes, context: Any) -> None:
+        with file.open("rb", buffering=0) as source:
+            while chunk := source.read(CHUNK_BYTES):
+                await context.write(chunk)
+
+    server = grpc.aio.server()
+    handler: Any = grpc.unary_stream_rpc_method_handler(read)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("bare", {"Read": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    _say(f"127.0.0.1:{port}")
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop(None)
+
+
 # ---- pull -------------------------------------------------------------------------------------
 
 
@@ -147,6 +173,37 @@ class Puller:
             for _ in range(CALLS_PER_CONNECTION):
                 group.create_task(work())
         return _now_s() - began_s
+
+    async def bare(self, address: str, size_bytes: int) -> float:
+        """Receive over bare gRPC, take SHA-256 once and write with one fsync; return seconds.
+
+        A thread hashes and writes one chunk while the next one comes.
+        """
+        path = self._directory / "bare"
+        digest = hashlib.sha256()
+        began_s = _now_s()
+        with path.open("xb", buffering=0) as file:
+
+            def keep(chunk: bytes) -> None:
+                digest.update(chunk)
+                file.write(chunk)
+
+            options = [("grpc.max_receive_message_length", 2 * CHUNK_BYTES)]
+            async with grpc.aio.insecure_channel(address, options) as channel:
+                read: Any = channel.unary_stream("/bare/Read")
+                call = read(b"")
+                loop = asyncio.get_running_loop()
+                keeping = loop.run_in_executor(None, keep, b"")
+                while (chunk := await call.read()) is not grpc.aio.EOF:
+                    await keeping
+                    keeping = loop.run_in_executor(None, keep, chunk)
+                    size_bytes -= len(chunk)
+                await keeping
+            os.fsync(file.fileno())
+        took_s = _now_s() - began_s
+        assert size_bytes == 0, "another file"
+        path.unlink()
+        return took_s
 
     async def fetch(
         self, address: str, artifact_id: str, size_bytes: int, beside: Sequence[str] = ()
@@ -233,6 +290,8 @@ def main(role: str, path: str) -> None:
         asyncio.run(_serve(Path(path)))
     elif role == "send":
         _send(Path(path))
+    elif role == "stream":
+        asyncio.run(_stream(Path(path)))
     else:
         asyncio.run(_pull(Path(path)))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from gcos.artifacts import ArtifactKind
 from gcos.errors import CacheFullError
 from gcos.ids import SiteId
+from site_agent import digest_notes
 from site_agent.artifact_store import ArtifactStore
 
 MODEL, DATA = ArtifactKind.MODEL, ArtifactKind.DATA
@@ -27,7 +28,7 @@ CALLS = (
 #: What a full disk refuses: whatever needs a block or an inode.
 GROWING = ("fsync", "rename", "replace", "link", "symlink", "write", "mkdir", "open")
 Act = Callable[[str, Callable[..., object], tuple[object, ...]], None]
-NOTES = {"manifest.json", "chunks", "main"}
+NOTES = {"manifest.json", digest_notes.NOTES, "main"}
 
 
 def open_store(place: Path) -> ArtifactStore:

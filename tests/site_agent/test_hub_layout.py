@@ -14,6 +14,7 @@ from gcos.artifacts import ARTIFACT_NAME, Artifact, ArtifactKind
 from gcos.errors import InvalidRequestError
 from gcos.ids import SiteId
 from site_agent.artifact_store import ArtifactStore, HubOrigin, StoredArtifact
+from site_agent.digest_notes import NOTES
 from site_agent.hub_layout import repo_id_of
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -76,7 +77,7 @@ def scan(store: ArtifactStore) -> dict[str, set[str]]:
 
 def occupied_by_inode(root: Path) -> int:
     """Count what `du` counts: each inode once, whatever names it has; notes are no content."""
-    notes = {"manifest.json", "chunks", "main"}
+    notes = {"manifest.json", NOTES, "main"}
     sizes = {}
     for where, _, names in os.walk(root):
         for name in names:

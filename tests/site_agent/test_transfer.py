@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from gcos.artifacts import CHUNK_BYTES, Artifact, ArtifactKind, FileEntry, Manifest
 from gcos.contract_net import ArtifactNeed, Holder
@@ -623,7 +624,7 @@ class Misremembering(ArtifactServicer):
         self, request: Any, context: Any
     ) -> artifacts_pb2.GetChunkDigestsResponse:
         answer = await super().GetChunkDigests(request, context)
-        return artifacts_pb2.GetChunkDigestsResponse(sha256=bytes(len(answer.sha256)))
+        return artifacts_pb2.GetChunkDigestsResponse(digests=bytes(len(answer.digests)))
 
 
 class Forgetting(ArtifactServicer):
@@ -1271,9 +1272,7 @@ async def test_what_was_fetched_has_digests_of_its_chunks_from_the_start(network
     (entry,) = here.record_of(artifact.artifact_id).manifest.files
     notes = here.chunk_digests(artifact.artifact_id)
     assert notes is not None
-    assert notes.of(entry) == tuple(
-        hashlib.sha256(bytes([n]) * CHUNK_BYTES).digest() for n in range(40)
-    )
+    assert notes.of(entry) == tuple(blake3(bytes([n]) * CHUNK_BYTES).digest() for n in range(40))
 
 
 async def test_digests_that_no_holder_tells_are_not_made_up(network: Network) -> None:
