@@ -202,8 +202,8 @@ pre .line>span:first-child{margin-left:-2ch}
 .scroll{overflow-x:auto;margin:12px 0}
 table{border-collapse:separate;border-spacing:0;min-width:min(100%,620px);font-size:.9rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--soft);padding-bottom:6px;max-width:90ch}
-th,td{padding:5px 9px;border-bottom:1px solid var(--faint);text-align:left;vertical-align:top}
-thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
+th,td{padding:5px 9px;border-top:1px solid var(--faint);text-align:left;vertical-align:top}
+thead th{border-top:0;color:var(--soft);font-weight:600;vertical-align:bottom}
 tbody th{font-weight:600;position:sticky;left:0;background:var(--paper);max-width:34ch;
 overflow-wrap:break-word}
 td,th.short{white-space:nowrap}tbody th.short{max-width:none}
