@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from testbed.scenarios import Scenario
     from testbed.sim.result import Simulate
 
-DEFAULT_POLICIES = "joint,rule"
+DEFAULT_POLICIES = "joint,rule,maccs"
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
     policies: Annotated[
         str | None,
         typer.Option(
-            help="Policies, separated by commas (joint,rule); the first one is the baseline."
+            help="Policies, separated by commas (joint,rule,maccs); the first one is the baseline."
         ),
     ] = None,
     scenario: Annotated[

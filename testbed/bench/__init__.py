@@ -20,6 +20,8 @@ class BenchRow:
     target: float
     unit: str
     note: str = ""
+    #: What the limit is, in a few words.
+    beside: str = "limit"
     #: For costs, where less is better: the target is the highest ratio allowed, not the lowest.
     is_cost: bool = False
 
@@ -28,10 +30,15 @@ class BenchRow:
         """Tell whether the ratio reaches its target."""
         return self.ratio <= self.target if self.is_cost else self.ratio >= self.target
 
+    @property
+    def verdict(self) -> str:
+        """Tell the same in a word."""
+        return "holds" if self.is_met else "MISSES"
+
     def __str__(self) -> str:
         relation = "<=" if self.is_cost else ">="
-        verdict = "met" if self.is_met else "MISSED"
         return (
-            f"{self.name}: {self.ours:,.0f} {self.unit}, limit {self.limit:,.0f} {self.unit}, "
-            f"ratio {self.ratio:.2f} (target {relation} {self.target:g}, {verdict}); {self.note}"
+            f"{self.name}: {self.ours:,.0f} {self.unit}, {self.beside} {self.limit:,.0f} "
+            f"{self.unit}, ratio {self.ratio:.2f} (target {relation} {self.target:g}, "
+            f"{self.verdict}); {self.note}"
         )

@@ -72,9 +72,10 @@ def _peer_row(load: float) -> BenchRow:
         ratio=rate / PEER_PLACEMENTS_PER_S,
         target=PEER_TARGET,
         unit="placements/s",
+        beside="the strongest peer's rate",
         note=(
-            f"5 sites, {per_step:.0f} tasks at each quarter of an hour; the limit is the peer's"
-            f" rate. Arriving one by one: {spread_rate:,.0f} placements/s"
+            f"5 sites, {per_step:.0f} tasks at each quarter of an hour. Arriving one by one:"
+            f" {spread_rate:,.0f} placements/s"
         ),
     )
 
@@ -114,7 +115,8 @@ def _decisions_row() -> BenchRow:
         ratio=rate / DECISIONS_AIM,
         target=1.0,
         unit="decisions/s",
-        note=f"a week of the default scenario, {len(instance.sites)} sites; the limit is the aim",
+        beside="the aim",
+        note=f"a week of the default scenario, {len(instance.sites)} sites",
     )
 
 

@@ -36,6 +36,7 @@ def growth_row(name: str, module: str, sample: Sample) -> BenchRow:
         ratio=whole / part,
         target=GROWTH_TARGET,
         unit="MB",
+        beside=f"its first {sample.task_count // PARTS} tasks",
         note=(
             f"{sample.task_count} tasks beside the first {sample.task_count // PARTS} of them,"
             f" in processes of their own: {(whole - part) / count:.0f} bytes a task"

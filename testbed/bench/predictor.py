@@ -79,6 +79,7 @@ def _share(name: str, ours: float, limit: float, unit: str, note: str = "") -> B
         ratio=ours / limit,
         target=1.0,
         unit=unit,
+        beside="the budget",
         note=note,
         is_cost=True,
     )
@@ -105,10 +106,7 @@ def _core(tree: DiPTree, runs: Sequence[Finished]) -> list[BenchRow]:
 
 def _core_row(name: str, taken_s: Sequence[float], limit_us: float) -> BenchRow:
     quickest_us = quantiles(taken_s, n=10)[0] * 1e6
-    note = (
-        f"median of {CORE_ROUND_COUNT}, a tenth within {quickest_us:.0f} us;"
-        " the limit is the budget"
-    )
+    note = f"median of {CORE_ROUND_COUNT}, a tenth within {quickest_us:.0f} us"
     return _share(f"predictor core, {name}", median(taken_s) * 1e6, limit_us, "us", note)
 
 
@@ -173,7 +171,8 @@ class _Calls:
             ratio=ours / limit,
             target=1.2,
             unit="us",
-            note=f"echo of the same messages + ONNX session; {rounds} interleaved rounds; CPU of"
+            beside="echo of the same + ONNX session",
+            note=f"{rounds} interleaved rounds; CPU of"
             f" client and server {ours_cpu:.0f} against {limit_cpu:.0f} us,"
             f" {ours_cpu / limit_cpu:.2f}x",
             is_cost=True,

@@ -1,5 +1,8 @@
 """What a clairvoyant search attains: its schedule with every transfer, booked like any run.
 
+There are two: from the multipliers of the bound, and from what the best of some policies did
+(`testbed.bound.trajectory`). The better one counts, so that no such policy is better.
+
 Transfers are planned backwards, each to end when it is needed or as soon before that as both ends
 of its link are idle: flows never share a link, so that each moves at its full rate. An artifact
 that several sites need spreads from site to site by the cheapest arcs, the first copies in time for
@@ -8,23 +11,24 @@ the later ones to be made from them.
 
 import heapq
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
-import msgspec
 import numpy as np
 
 from gcos.accounting import BYTES_PER_GB, S_PER_H
 from gcos.seeds import stream
 from testbed.bound.ascent import Ascent
+from testbed.bound.booking import joint_usd, totals_of
 from testbed.bound.pricing import Fetches
-from testbed.bound.problem import Floats, Problem
-from testbed.bound.schedule import Limits, Place, Schedule
+from testbed.bound.problem import NEED_COUNT, Floats, Problem
+from testbed.bound.schedule import Limits, Schedule
 from testbed.bound.search import fill, improve
-from testbed.sim.books import Books
+from testbed.bound.trajectory import NEVER_H, Fetched, Follower, Trajectory
 from testbed.sim.cache_modes import CacheMode, capacities_bytes
-from testbed.sim.export import write_scenario
 from testbed.sim.instance import Instance
 from testbed.sim.result import Totals
 
@@ -76,69 +80,118 @@ class _Plan:
     late: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A schedule with its transfers, and its J."""
-
-    places: tuple[Place | None, ...]
-    plan: _Plan
-    usd: float
-
-
 def attained(
     instance: Instance,
     problem: Problem,
     ascent: Ascent,
     *,
     mode: CacheMode = CacheMode.DUAL,
+    online: Sequence[Trajectory] = (),
     round_count_max: int = ROUND_COUNT_MAX,
     log: Path | None = None,
 ) -> Totals | None:
-    """Return what a searched schedule comes to over the whole run.
+    """Return what the best schedule that was found comes to over the whole run.
 
     Args:
         instance: The drawn problem.
         problem: The same as arrays.
         ascent: Multipliers of its bound, from which the search begins.
         mode: Which caches there are.
+        online: What policies did; the result is never worse than the best of them.
         round_count_max: How often all moves are tried.
         log: Directory for the three files of DESIGN section 10; None: none.
 
     Returns:
         Its totals; None where sites come and go, or are too many for their trees to be known, or
-        no schedule was found whose copies fit the caches.
+        nothing was done online and no schedule was found whose copies fit the caches.
     """
     if instance.churn or problem.tree_usd is None:
         return None
+    starts = [min(online, key=partial(joint_usd, instance, problem))] if online else []
+    searched = _searched(instance, problem, ascent, mode, round_count_max)
+    if searched is not None:
+        starts.append(searched)
+    if not starts:
+        return None
+    found = [_followed(instance, problem, each, round_count_max) for each in starts]
+    best = min(found, key=partial(joint_usd, instance, problem))
+    return totals_of(instance, problem, best, mode=mode, log=log)
+
+
+def _searched(
+    instance: Instance, problem: Problem, ascent: Ascent, mode: CacheMode, round_count_max: int
+) -> Trajectory | None:
+    """Return what the search from the multipliers finds."""
     for ratio in _CACHE_RATIOS:
         schedule = Schedule(problem, _limits(instance, mode, ratio), _fetch_h(instance, problem))
         if fill(schedule, Fetches(problem), ascent):
             best = _best(instance, mode, schedule, round_count_max)
             if best is not None:
-                return _written(instance, mode, schedule, best, log)
+                return best
     return None
 
 
 def _best(
     instance: Instance, mode: CacheMode, schedule: Schedule, round_count_max: int
-) -> "_Found | None":
+) -> Trajectory | None:
     """Return the best schedule of some rounds, each with its transfers planned.
 
     Fetches that come too late make tasks move, and the next round finds better places for them.
     """
     draws = stream(instance.seed, "search")
-    best: _Found | None = None
+    best: Trajectory | None = None
+    best_usd = math.inf
     for _ in range(round_count_max):
         improve(schedule, draws)
         plan = _planned(instance, schedule)
         if plan is None or not _fits(instance, mode, schedule.problem, plan):
             continue
-        found = _Found(tuple(schedule.places), plan, math.inf)
-        charge = _entered(instance, schedule, found, None)[1].charge
-        usd = charge.joint_usd(instance.scope, instance.carbon_price_usd_per_kg)
-        gain_usd = math.inf if best is None else best.usd - usd
+        found = _trajectory(schedule, plan)
+        usd = joint_usd(instance, schedule.problem, found)
+        gain_usd = best_usd - usd
         if gain_usd > 0:
-            best = replace(found, usd=usd)
+            best, best_usd = found, usd
+        if gain_usd < _GAIN_RATIO * abs(usd):
+            break
+    return best
+
+
+def _trajectory(schedule: Schedule, plan: _Plan) -> Trajectory:
+    """Return a schedule with its transfers as what is done."""
+    fetched = [
+        Fetched(
+            each.artifact,
+            each.source,
+            each.target,
+            each.start_h,
+            each.end_h,
+            NEVER_H if each.task is not None else plan.ends_h[each.artifact, each.target],
+            task=each.task,
+        )
+        for each in sorted(plan.transfers, key=lambda each: (each.start_h, each.artifact))
+    ]
+    places = [place for place in schedule.places if place is not None]
+    assert len(places) == len(schedule.places), "all tasks are placed"
+    return Trajectory(tuple((each.site, each.start_h) for each in places), tuple(fetched))
+
+
+def _followed(
+    instance: Instance, problem: Problem, trajectory: Trajectory, round_count_max: int
+) -> Trajectory:
+    """Return a trajectory as some rounds of moves leave it, or as it is where they only harm."""
+    free = Limits(
+        np.full((len(problem.speed), NEED_COUNT), math.inf), is_shared=False, fetch_ratio=0.0
+    )
+    schedule = Schedule(problem, free, np.zeros((len(problem.home), len(problem.speed))))
+    follower = Follower(schedule, trajectory)
+    draws = stream(instance.seed, "follow")
+    best, best_usd = trajectory, joint_usd(instance, problem, trajectory)
+    for _ in range(round_count_max):
+        follower.improve(draws)
+        usd = joint_usd(instance, problem, follower.trajectory)
+        gain_usd = best_usd - usd
+        if gain_usd > 0:
+            best, best_usd = follower.trajectory, usd
         if gain_usd < _GAIN_RATIO * abs(usd):
             break
     return best
@@ -283,55 +336,3 @@ def _fits(instance: Instance, mode: CacheMode, problem: Problem, plan: _Plan) ->
         if held.max() > limits.cache_gb[site, kind] + 1e-9:
             return False
     return True
-
-
-# Books.
-
-
-def _written(
-    instance: Instance, mode: CacheMode, schedule: Schedule, found: _Found, log: Path | None
-) -> Totals:
-    """Return the totals of a schedule, booked as runs are, and write its files."""
-    if log is None:
-        return _entered(instance, schedule, found, None)[1]
-    write_scenario(instance, mode, log / "scenario.json")
-    with (log / "log.jsonl").open("w", encoding="utf-8") as lines:
-        books, totals = _entered(instance, schedule, found, lines)
-    (log / "reported.json").write_bytes(msgspec.json.encode(books.reported()))
-    return totals
-
-
-def _entered(
-    instance: Instance, schedule: Schedule, found: _Found, lines: TextIO | None
-) -> tuple[Books, Totals]:
-    plan = found.plan
-    books = Books(instance, lines)
-    sites, start_s = instance.sites, instance.start_s
-    for each in sorted(plan.transfers, key=lambda each: (each.start_h, each.artifact)):
-        books.transfer(
-            instance.upstreams[each.artifact].artifact,
-            sites[each.source].site_id,
-            sites[each.target].site_id,
-            start_s=start_s + each.start_h * S_PER_H,
-            end_s=start_s + each.end_h * S_PER_H,
-            task_id=None if each.task is None else instance.tasks[each.task].task_id,
-            is_stored=each.task is None,
-        )
-    for task, place in enumerate(found.places):
-        assert place is not None, "all tasks are placed"
-        site, begin_s = sites[place.site], start_s + float(place.start_h) * S_PER_H
-        books.run(
-            instance.tasks[task],
-            site,
-            site.pools[0],
-            start_s=begin_s,
-            end_s=begin_s + float(schedule.run_h[task, place.site]) * S_PER_H,
-        )
-    for (artifact, target), end_h in plan.ends_h.items():
-        books.evict(
-            sites[target].site_id,
-            instance.upstreams[artifact].artifact,
-            now_s=start_s + end_h * S_PER_H,
-        )
-    books.close()
-    return books, books.totals(books.whole)

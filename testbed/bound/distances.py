@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from gcos import codec
@@ -11,8 +12,10 @@ from gcos.accounting import CostScope
 from gcos.errors import GcosError
 from testbed.bound.ascent import STEP_COUNT, ascend
 from testbed.bound.attained import ROUND_COUNT_MAX, attained
+from testbed.bound.booking import LOG_NAME, trajectory_of
 from testbed.bound.pricing import Fetches
 from testbed.bound.problem import problem_of
+from testbed.bound.trajectory import Trajectory
 from testbed.evaluate import Pair, RunOrder, instance_of, make_run
 from testbed.processes import call_all
 from testbed.run_store import RunRecord, run_digest, writable_directory, write_whole
@@ -21,6 +24,8 @@ from testbed.sim.instance import Instance
 from testbed.sim.result import Simulate
 
 SCHEMA: Final = "gcos/bound/v1"
+#: The search is never worse than these.
+FOLLOWED: Final = ("joint", "rule", "plan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,8 @@ def distances(
         by_pair.setdefault(order.pair, []).append(order)
     calls: list[Callable[[], Bound | RunRecord]] = []
     for of_pair in by_pair.values():
-        calls.append(partial(made_bound, of_pair[0], code=code, has_search=has_search))
+        searched_by = simulate if has_search else None
+        calls.append(partial(made_bound, of_pair[0], searched_by, code=code))
         calls += [partial(make_run, order, simulate) for order in of_pair]
     made = iter(call_all(calls, job_count=job_count, tell=lambda each: tell(_told(each))))
     notes: dict[str, None] = {}
@@ -156,10 +162,19 @@ def _told(made: Bound | RunRecord) -> str:
     return f"{made.policy}, seed {made.seed}"
 
 
-def made_bound(order: RunOrder, *, code: str, has_search: bool) -> Bound:
-    """Return the bound of an order's instance: the one that was kept, or a new one."""
+def made_bound(order: RunOrder, simulate: Simulate | None, *, code: str) -> Bound:
+    """Return the bound of an order's instance: the one that was kept, or a new one.
+
+    Args:
+        order: Whose instance.
+        simulate: Runs the policies from which a search begins; None: there is no search.
+        code: Digest of the code of bound and search.
+    """
     instance = instance_of(order)
-    what = "bound+search" if has_search else "bound"
+    has_search = simulate is not None
+    what = "bound"
+    if has_search:
+        what, code = "bound+search", f"{code} {order.code}"  # it begins from what policies do
     digest = run_digest(instance, policy=what, cache_mode=order.cache_mode, code=code)
     path = None if order.out is None else order.out / f"bound-{digest[:32]}.json"
     export = None
@@ -177,6 +192,7 @@ def made_bound(order: RunOrder, *, code: str, has_search: bool) -> Bound:
         instance,
         caches_named(order.cache_mode).mode,
         digest=digest,
+        online=() if simulate is None else _online(instance, simulate, order.cache_mode),
         has_search=has_search,
         log=export,
     )
@@ -185,11 +201,22 @@ def made_bound(order: RunOrder, *, code: str, has_search: bool) -> Bound:
     return bound
 
 
+def _online(instance: Instance, simulate: Simulate, cache_mode: str) -> list[Trajectory]:
+    """Return what policies do, where their copies can be followed."""
+    found = []
+    for policy in () if instance.churn else FOLLOWED:
+        with TemporaryDirectory(prefix="gcos-bound-") as directory:
+            simulate(instance, policy=policy, cache_mode=cache_mode, log=Path(directory))
+            found.append(trajectory_of(instance, Path(directory) / LOG_NAME))
+    return found
+
+
 def bound_of(
     instance: Instance,
     mode: CacheMode = CacheMode.DUAL,
     *,
     digest: str = "",
+    online: Sequence[Trajectory] = (),
     has_search: bool = True,
     step_count: int = STEP_COUNT,
     round_count_max: int = ROUND_COUNT_MAX,
@@ -201,7 +228,13 @@ def bound_of(
     found = None
     if has_search:
         found = attained(
-            instance, problem, ascent, mode=mode, round_count_max=round_count_max, log=log
+            instance,
+            problem,
+            ascent,
+            mode=mode,
+            online=online,
+            round_count_max=round_count_max,
+            log=log,
         )
     search_usd = None
     if found is not None:

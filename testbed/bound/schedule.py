@@ -167,22 +167,41 @@ class Schedule:
         return found
 
     def _best_start(self, task: int, site: int, prices: Floats) -> tuple[float, float] | None:
-        """Return the start with room for the GPUs that costs least, and what it costs."""
+        """Return the start that costs least once the artifacts can be there, and what it costs."""
+        ready_h = 0.0
+        for artifact in self.problem.needs[task]:
+            if self.problem.home[artifact] != site:
+                ready_h = max(ready_h, float(self.ready_h[artifact, site]))
+        return self.best_start(task, site, prices, begin_h=ready_h)
+
+    def best_start(
+        self, task: int, site: int, prices: Floats, *, begin_h: float, end_h: float = math.inf
+    ) -> tuple[float, float] | None:
+        """Return the start with room for the GPUs that costs least, and what it costs.
+
+        Args:
+            task: The task.
+            site: Where.
+            prices: (s, bins + 1) integral of what to pay for a GPU besides; zeros: nothing.
+            begin_h: No start is before.
+            end_h: No end is after.
+        """
         problem = self.problem
         gpus = int(problem.gpus[task])
         if gpus > self._gpus[site]:
             return None
         run_h = float(self.run_h[task, site])
-        ready_h = float(problem.arrival_h[task])
-        for artifact in problem.needs[task]:
-            if problem.home[artifact] != site:
-                ready_h = max(ready_h, float(self.ready_h[artifact, site]))
+        ready_h = max(float(problem.arrival_h[task]), begin_h)
+        if ready_h + run_h > end_h:
+            return None
         in_time_h = float(problem.due_h[task]) - run_h
         first = int(ready_h / BIN_H)
         latest_h = max(in_time_h, ready_h) + problem.late_cap_h[task] + _LATEST_H
         final = self._used.shape[1] - int(run_h / BIN_H) - 4
         if first > final:
             return None
+        # Every later bin begins at a start that ends in time; the first one begins at `ready_h`.
+        final = max(first, int(min(final, (end_h - run_h) / BIN_H - 1e-9)))
         while True:
             last = min(int(latest_h / BIN_H), final)
             starts = np.arange(first, last + 1) * BIN_H

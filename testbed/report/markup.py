@@ -94,8 +94,13 @@ def definitions(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def code(text: str) -> str:
-    """Return something to type."""
-    return f"<pre><code>{escape(text)}</code></pre>"
+    """Return something to type, a command a line; words are not broken where there is room."""
+    lines = (
+        " ".join(f"<span>{escape(word)}</span>" for word in line.split(" "))
+        for line in text.splitlines()
+    )
+    blocks = "".join(f'<span class="line">{line}\n</span>' for line in lines)
+    return f"<pre><code>{blocks}</code></pre>"
 
 
 def table(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
@@ -191,11 +196,14 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:12px 0
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 pre{background:var(--shade);padding:10px 12px;border-radius:6px;white-space:pre-wrap;
 overflow-wrap:anywhere;font-size:.86rem}
+pre span{display:inline-block;max-width:100%}
+pre .line{display:block;padding-left:2ch}pre .line+.line{margin-top:8px}
+pre .line>span:first-child{margin-left:-2ch}
 .scroll{overflow-x:auto;margin:12px 0}
-table{border-collapse:collapse;min-width:min(100%,620px);font-size:.9rem;font-variant-numeric:tabular-nums}
+table{border-collapse:separate;border-spacing:0;min-width:min(100%,620px);font-size:.9rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--soft);padding-bottom:6px;max-width:90ch}
-th,td{padding:5px 9px;border-bottom:1px solid var(--faint);text-align:left;vertical-align:top}
-thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
+th,td{padding:5px 9px;border-top:1px solid var(--faint);text-align:left;vertical-align:top}
+thead th{border-top:0;color:var(--soft);font-weight:600;vertical-align:bottom}
 tbody th{font-weight:600;position:sticky;left:0;background:var(--paper);max-width:34ch;
 overflow-wrap:break-word}
 td,th.short{white-space:nowrap}tbody th.short{max-width:none}
@@ -207,6 +215,7 @@ figure{margin:0;min-width:0}figure svg{width:100%;height:auto;
 display:block;stroke-linejoin:round;stroke-linecap:butt}
 figcaption{color:var(--soft);font-size:.88rem}
 @media (max-width:600px){body{font-size:15px}tbody th{max-width:40vw}
+th,td{padding:5px 6px}td small{display:block}
 dl{grid-template-columns:1fr;gap:0}
 dd{margin-bottom:8px}h1{font-size:1.4rem}
 caption{position:sticky;left:0;max-width:calc(100vw - 32px);display:table-caption}}

@@ -16,6 +16,7 @@ from testbed.report.told import Told
 
 #: From so many per cent on a loss is told as a multiple.
 _TIMES_PERCENT: Final = 1000.0
+_TIMES_MAX: Final = 1000.0
 #: Below so many weeks a bootstrap over weeks is not to be trusted.
 _FEW_WEEKS: Final = 10
 
@@ -170,7 +171,8 @@ def losses_section(told: Told) -> str:
 def _called(found: Evaluation, main: Evaluation) -> str:
     """Return what tells an evaluation from the one in the middle of the page."""
     if found.origin.base != main.origin.base or found.cache_mode != main.cache_mode:
-        return f"{found.scenario}, caches {found.cache_mode}"
+        caches = "" if found.cache_mode == main.cache_mode else f", caches {found.cache_mode}"
+        return f"{found.scenario}{caches}"
     known = main.origin.parameters
     changed = [
         f"{key} = {value:g}"
@@ -194,7 +196,9 @@ def _loss(row: Loss) -> list[Cell]:
         note = "one run" if row.std is None else f"± {significant(row.std)} {row.metric.unit}"
         text = f"{row.percent:+.1f} %"
         if row.percent >= _TIMES_PERCENT:
-            text = f"{significant(row.subject_value / row.other_value)} times"
+            # Beside next to nothing all is a multitude; the two values say more than its number.
+            times = min(row.subject_value / row.other_value, _TIMES_MAX)
+            text = f"{'over ' if times == _TIMES_MAX else ''}{significant(times)} times"
         lost = Number(row.percent, text, note, is_bad=True)
     return [row.other, lost, own, other, row.metric.unit]
 
@@ -231,9 +235,18 @@ def others_section(told: Told, swept: Sequence[Sweep]) -> str:
     caption = (
         f"J of {told.subject} in every other evaluation that was named, against the best other "
         "policy there: 100 (other - own) / other, mean of paired percentages with its spread, in "
-        "the cost scope of the row."
+        "the cost scope of the row; policies are those that met there."
     )
-    columns = ("scenario", "caches", "cost scope", "runs", "own J, $", "best other", "saving of J")
+    columns = (
+        "scenario",
+        "caches",
+        "cost scope",
+        "runs",
+        "policies",
+        "own J, $",
+        "best other",
+        "saving of J",
+    )
     shown = [each for each in others if _has_rival(each, told.subject)]
     table = markup.table(
         "others-table",
@@ -260,6 +273,7 @@ def _other(subject: str, called: str, found: Evaluation) -> list[Cell]:
         found.cache_mode,
         found.cost_scope.value,
         str(len(found.seeds)),
+        str(len(means)),
     ]
     _, best = min((mean, name) for name, mean in means.items() if name != subject)
     saving = next(
@@ -275,43 +289,45 @@ def paper_section(found: PaperTable) -> str:
     """Put ours beside a paper's figures."""
     caption = (
         "Ours with both caches against the worst of random, round-robin, local and least-loaded "
-        "without any cache; mean of paired percentages with its spread; cost scope of the row "
-        "where it is cost; beside each scenario what a kg of carbon counts there. The heuristic "
+        "without any cache; mean of paired percentages with its spread; cost in the scope that is "
+        "named with it; beside each scenario what a kg of carbon counts there. The heuristic "
         "has the same caches as ours and the same baseline."
     )
     columns = (
         "scenario",
         "of",
-        "scope",
         "ours",
-        "own",
-        "without caches",
-        "its",
+        "worst without caches",
         "saving",
         "the paper states",
-        "heuristic",
-        "its",
+        "best heuristic",
         "its saving",
     )
     cells: list[list[Cell]] = [
         [
             _scenario_of(row),
-            f"{row.figure}, {row.unit}",
-            row.cost_scope.value if row.figure == "cost" else "-",
-            row.policy,
-            amount(row.value),
-            row.baseline,
-            amount(row.baseline_value),
+            _figure_of(row),
+            _amount_of(row.value, row.policy),
+            _amount_of(row.baseline_value, row.baseline),
             percent(row.saving_percent),
             Number(row.stated_percent, f"{row.stated_percent} %"),
-            row.heuristic,
-            amount(row.heuristic_value),
+            _amount_of(row.heuristic_value, row.heuristic),
             percent(row.heuristic_saving_percent),
         ]
         for row in found.rows
     ]
     sentences = markup.items([row.sentence for row in found.rows])
     return markup.table("paper-table", caption, columns, cells) + sentences
+
+
+def _figure_of(row: PaperRow) -> str:
+    scope = f" ({row.cost_scope.value})" if row.figure == "cost" else ""
+    return f"{row.figure}, {row.unit}{scope}"
+
+
+def _amount_of(value: float, policy: str) -> Number:
+    """Return a value with the policy that it is of."""
+    return Number(value, significant(value), policy)
 
 
 def _scenario_of(row: PaperRow) -> str:
