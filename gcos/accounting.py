@@ -248,16 +248,16 @@ def expected_run_charges(
         durations_s: (q,) points of the run time, seconds.
         weights: (q, m): the probabilities of each distribution, which sum to 1.
     """
-    starts = starts_s[:, np.newaxis]
-    ends = starts + durations_s
     power_kw = terms.power_kw
     mean_h = durations_s @ weights / S_PER_H
     ones = np.ones(len(starts_s))
-    energy_usd = price.integrals(starts, ends) @ weights * (power_kw / S_PER_H)
+    energy_usd = _run_integrals(price, starts_s, durations_s) @ weights * (power_kw / S_PER_H)
     if carbon is None:
         compute_gco2 = np.zeros_like(energy_usd)
     else:
-        compute_gco2 = carbon.integrals(starts, ends) @ weights * (power_kw / S_PER_H)
+        compute_gco2 = (
+            _run_integrals(carbon, starts_s, durations_s) @ weights * (power_kw / S_PER_H)
+        )
     return [
         RunChargeArrays(
             energy_kwh=power_kw * mean_h[m] * ones,
@@ -267,6 +267,19 @@ def expected_run_charges(
         )
         for m in range(weights.shape[1])
     ]
+
+
+def _run_integrals(
+    series: StepSeries, starts_s: NDArray[np.float64], durations_s: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the integrals over [start, start + duration], (k, q), bit by bit those of arrays."""
+    if len(starts_s) > 1:
+        starts = starts_s[:, np.newaxis]
+        return series.integrals(starts, starts + durations_s)
+    # As fast as arrays of twenty, and twice as fast in a process that has rested (110 us, not 220):
+    # array functions touch much more of the memory that others have used meanwhile.
+    [start_s] = starts_s.tolist()
+    return np.array([[series.integral(start_s, start_s + d) for d in durations_s.tolist()]])
 
 
 def transfer_charge(

@@ -24,6 +24,10 @@ from gcos.tasks import WorkKind
 LEVELS: NDArray[np.float64] = np.arange(1, 20) / 20
 """The 19 levels of the reply: 0.05, 0.10 ... 0.95."""
 
+#: With the levels at which the tails end, read-only.
+_KNOT_LEVELS: NDArray[np.float64] = np.concatenate(([0.0], LEVELS, [1.0]))
+_KNOT_LEVELS.setflags(write=False)
+
 #: Midpoints of 20 slices of equal mass: the grid on which expectations are taken.
 MIDPOINT_LEVELS: NDArray[np.float64] = (np.arange(20) + 0.5) / 20
 
@@ -107,7 +111,7 @@ class RunTime:
     @property
     def mean_s(self) -> float:
         """The mean over the 20 slices of equal mass."""
-        return float(self.midpoints_s().mean())
+        return _mean_of(self.quantiles_s)
 
     def scaled(self, factor: float) -> "RunTime":
         """Return the distribution of `factor` times the run time."""
@@ -151,14 +155,17 @@ def _knots_of(
     Remembered, since a plan asks for the same few hundred run times again and again.
     """
     # math.log, as in `probability_within`: a jump is met only if both sides round alike.
-    ln = np.array([math.log(quantile_s) for quantile_s in quantiles_s])
+    ln = [math.log(quantile_s) for quantile_s in quantiles_s]
     low = min(max((ln[1] - ln[0]) / 0.05, MIN_SLOPE), MAX_SLOPE)
     high = min(max((ln[-1] - ln[-2]) / 0.05, MIN_SLOPE), MAX_SLOPE)
-    levels = np.concatenate(([0.0], LEVELS, [1.0]))
-    knots = np.concatenate(([ln[0] - low * 0.05], ln, [ln[-1] + high * 0.05]))
-    levels.setflags(write=False)
+    knots = np.array([ln[0] - low * 0.05, *ln, ln[-1] + high * 0.05])
     knots.setflags(write=False)
-    return levels, knots
+    return _KNOT_LEVELS, knots
+
+
+@lru_cache(maxsize=4096)
+def _mean_of(quantiles_s: tuple[float, ...]) -> float:
+    return float(RunTime(quantiles_s).midpoints_s().mean())
 
 
 @lru_cache(maxsize=4096)

@@ -18,6 +18,7 @@ from gcos.contract_net import (
     ClusterSignals,
     Holder,
     Refusal,
+    Terms,
 )
 from gcos.durations import Prediction, WorkFeatures
 from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, UnavailableError
@@ -71,10 +72,12 @@ class Ground:
 
     Attributes:
         predictions: Run time by pool type.
+        terms: By what offers are compared.
         nomination: Who is asked, and who cannot run the task.
     """
 
     predictions: tuple[Prediction, ...]
+    terms: Terms
     nomination: Nomination
 
     def among(self, auction: Auction) -> "Ground":
@@ -82,6 +85,23 @@ class Ground:
         offering = {bid.site_id for bid in auction.bids}
         asked = tuple(n for n in self.nomination.nominees if n.site_id in offering)
         return replace(self, nomination=replace(self.nomination, nominees=asked))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What an announcement brought.
+
+    Attributes:
+        bids: Offers.
+        refusals: Of sites that do not offer.
+        silent: A refusal for each site that did not answer.
+        sites: Every site that is known.
+    """
+
+    bids: tuple[Bid, ...]
+    refusals: tuple[Refusal, ...]
+    silent: tuple[Refusal, ...]
+    sites: Sequence[KnownSite]
 
 
 @dataclass(slots=True)
@@ -117,7 +137,8 @@ class Negotiation:
     async def prepare(self, spec: TaskSpec, needs: tuple[ArtifactNeed, ...]) -> Ground:
         """Return who is to be asked, and how long the run will take."""
         predictions = await self._host.predict(self._host.origin.features(spec, needs))
-        return Ground(predictions, await self._nominate(spec, needs, predictions))
+        terms = self._host.origin.terms_of(spec, predictions)
+        return Ground(predictions, terms, await self._nominate(spec, needs, predictions, terms))
 
     async def announce(
         self, task_id: TaskId, spec: TaskSpec, ground: Ground, fence: Fence
@@ -132,12 +153,13 @@ class Negotiation:
             needs=nomination.needs,
             predictions=predictions,
             cluster=host.cluster,
+            terms=ground.terms,
         )
-        bids, refusals, silent = await self._gather(announcement, nomination.nominees)
-        sites = host.sites()
-        heard = {bid.site_id for bid in bids}
-        heard |= {refusal.site_id for refusal in (*nomination.refusals, *refusals)}
-        told = heard | {refusal.site_id for refusal in silent}
+        came = await self._gather(announcement, nomination.nominees)
+        sites = came.sites
+        heard = {bid.site_id for bid in came.bids}
+        heard |= {refusal.site_id for refusal in (*nomination.refusals, *came.refusals)}
+        told = heard | {refusal.site_id for refusal in came.silent}
         known = {each.site.site_id: each for each in sites}
         excluded = [
             # A broker does not know the task, and so not what would let a site in.
@@ -149,8 +171,8 @@ class Negotiation:
         return Auction(
             predictions=predictions,
             needs=nomination.needs,
-            bids=tuple(bids),
-            refusals=(*excluded, *refusals, *silent, *self._absent(sites, told)),
+            bids=came.bids,
+            refusals=(*excluded, *came.refusals, *came.silent, *self._absent(sites, told)),
             # Without a broker that knows who is alive, a site that is missing means nothing.
             is_complete=nomination.is_settled
             and all(known.site.site_id in heard for known in sites),
@@ -197,16 +219,14 @@ class Negotiation:
         spec: TaskSpec,
         needs: tuple[ArtifactNeed, ...],
         predictions: Sequence[Prediction],
+        terms: Terms,
     ) -> Nomination:
-        lam = spec.carbon_price_usd_per_kg
         query = NominationQuery(
             gpu=spec.gpu,
             artifact_ids=tuple(need.artifact_id for need in needs),
             run_s=min((p.run_time.p50_s for p in predictions), default=0.0),
-            carbon_price_usd_per_kg=(
-                self._host.config.carbon_price_usd_per_kg if lam is None else lam
-            ),
-            scope=self._host.config.cost_scope,
+            carbon_price_usd_per_kg=terms.carbon_price_usd_per_kg,
+            scope=terms.scope,
             allow=spec.placement.allow,
             deny=spec.placement.deny,
             limit_count=NOMINEE_COUNT,
@@ -234,10 +254,8 @@ class Negotiation:
         nominees.sort(key=lambda nominee: nominee.site_id != self._host.participant.site.site_id)
         return Nomination(tuple(nominees[:NOMINEE_COUNT]), tuple(refusals), needs, is_settled=False)
 
-    async def _gather(
-        self, announcement: Announcement, nominees: Sequence[Nominee]
-    ) -> tuple[list[Bid], list[Refusal], list[Refusal]]:
-        """Return bids, refusals and a refusal for each silent site, within the bid window."""
+    async def _gather(self, announcement: Announcement, nominees: Sequence[Nominee]) -> _Answers:
+        """Return what came within the bid window."""
         bids: dict[SiteId, Bid] = {}
         refusals: dict[SiteId, Refusal] = {}
         silent: dict[SiteId, Refusal] = {}
@@ -268,10 +286,13 @@ class Negotiation:
         async with asyncio.TaskGroup() as group:
             for nominee in nominees:
                 group.create_task(ask(nominee))
-        return (
-            [bids[site] for site in sorted(bids)],
-            [refusals[site] for site in sorted(refusals)],
-            [silent[site] for site in sorted(silent)],
+            await asyncio.sleep(0)  # they go out; what follows has until the bids come
+            sites = self._host.sites()
+        return _Answers(
+            bids=tuple(bids[site] for site in sorted(bids)),
+            refusals=tuple(refusals[site] for site in sorted(refusals)),
+            silent=tuple(silent[site] for site in sorted(silent)),
+            sites=sites,
         )
 
     # ---------------------------------------------------------------- artifacts

@@ -318,8 +318,12 @@ class Origin:
         needs: tuple[ArtifactNeed, ...],
         predictions: tuple[Prediction, ...],
         cluster: ClusterSignals | None = None,
+        terms: Terms | None = None,
     ) -> Announcement:
-        """Return what is announced; a plan announces with the fence of no attempt."""
+        """Return what is announced; a plan announces with the fence of no attempt.
+
+        `terms` are what `terms_of` returned, where that was asked before.
+        """
         return Announcement(
             task_id=task_id,
             fence=fence,
@@ -328,7 +332,7 @@ class Origin:
             work=spec.work,
             needs=needs,
             predictions=predictions,
-            terms=self.terms_of(spec, predictions),
+            terms=terms or self.terms_of(spec, predictions),
             earliest_start_s=spec.earliest_start_s,
             deadline_s=spec.deadline_s,
             image=spec.image,

@@ -4,6 +4,7 @@ Brokers and predictors are tried in the order of their addresses, beginning with
 answered last; an agent goes on without either (I10).
 """
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from gcos.ids import RunId, SiteId
 from gcos.known_sites import Nomination, NominationQuery, Resolution, SiteBook
 from gcos.outlook import Outlook
 from gcos.rpc.channels import CALL_TIMEOUT_S, Channels
+from gcos.rpc.lines import Lines
 from gcos.rpc.status import translated
 from gcos.rpc.wire import from_proto, to_proto
 from gcos.run_time_snapshot import RunTimeSnapshot
@@ -91,12 +93,28 @@ class Fallback:
 
 
 class Peers:
-    """Everyone an agent talks to."""
+    """Everyone an agent talks to.
+
+    Args:
+        channels: To all of them.
+        brokers: Their addresses.
+        predictors: Their addresses.
+        group: Where lines to other agents are listened to, until `hang_up`; None: who asks here
+            neither announces nor awards.
+    """
 
     def __init__(
-        self, channels: Channels, *, brokers: Sequence[str], predictors: Sequence[str]
+        self,
+        channels: Channels,
+        *,
+        brokers: Sequence[str],
+        predictors: Sequence[str],
+        group: asyncio.TaskGroup | None = None,
     ) -> None:
         self._channels = channels
+        self._lines = (
+            None if group is None else Lines(group, lambda address: self._site(address).Negotiate())
+        )
         self._brokers = Fallback(brokers, "broker")
         self._broker_addresses = tuple(brokers)
         self._predictors = Fallback(predictors, "predictor")
@@ -108,6 +126,11 @@ class Peers:
             "broker": self._brokers.is_answering,
             "predictor": self._predictors.is_answering,
         }
+
+    def hang_up(self) -> None:
+        """End the lines to other agents, so that this one can end."""
+        if self._lines is not None:
+            self._lines.close()
 
     # ---------------------------------------------------------------- broker
 
@@ -228,16 +251,24 @@ class Peers:
         request = site_pb2.AnnounceRequest(
             announcements=[to_proto(announcement, site_pb2.Announcement)]
         )
-        with translated(address):
-            answer = await self._site(address).Announce(request, timeout=timeout_s)
-        return from_proto(answer.answers[0], AnnounceAnswer)
+        asked = site_pb2.NegotiateRequest(announce=request)
+        answer = await self._asked(address, asked, timeout_s)
+        if not answer.announce.answers:
+            raise PeerUnreachableError(f"{address} gave an empty answer")
+        return from_proto(answer.announce.answers[0], AnnounceAnswer)
 
     async def award(self, address: str, award: Award) -> AwardAnswer:
         """Award a task."""
         request = site_pb2.AwardRequest(award=to_proto(award, site_pb2.Award))
-        with translated(address):
-            answer = await self._site(address).Award(request, timeout=CALL_TIMEOUT_S)
-        return from_proto(answer, AwardAnswer)
+        asked = site_pb2.NegotiateRequest(award=request)
+        answer = await self._asked(address, asked, CALL_TIMEOUT_S)
+        return from_proto(answer.award, AwardAnswer)
+
+    async def _asked(
+        self, address: str, request: site_pb2.NegotiateRequest, timeout_s: float
+    ) -> site_pb2.NegotiateResponse:
+        assert self._lines is not None, "whoever negotiates has a group"
+        return await self._lines.ask(address, request, timeout_s=timeout_s)
 
     async def hold(self, address: str, hold: Hold) -> None:
         """Tell a site that a task waits for the start it offered; may be lost."""

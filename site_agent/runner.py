@@ -136,7 +136,7 @@ class Runner:
         self._renew_now = asyncio.Event()
         self._staging: dict[RunId, asyncio.Task[None]] = {}
         self._effects: set[asyncio.Task[None]] = set()
-        self._last_applied: asyncio.Task[GcosError | None] | None = None
+        self._last_applied: asyncio.Task[None] | None = None
         #: Negotiations under way.
         self._steps: dict[TaskId, Steps] = {}
         self._negotiation = Negotiation(self)
@@ -168,44 +168,57 @@ class Runner:
         """
         if not ready.writes and not ready.effects:
             return
-        task = self._group.create_task(self._carry_out(ready, after=self._last_applied))
-        self._last_applied = task
-        problem = await asyncio.shield(task)
-        if problem is not None:
-            raise problem
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._last_applied = self._group.create_task(
+            self._carry_out(ready, done, after=self._last_applied)
+        )
+        await done
 
     async def _carry_out(
-        self, ready: Ready, *, after: asyncio.Task[GcosError | None] | None
-    ) -> GcosError | None:
-        if ready.writes:
-            try:
+        self, ready: Ready, done: asyncio.Future[None], *, after: asyncio.Task[None] | None
+    ) -> None:
+        try:
+            if ready.writes:
                 await self.store.commit(rows_of(ready.writes))  # in the order of the calls
-            except GcosError as exc:
-                self.log.error("journal_failed", error=str(exc))
-                self.failed.set()
-                return UnavailableError(
-                    "the journal cannot be written", hint="see the log of the agent"
-                )
-        elif after is not None and not after.done():
-            await asyncio.wait({after})  # nothing is sent before what led to it is written
-        # Effects first: a peer may wait for one, and whoever watches can wait a millisecond more.
+            elif after is not None and not after.done():
+                await asyncio.wait({after})  # nothing is sent before what led to it is written
+        except GcosError as exc:
+            self.log.error("journal_failed", error=str(exc))
+            self.failed.set()
+            if not done.done():
+                hint = "see the log of the agent"
+                done.set_exception(UnavailableError("the journal cannot be written", hint=hint))
+            return
+        except asyncio.CancelledError:
+            done.cancel()
+            raise
+        self._note(ready.writes)
+        # Each in a step of the loop of its own, those that others wait for first: the answer to the
+        # call that brought this about, then the effects, then the log and whoever watches.
+        if not done.done():
+            done.set_result(None)
         if not self.failed.is_set():
             for effect in ready.effects:
                 self._begin(effect)
         if ready.writes:
-            self._note(ready.writes)
-            asyncio.get_running_loop().call_soon(self._tell_watchers)
-        return None
+            asyncio.get_running_loop().call_soon(self._tell, ready.writes)
 
     def _note(self, writes: Iterable[fx.Write]) -> None:
         """Take note of what is durable now."""
         for write in writes:
             if isinstance(write, fx.AddEntry):
                 self.ledger[write.entry.run_id] = write.entry
-            elif isinstance(write, fx.SaveTask):
-                if write.task.state.is_terminal and self.workdirs.ended(write.task):
-                    self._spawn("DropWorkdirs", self.drop_workdirs)
-            elif isinstance(write, fx.Note):
+            elif isinstance(write, fx.SaveTask) and self._ended_workdir(write.task):
+                self._spawn("DropWorkdirs", self.drop_workdirs)
+
+    def _ended_workdir(self, task: Task) -> bool:
+        """Tell whether the task needed a sent working directory and does not any more."""
+        return task.state.is_terminal and self.workdirs.ended(task)
+
+    def _tell(self, writes: Iterable[fx.Write]) -> None:
+        """Tell the log and whoever watches what is durable now."""
+        for write in writes:
+            if isinstance(write, fx.Note):
                 self.log.info(
                     write.event.kind,
                     task_id=write.task_id,
@@ -213,6 +226,7 @@ class Runner:
                     attempt=write.event.attempt,
                     message=write.event.message,
                 )
+        self._tell_watchers()
 
     def _begin(self, effect: fx.Effect) -> None:
         task = self._spawn(type(effect).__name__, partial(self._perform, effect))

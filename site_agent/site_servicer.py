@@ -18,6 +18,7 @@ from gcos.contract_net import (
 from gcos.errors import InvalidRequestError
 from gcos.ids import RunId
 from gcos.outlook import Outlook
+from gcos.rpc.lines import Answering
 from gcos.rpc.wire import from_proto, to_proto
 from gcos.v1 import site_pb2, site_pb2_grpc
 from site_agent.handoff import CustodyOffer
@@ -37,12 +38,35 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._answering = Answering(self._negotiated)
+
+    def hang_up(self) -> None:
+        """End the long calls of others, so that the server can stop."""
+        self._answering.hang_up()
+
+    # It writes rather than yields, since answers do not come in the order of requests.
+    async def Negotiate(  # type: ignore[override]
+        self, requests: AsyncIterator[site_pb2.NegotiateRequest], context: Context
+    ) -> None:
+        """Answer announcements and awards as they come."""
+        del requests  # read from the context
+        await self._answering.serve(context)
+
+    async def _negotiated(self, request: site_pb2.NegotiateRequest) -> site_pb2.NegotiateResponse:
+        if request.HasField("announce"):
+            return site_pb2.NegotiateResponse(announce=self._announced(request.announce))
+        if request.HasField("award"):
+            return site_pb2.NegotiateResponse(award=await self._awarded(request.award))
+        raise InvalidRequestError("neither an announcement nor an award", field="announce")
 
     async def Announce(
         self, request: site_pb2.AnnounceRequest, context: Context
     ) -> site_pb2.AnnounceResponse:
         """Bid or refuse; changes nothing durable."""
         del context
+        return self._announced(request)
+
+    def _announced(self, request: site_pb2.AnnounceRequest) -> site_pb2.AnnounceResponse:
         if not 1 <= len(request.announcements) <= ANNOUNCEMENT_COUNT_MAX:
             raise InvalidRequestError(f"takes 1 to {ANNOUNCEMENT_COUNT_MAX}", field="announcements")
         answers = []
@@ -61,6 +85,9 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     ) -> site_pb2.AwardResponse:
         """Accept or decline, durably."""
         del context
+        return await self._awarded(request)
+
+    async def _awarded(self, request: site_pb2.AwardRequest) -> site_pb2.AwardResponse:
         award = from_proto(request.award, Award)
         self._runner.copies.won(award.task_id)
         answer, ready = self._runner.participant.award(award, now=self._runner.now())

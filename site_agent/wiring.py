@@ -174,6 +174,7 @@ class _Agent:
             for loop in loops:
                 loop.cancel()
             runner.cancel_effects()
+            runner.peers.hang_up()
 
     def _adopt(self, artifacts: ArtifactStore) -> None:
         """Serve what lies in other programs' stores too; before anybody else uses the books."""
@@ -234,7 +235,9 @@ class _Agent:
                 byte_ratio=config.world.byte_ratio,
             ),
         )
-        peers = Peers(self._channels, brokers=config.brokers, predictors=config.predictors)
+        peers = Peers(
+            self._channels, brokers=config.brokers, predictors=config.predictors, group=group
+        )
         here = Holder(self._site.site_id, self._site.zone, self._site.address)
         copies = Copies(
             config=config,
@@ -336,15 +339,14 @@ class _Agent:
     async def _serve(
         self, runner: Runner, plane: ArtifactPlane, copy_log: CopyLog, stopping: asyncio.Event
     ) -> None:
+        site = SiteServicer(runner)
         operator = OperatorServicer(runner, plane, copy_log, self._config.data_dir / UPLOADS_NAME)
         servicer = ArtifactServicer(plane.store)
         register = (
             lambda server: tasks_pb2_grpc.add_TaskServiceServicer_to_server(
                 TaskServicer(runner, self._channels), server
             ),
-            lambda server: site_pb2_grpc.add_SiteServiceServicer_to_server(
-                SiteServicer(runner), server
-            ),
+            lambda server: site_pb2_grpc.add_SiteServiceServicer_to_server(site, server),
             lambda server: operator_pb2_grpc.add_OperatorServiceServicer_to_server(
                 operator, server
             ),
@@ -363,6 +365,7 @@ class _Agent:
             try:
                 await self._until_stopped(runner, running, stopping)
             finally:
+                site.hang_up()
                 operator.keep_unfinished()
             self._log.info("agent_stopped")
 

@@ -22,6 +22,7 @@ from gcos.errors import GcosError
 from gcos.exception_groups import sole_error
 from gcos.logs import Log
 from gcos.rpc.interception import Context, GuardInterceptor
+from gcos.v1 import site_pb2
 
 REASON_KEY: Final = "gcos-reason"
 FIELD_KEY: Final = "gcos-field"
@@ -133,10 +134,8 @@ def _error_of(exc: grpc.aio.AioRpcError, peer: str) -> GcosError:
     message = exc.details() or ""
     reason = answer.get(REASON_KEY, "")
     if reason in _CLASSES_BY_REASON:
-        error = _CLASSES_BY_REASON[reason](message, hint=answer.get(HINT_KEY, ""))
-        # Set afterwards, as a constructor may put the field in front of the message again.
-        error.field = answer.get(FIELD_KEY, "")
-        return error
+        hint, field = answer.get(HINT_KEY, ""), answer.get(FIELD_KEY, "")
+        return _error_named(reason, message, field=field, hint=hint)
     if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
         return GcosError(
             f"{peer} does not know this call", hint="update it, or check that the address is right"
@@ -145,6 +144,32 @@ def _error_of(exc: grpc.aio.AioRpcError, peer: str) -> GcosError:
     if cls is errors.PeerUnreachableError:
         return cls(f"{peer} does not answer", hint="check that it runs and can be reached")
     return cls(message or f"{peer} answered {exc.code().name}")
+
+
+def problem_of(error: GcosError) -> site_pb2.Problem:
+    """Return an error as a message, for an answer that has no status of its own."""
+    return site_pb2.Problem(
+        code=error.code,
+        reason=error.reason,
+        message=error.message[:DETAILS_CHARS_MAX].encode(errors="replace").decode(),
+        field=error.field,
+        hint=error.hint,
+    )
+
+
+def error_of(problem: site_pb2.Problem) -> GcosError:
+    """Return the error that `problem_of` was given; of its code's class where we lack its own."""
+    if problem.reason in _CLASSES_BY_REASON:
+        return _error_named(problem.reason, problem.message, field=problem.field, hint=problem.hint)
+    code = _CODES.get(problem.code, grpc.StatusCode.UNKNOWN)
+    return _CLASSES_BY_CODE.get(code, GcosError)(problem.message, hint=problem.hint)
+
+
+def _error_named(reason: str, message: str, *, field: str, hint: str) -> GcosError:
+    error = _CLASSES_BY_REASON[reason](message, hint=hint)
+    # Set afterwards, as a constructor may put the field in front of the message again.
+    error.field = field
+    return error
 
 
 def _quoted(text: str) -> str:

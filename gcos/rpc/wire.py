@@ -271,6 +271,8 @@ def _field_decoder(field: _Field) -> _Convert | None:
     if proto.is_repeated:
         hint = _tuple_element_hint(field)
         element = _element_decoder(field, hint, proto)
+        if element is _finite:
+            return _finite_tuple
         return tuple if element is None else _tuple_decoder(element)
     return _element_decoder(field, field.hint, proto)
 
@@ -305,6 +307,14 @@ def _finite(value: float) -> float:
     if math.isfinite(value):
         return value
     raise _FieldError(f"must be a finite number, not {value}")
+
+
+def _finite_tuple(items: Iterable[float]) -> tuple[float, ...]:
+    values = tuple(items)
+    if all(map(math.isfinite, values)):
+        return values
+    index = next(i for i, value in enumerate(values) if not math.isfinite(value))
+    raise _FieldError(f"must be a finite number, not {values[index]}").under(f"[{index}]")
 
 
 def _tuple_decoder(element: _Convert) -> _Convert:

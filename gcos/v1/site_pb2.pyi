@@ -482,6 +482,136 @@ class AwardResponse(_message.Message):
 Global___AwardResponse: _TypeAlias = AwardResponse  # noqa: Y015
 
 @_typing.final
+class NegotiateRequest(_message.Message):
+    """An announcement or an award."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    ANNOUNCE_FIELD_NUMBER: _builtins.int
+    AWARD_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Tells whose the answer is; another one than those of all that are not answered yet."""
+    @_builtins.property
+    def announce(self) -> Global___AnnounceRequest:
+        """Tasks to bid for; absent: it is an award."""
+
+    @_builtins.property
+    def award(self) -> Global___AwardRequest:
+        """A task that is awarded; absent: it is an announcement."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        announce: Global___AnnounceRequest | None = ...,
+        award: Global___AwardRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_announce", b"_announce", "_award", b"_award", "announce", b"announce", "award", b"award"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_announce", b"_announce", "_award", b"_award", "announce", b"announce", "award", b"award", "call_id", b"call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__announce: _TypeAlias = _typing.Literal["announce"]  # noqa: Y015
+    _WhichOneofArgType__announce: _TypeAlias = _typing.Literal["_announce", b"_announce"]  # noqa: Y015
+    _WhichOneofReturnType__award: _TypeAlias = _typing.Literal["award"]  # noqa: Y015
+    _WhichOneofArgType__award: _TypeAlias = _typing.Literal["_award", b"_award"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__announce) -> _WhichOneofReturnType__announce | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__award) -> _WhichOneofReturnType__award | None: ...
+
+Global___NegotiateRequest: _TypeAlias = NegotiateRequest  # noqa: Y015
+
+@_typing.final
+class NegotiateResponse(_message.Message):
+    """The answer to one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    ANNOUNCE_FIELD_NUMBER: _builtins.int
+    AWARD_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """That of the request."""
+    @_builtins.property
+    def announce(self) -> Global___AnnounceResponse:
+        """Bids and refusals; absent: it is another answer."""
+
+    @_builtins.property
+    def award(self) -> Global___AwardResponse:
+        """Accept or decline; absent: it is another answer."""
+
+    @_builtins.property
+    def problem(self) -> Global___Problem:
+        """Why there is no answer; absent: there is one."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        announce: Global___AnnounceResponse | None = ...,
+        award: Global___AwardResponse | None = ...,
+        problem: Global___Problem | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_announce", b"_announce", "_award", b"_award", "_problem", b"_problem", "announce", b"announce", "award", b"award", "problem", b"problem"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_announce", b"_announce", "_award", b"_award", "_problem", b"_problem", "announce", b"announce", "award", b"award", "call_id", b"call_id", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__announce: _TypeAlias = _typing.Literal["announce"]  # noqa: Y015
+    _WhichOneofArgType__announce: _TypeAlias = _typing.Literal["_announce", b"_announce"]  # noqa: Y015
+    _WhichOneofReturnType__award: _TypeAlias = _typing.Literal["award"]  # noqa: Y015
+    _WhichOneofArgType__award: _TypeAlias = _typing.Literal["_award", b"_award"]  # noqa: Y015
+    _WhichOneofReturnType__problem: _TypeAlias = _typing.Literal["problem"]  # noqa: Y015
+    _WhichOneofArgType__problem: _TypeAlias = _typing.Literal["_problem", b"_problem"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__announce) -> _WhichOneofReturnType__announce | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__award) -> _WhichOneofReturnType__award | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__problem) -> _WhichOneofReturnType__problem | None: ...
+
+Global___NegotiateResponse: _TypeAlias = NegotiateResponse  # noqa: Y015
+
+@_typing.final
+class Problem(_message.Message):
+    """An error, as the status and the metadata of a call of its own would tell it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    HINT_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Name of the gRPC code."""
+    reason: _builtins.str
+    """The closed reason."""
+    message: _builtins.str
+    """One sentence for a person."""
+    field: _builtins.str
+    """Field at fault; empty: none."""
+    hint: _builtins.str
+    """What to do; empty: nothing is known."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        field: _builtins.str = ...,
+        hint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "hint", b"hint", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Problem: _TypeAlias = Problem  # noqa: Y015
+
+@_typing.final
 class Hold(_message.Message):
     """A soft reservation for a task that waits."""
 

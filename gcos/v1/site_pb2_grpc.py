@@ -45,6 +45,11 @@ class SiteServiceStub:
                 request_serializer=gcos_dot_v1_dot_site__pb2.AwardRequest.SerializeToString,
                 response_deserializer=gcos_dot_v1_dot_site__pb2.AwardResponse.FromString,
                 _registered_method=True)
+        self.Negotiate = channel.stream_stream(
+                '/gcos.v1.SiteService/Negotiate',
+                request_serializer=gcos_dot_v1_dot_site__pb2.NegotiateRequest.SerializeToString,
+                response_deserializer=gcos_dot_v1_dot_site__pb2.NegotiateResponse.FromString,
+                _registered_method=True)
         self.Reject = channel.unary_unary(
                 '/gcos.v1.SiteService/Reject',
                 request_serializer=gcos_dot_v1_dot_site__pb2.RejectRequest.SerializeToString,
@@ -105,6 +110,14 @@ class SiteServiceServicer:
 
     def Award(self, request, context):
         """Award a task. Repeating it repeats the first answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Negotiate(self, request_iterator, context):
+        """Both of these over one long call, for half their price: each request is answered as its own
+        call would be, in whatever order answers come.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,6 +198,11 @@ def add_SiteServiceServicer_to_server(servicer, server):
                     servicer.Award,
                     request_deserializer=gcos_dot_v1_dot_site__pb2.AwardRequest.FromString,
                     response_serializer=gcos_dot_v1_dot_site__pb2.AwardResponse.SerializeToString,
+            ),
+            'Negotiate': grpc.stream_stream_rpc_method_handler(
+                    servicer.Negotiate,
+                    request_deserializer=gcos_dot_v1_dot_site__pb2.NegotiateRequest.FromString,
+                    response_serializer=gcos_dot_v1_dot_site__pb2.NegotiateResponse.SerializeToString,
             ),
             'Reject': grpc.unary_unary_rpc_method_handler(
                     servicer.Reject,
@@ -287,6 +305,33 @@ class SiteService:
             '/gcos.v1.SiteService/Award',
             gcos_dot_v1_dot_site__pb2.AwardRequest.SerializeToString,
             gcos_dot_v1_dot_site__pb2.AwardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Negotiate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/gcos.v1.SiteService/Negotiate',
+            gcos_dot_v1_dot_site__pb2.NegotiateRequest.SerializeToString,
+            gcos_dot_v1_dot_site__pb2.NegotiateResponse.FromString,
             options,
             channel_credentials,
             insecure,

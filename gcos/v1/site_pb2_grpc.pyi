@@ -37,6 +37,10 @@ class SiteServiceStub:
     """Ask for bids. Changes nothing durable."""
     Award: _grpc.UnaryUnaryMultiCallable[_site_pb2.AwardRequest, _site_pb2.AwardResponse]
     """Award a task. Repeating it repeats the first answer."""
+    Negotiate: _grpc.StreamStreamMultiCallable[_site_pb2.NegotiateRequest, _site_pb2.NegotiateResponse]
+    """Both of these over one long call, for half their price: each request is answered as its own
+    call would be, in whatever order answers come.
+    """
     Reject: _grpc.UnaryUnaryMultiCallable[_site_pb2.RejectRequest, _site_pb2.RejectResponse]
     """Tell the losers what the tasks went for. May be lost."""
     Hold: _grpc.UnaryUnaryMultiCallable[_site_pb2.HoldRequest, _site_pb2.HoldResponse]
@@ -65,6 +69,10 @@ class SiteServiceAsyncStub(SiteServiceStub):
     """Ask for bids. Changes nothing durable."""
     Award: _aio.UnaryUnaryMultiCallable[_site_pb2.AwardRequest, _site_pb2.AwardResponse]  # type: ignore[assignment]
     """Award a task. Repeating it repeats the first answer."""
+    Negotiate: _aio.StreamStreamMultiCallable[_site_pb2.NegotiateRequest, _site_pb2.NegotiateResponse]  # type: ignore[assignment]
+    """Both of these over one long call, for half their price: each request is answered as its own
+    call would be, in whatever order answers come.
+    """
     Reject: _aio.UnaryUnaryMultiCallable[_site_pb2.RejectRequest, _site_pb2.RejectResponse]  # type: ignore[assignment]
     """Tell the losers what the tasks went for. May be lost."""
     Hold: _aio.UnaryUnaryMultiCallable[_site_pb2.HoldRequest, _site_pb2.HoldResponse]  # type: ignore[assignment]
@@ -102,6 +110,16 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_site_pb2.AwardResponse, _abc.Awaitable[_site_pb2.AwardResponse]]:
         """Award a task. Repeating it repeats the first answer."""
+
+    @_abc_1.abstractmethod
+    def Negotiate(
+        self,
+        request_iterator: _MaybeAsyncIterator[_site_pb2.NegotiateRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_site_pb2.NegotiateResponse], _abc.AsyncIterator[_site_pb2.NegotiateResponse]]:
+        """Both of these over one long call, for half their price: each request is answered as its own
+        call would be, in whatever order answers come.
+        """
 
     @_abc_1.abstractmethod
     def Reject(

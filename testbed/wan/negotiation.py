@@ -10,32 +10,47 @@ negotiation. A negotiation is measured twice:
   the announcement the origin has asked predictor and broker, a round trip each; after the award it
   has written the lease, which is a third fdatasync, and told the client.
 
-Both are written out in ARCHITECTURE.md. A bare gRPC call to the winner over the same link, a health
-check, tells how much of what is over the limit is the way through gRPC at both ends.
+Both are written out in ARCHITECTURE.md. Beside them stands the *floor*, what the same takes with
+nothing of ours in it: two bare questions over a long gRPC call on the same link, and two commits of
+a row of a task's size to a journal of its own.
+
+What waits rests: a negotiation comes to each of its commits after a flight over the link. So
+fdatasync and the floor are measured after a rest of one round trip, too. Right after one another
+fdatasync may take ten times as long, where a disk grants so many a second (4.0 against 0.4 ms), and
+a question after another one half as long, as the processor still has all of it at hand.
 """
 
+import asyncio
+import contextlib
 import json
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Final
 
-import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from gcos.client import Client
 from gcos.errors import UnavailableError, WrongStateError
 from gcos.ids import TaskId
+from gcos.rpc.channels import Channels
+from gcos.store import Append, Put, SqliteStore, Store
 from gcos.system import SystemClock
 from testbed.wan.cluster import Testbed
 from testbed.wan.control import asked_reading, measure, probing
 from testbed.wan.records import BROKER, PREDICTOR
 
-_SYNC_COUNT: Final = 5
+_SYNC_COUNT: Final = 3
 _SYNC_BYTES: Final = 4096
 _CALL_COUNT: Final = 3
+#: What a task's record and the event beside it take in a journal.
+_RECORD_BYTES: Final = 2600
+_EVENT_BYTES: Final = 1400
+#: Commits until a journal is written over from its beginning (`testbed.bench.negotiation`).
+_SETTLING_COUNT: Final = 250
 _WAIT_S: Final = 60.0
 _STEPS: Final = ("announce_s", "intend_s", "award_s")
 
@@ -51,14 +66,17 @@ class NegotiationReading:
         winner: The only site that may run them.
         asked_rtt_s: Round-trip time between the two that was asked of the emulator.
         rtt_s: The same as measured, round by round.
-        fdatasync_s: One fdatasync of a block that is there already, as a settled journal is.
+        fdatasync_s: One fdatasync of a block that is there already, as a settled journal is, after
+            a rest.
         announce_s: From the announcement until the bids are in.
         intend_s: From then until the award is sent: the offers are judged and the intent written.
         award_s: From then until the winner's acceptance has arrived.
         p50_s: From the announcement to the accepted award.
         limit_s: Two round trips and two fdatasync.
         over_s: By how much a negotiation exceeds the limit of its own round.
-        calls_over_s: By how much two bare gRPC calls exceed two round trips of their own round.
+        calls_over_s: By how much two bare questions over a long gRPC call exceed two round trips of
+            their own round.
+        commits_over_s: By how much two commits of a journal exceed two fdatasync of their round.
         outside_s: From the acknowledgement of the task to its lease, as a client sees it.
         outside_limit_s: Four round trips, two of them shorter or longer, and three fdatasync.
         outside_over_s: By how much that is exceeded, round by round.
@@ -77,10 +95,16 @@ class NegotiationReading:
     limit_s: float
     over_s: float
     calls_over_s: float
+    commits_over_s: float
     outside_s: float
     outside_limit_s: float
     outside_over_s: float
     count: int
+
+    @property
+    def floor_over_s(self) -> float:
+        """By how much the same with nothing of ours in it exceeds the limit."""
+        return self.calls_over_s + self.commits_over_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +113,7 @@ class _Round:
     call_s: float
     service_rtt_s: float
     fdatasync_s: float
+    commit_s: float
     outside_s: float
     task_id: TaskId
 
@@ -117,15 +142,22 @@ async def negotiate(
     async def call_s() -> float:
         target = testbed.process(winner).address
         async with probing(config, testbed.token, origin, winner, target) as address:
-            return await _bare_call_s(address)
+            return await _bare_call_s(address, testbed.token)
 
+    rest_s = asked_reading(config, config.changes, origin, winner).asked_rtt_s
     rounds = []
-    async with Client.connect(process.address, Path(config.token_file), environ={}) as client:
+    async with (
+        Client.connect(process.address, Path(config.token_file), environ={}) as client,
+        _journal(testbed.directory) as journal,
+    ):
+        # Not in each round, as each takes some twenty round trips.
+        service = await rtt_s(PREDICTOR) + await rtt_s(BROKER)
         for number in range(count):
-            rtt, service = await rtt_s(winner), await rtt_s(PREDICTOR) + await rtt_s(BROKER)
-            sync_s = fdatasync_s(testbed.directory)
+            rtt, call = await rtt_s(winner), await call_s()
+            sync_s = await fdatasync_s(testbed.directory, rest_s=rest_s)
+            commit = await _commit_s(journal, rest_s=rest_s)
             task_id, outside_s = await _one(client, winner, number)
-            rounds.append(_Round(rtt, await call_s(), service, sync_s, outside_s, task_id))
+            rounds.append(_Round(rtt, call, service, sync_s, commit, outside_s, task_id))
     return _reading(
         rounds,
         _logged(Path(process.log)),
@@ -168,6 +200,7 @@ def _reading(
         limit_s=median(limits),
         over_s=median(ours - limit for ours, limit in zip(took, limits, strict=True)),
         calls_over_s=median(2 * (each.call_s - each.rtt_s) for each in rounds),
+        commits_over_s=median(2 * (each.commit_s - each.fdatasync_s) for each in rounds),
         outside_s=median(each.outside_s for each in rounds),
         outside_limit_s=median(outside),
         outside_over_s=median(
@@ -177,16 +210,46 @@ def _reading(
     )
 
 
-async def _bare_call_s(address: str) -> float:
-    """Return the median time of a health check, once the channel is open."""
+async def _bare_call_s(address: str, token: str) -> float:
+    """Return the median time of a question to the reflection service, once its call is open."""
     times: list[float] = []
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with Channels(token) as channels, asyncio.timeout(_WAIT_S):
+        stub = reflection_pb2_grpc.ServerReflectionStub(channels.get(address))
+        call = stub.ServerReflectionInfo()
         for _ in range(1 + _CALL_COUNT):
             began_s = _now_s()
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=_WAIT_S)
+            await call.write(asked)
+            await call.read()
             times.append(_now_s() - began_s)
+        await call.done_writing()
     return median(times[1:])
+
+
+@contextlib.asynccontextmanager
+async def _journal(directory: Path) -> AsyncIterator[Store]:
+    """Give a journal as an agent has it, written over already, with nothing else to do."""
+    with TemporaryDirectory(dir=directory) as place:
+        async with SqliteStore.open(Path(place) / "journal.db") as journal:
+            for _ in range(_SETTLING_COUNT):
+                await _commit(journal)
+            yield journal
+
+
+async def _commit(journal: Store) -> None:
+    task, event = bytes(_RECORD_BYTES), bytes(_EVENT_BYTES)
+    await journal.commit([Put("tasks", "t", task), Append("events", "t", event)])
+
+
+async def _commit_s(journal: Store, *, rest_s: float) -> float:
+    """Return the median time of a commit after a rest."""
+    times: list[float] = []
+    for _ in range(_SYNC_COUNT):
+        await asyncio.sleep(rest_s)
+        began_s = _now_s()
+        await _commit(journal)
+        times.append(_now_s() - began_s)
+    return median(times)
 
 
 async def _one(client: Client, winner: str, number: int) -> tuple[TaskId, float]:
@@ -223,13 +286,14 @@ async def _leased(client: Client, task_id: TaskId) -> None:
     raise TimeoutError(f"{task_id} got no lease within {_WAIT_S:.0f} s")
 
 
-def fdatasync_s(directory: Path) -> float:
-    """Return the median time of overwriting 4 KiB and fdatasync in a directory."""
+async def fdatasync_s(directory: Path, *, rest_s: float) -> float:
+    """Return the median time of overwriting 4 KiB and fdatasync in a directory, after a rest."""
     times: list[float] = []
     with NamedTemporaryFile(dir=directory, buffering=0) as file:
         file.write(bytes(_SYNC_BYTES))
         os.fsync(file.fileno())
         for _ in range(_SYNC_COUNT):
+            await asyncio.sleep(rest_s)
             began_s = _now_s()
             os.pwrite(file.fileno(), bytes(_SYNC_BYTES), 0)
             os.fdatasync(file.fileno())

@@ -175,8 +175,8 @@ def show_negotiations(found: NegotiationReading, out: Output) -> None:
     )
     out.line(
         f"{found.count} negotiations from {found.origin} to {found.winner}: "
-        f"{found.over_s * 1e3:.1f} ms over the limit of their round at the median (two bare gRPC "
-        f"calls: {found.calls_over_s * 1e3:.1f} ms), "
+        f"{found.over_s * 1e3:.1f} ms over the limit of their round at the median (gRPC and the "
+        f"journal with nothing of ours: {found.floor_over_s * 1e3:.1f} ms), "
         f"{found.outside_over_s * 1e3:.1f} ms from outside; round trip "
         f"{found.rtt_s * 1e3:.1f} ms (asked for {found.asked_rtt_s * 1e3:.1f}), fdatasync "
         f"{found.fdatasync_s * 1e3:.2f} ms"

@@ -13,6 +13,7 @@ from gcos.accounting import (
     Charge,
     CostScope,
     LatePenalty,
+    RunChargeArrays,
     RunTerms,
     expected_run_charges,
     idle_charge,
@@ -212,6 +213,26 @@ def test_expected_charges_are_the_weighted_mean_of_runs() -> None:
             for name in ("energy_kwh", "energy_usd", "gpu_usd", "compute_gco2"):
                 mean = sum(w * getattr(r, name) for w, r in zip(weights, runs, strict=True))
                 assert getattr(found, name)[k] == pytest.approx(mean, rel=1e-9)
+
+
+@pytest.mark.parametrize("start_h", [-3.0, 0.0, 0.7, 3.2, 9.0])
+def test_a_start_alone_is_charged_as_it_is_among_others(start_h: float) -> None:
+    price, carbon = series(0.1, -0.2, 0.5, 0.3), series(50, 400, 10, 200)
+
+    def charged(*starts_h: float) -> RunChargeArrays:
+        (found,) = expected_run_charges(
+            TERMS,
+            price,
+            carbon,
+            starts_s=T0 + np.array(starts_h) * HOUR_S,
+            durations_s=np.array([0.1, 0.9, 2.2]) * HOUR_S,
+            weights=np.array([[0.3], [0.3], [0.4]]),
+        )
+        return found
+
+    alone, first = charged(start_h), charged(start_h, 1.0)
+    for name in ("energy_kwh", "energy_usd", "gpu_usd", "compute_gco2"):
+        assert getattr(alone, name)[0] == pytest.approx(getattr(first, name)[0], rel=1e-14)
 
 
 def test_expected_charges_without_carbon_are_zero_grams() -> None:

@@ -48,6 +48,7 @@ DIMENSIONLESS = {
 #: Messages that carry no record of the kernel, and why.
 WIRE_ONLY = {
     "AnnounceAnswer": "a bid or a refusal",
+    "Problem": "an error",
     "WorkPredictions": "a list, for a list of lists",
     "Scales": "shown to clients, never kept",
     "HourlySignal": "a series as clients draw it",

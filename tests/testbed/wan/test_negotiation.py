@@ -27,9 +27,9 @@ def test_steps_are_read_and_set_beside_their_own_round(tmp_path: Path) -> None:
         )
     )
     rounds = [
-        _Round(0.08, 0.081, 0.1, 0.002, 0.30, TaskId("a")),
-        _Round(0.09, 0.092, 0.1, 0.002, 0.31, TaskId("b")),
-        _Round(0.08, 0.083, 0.1, 0.003, 0.32, TaskId("c")),
+        _Round(0.08, 0.081, 0.1, 0.002, 0.0025, 0.30, TaskId("a")),
+        _Round(0.09, 0.092, 0.1, 0.002, 0.0040, 0.31, TaskId("b")),
+        _Round(0.08, 0.083, 0.1, 0.003, 0.0032, 0.32, TaskId("c")),
     ]
     found = _reading(rounds, _logged(log), origin="de", winner="sg", asked_rtt_s=0.08)
     assert found.announce_s == 0.082
@@ -38,6 +38,8 @@ def test_steps_are_read_and_set_beside_their_own_round(tmp_path: Path) -> None:
     assert found.limit_s == pytest.approx(0.166)
     assert found.over_s == pytest.approx(0.004)
     assert found.calls_over_s == pytest.approx(0.004)
+    assert found.commits_over_s == pytest.approx(0.001)
+    assert found.floor_over_s == pytest.approx(0.005)
     # The predictor, the broker and the third fdatasync: 266, 286 and 269 ms.
     assert found.outside_limit_s == pytest.approx(0.269)
     assert found.outside_over_s == pytest.approx(0.034)
@@ -47,11 +49,11 @@ def test_steps_are_read_and_set_beside_their_own_round(tmp_path: Path) -> None:
 def test_a_negotiation_that_was_not_logged_is_told(tmp_path: Path) -> None:
     log = tmp_path / "agent.log"
     log.write_text("")
-    rounds = [_Round(0.08, 0.081, 0.1, 0.002, 0.30, TaskId("a"))]
+    rounds = [_Round(0.08, 0.081, 0.1, 0.002, 0.0025, 0.30, TaskId("a"))]
     with pytest.raises(WrongStateError, match="0 of 1 awards"):
         _reading(rounds, _logged(log), origin="de", winner="sg", asked_rtt_s=0.08)
 
 
-def test_fdatasync_takes_time(tmp_path: Path) -> None:
-    assert fdatasync_s(tmp_path) > 0
+async def test_fdatasync_takes_time(tmp_path: Path) -> None:
+    assert await fdatasync_s(tmp_path, rest_s=0.0) > 0
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,203 @@
+"""Announcements and awards over one long call to each peer: a *line*.
+
+    origin  ── NegotiateRequest(call_id, ...) ──▶  participant
+            ◀── NegotiateResponse(call_id, ...) ──  in whatever order answers come
+
+A unary call makes and ends a call at both ends for one message each way, and wakes more threads:
+over a line the same question took half the time (0.13 ms instead of 0.29 ms where both ends were
+busy, 0.6 instead of 1.1 ms after 40 ms of rest). What can happen to a call can happen to each
+question: it is answered, with an error perhaps, or not in time, or nobody is there.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from gcos.errors import GcosError, PeerUnreachableError
+from gcos.rpc.interception import Context
+from gcos.rpc.status import error_of, problem_of
+from gcos.v1.site_pb2 import NegotiateRequest, NegotiateResponse
+
+#: Lines that one process keeps to others; the one that was not used for longest is given up first.
+LINE_COUNT_MAX: Final = 64
+#: Questions of one line that are worked on at once; more wait in the connection.
+QUESTION_COUNT_MAX: Final = 64
+
+Stream: TypeAlias = "grpc.aio.StreamStreamCall[NegotiateRequest, NegotiateResponse]"
+Open: TypeAlias = Callable[[str], Stream]
+Respond: TypeAlias = Callable[[NegotiateRequest], Awaitable[NegotiateResponse]]
+
+
+class Lines:
+    """The lines of one process to its peers, each opened with its first question and kept.
+
+    Args:
+        group: Where lines are listened to, until `close`.
+        open_: Opens the long call to an address.
+    """
+
+    def __init__(self, group: asyncio.TaskGroup, open_: Open) -> None:
+        self._group = group
+        self._open = open_
+        #: The one used last is the last.
+        self._lines: dict[str, _Line] = {}
+        self._listening: set[asyncio.Task[None]] = set()
+
+    async def ask(
+        self, address: str, request: NegotiateRequest, *, timeout_s: float
+    ) -> NegotiateResponse:
+        """Return the answer to a request, whose `call_id` is set here.
+
+        Raises:
+            PeerUnreachableError: The peer did not answer, or not in time.
+            GcosError: What the peer answered.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._line(address).ask(request)
+        except (TimeoutError, _LineEndedError) as exc:
+            raise PeerUnreachableError(
+                f"{address} does not answer", hint="check that it runs and can be reached"
+            ) from exc
+        if answer.HasField("problem"):
+            raise error_of(answer.problem)
+        return answer
+
+    def close(self) -> None:
+        """Hang up; questions that are not answered get no answer."""
+        for task in self._listening:
+            task.cancel()
+
+    def _line(self, address: str) -> "_Line":
+        line = self._lines.pop(address, None)
+        if line is None or not line.is_open:
+            line = _Line(self._open(address))
+            line.listening = self._group.create_task(line.listen(), name=f"line to {address}")
+            self._listening.add(line.listening)
+            line.listening.add_done_callback(self._listening.discard)
+        self._lines[address] = line
+        self._give_up_one()
+        return line
+
+    def _give_up_one(self) -> None:
+        """Hang up the line that has rested longest, where there are too many."""
+        if len(self._lines) <= LINE_COUNT_MAX:
+            return
+        *others, _ = self._lines
+        resting = next((each for each in others if not self._lines[each].is_waiting), None)
+        if resting is not None:
+            self._lines.pop(resting).hang_up()
+
+
+class _LineEndedError(Exception):
+    """The peer is gone, or was never there."""
+
+
+class _Line:
+    """One long call, seen from who asks."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.is_open = True
+        self.listening: asyncio.Task[None] | None = None
+        self._stream = stream
+        self._waiting: dict[str, asyncio.Future[NegotiateResponse]] = {}
+        self._count = 0
+        # A call takes one message at a time.
+        self._writing = asyncio.Lock()
+
+    @property
+    def is_waiting(self) -> bool:
+        """A question is not answered yet."""
+        return bool(self._waiting)
+
+    async def ask(self, request: NegotiateRequest) -> NegotiateResponse:
+        """Return the answer.
+
+        Raises:
+            _LineEndedError: There will be none.
+        """
+        self._count += 1
+        request.call_id = str(self._count)
+        answer: asyncio.Future[NegotiateResponse] = asyncio.get_running_loop().create_future()
+        self._waiting[request.call_id] = answer
+        try:
+            async with self._writing:
+                await self._stream.write(request)
+            return await answer
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:
+            self.is_open = False
+            raise _LineEndedError from exc
+        finally:
+            del self._waiting[request.call_id]
+
+    async def listen(self) -> None:
+        """Hand out answers until the line ends."""
+        try:
+            while isinstance(response := await self._stream.read(), NegotiateResponse):
+                waiting = self._waiting.get(response.call_id)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(response)
+        except grpc.aio.AioRpcError:
+            pass  # whoever asks is told
+        finally:
+            self.is_open = False
+            self._stream.cancel()
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(_LineEndedError())
+
+    def hang_up(self) -> None:
+        """End the line."""
+        self.is_open = False
+        if self.listening is not None:
+            self.listening.cancel()
+
+
+class Answering:
+    """Answers the lines of others until it hangs up."""
+
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
+        self._is_over = asyncio.Event()
+
+    def hang_up(self) -> None:
+        """End all lines: a server that stops would wait for them."""
+        self._is_over.set()
+
+    async def serve(self, context: Context) -> None:
+        """Answer one line until either end is done with it."""
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self._read(context))
+            over = group.create_task(self._is_over.wait())
+            await asyncio.wait({reading, over}, return_when=asyncio.FIRST_COMPLETED)
+            reading.cancel()
+            over.cancel()
+
+    async def _read(self, context: Context) -> None:
+        writing = asyncio.Lock()  # a call takes one message at a time
+        places = asyncio.Semaphore(QUESTION_COUNT_MAX)
+
+        async def answer(request: NegotiateRequest) -> None:
+            try:
+                response = await self._answer(request)
+                async with writing:
+                    await context.write(response)
+            finally:
+                places.release()
+
+        async with asyncio.TaskGroup() as group:
+            while isinstance(request := await context.read(), NegotiateRequest):
+                await places.acquire()
+                group.create_task(answer(request))
+                await asyncio.sleep(0)  # the answer first, if it is known at once
+
+    async def _answer(self, request: NegotiateRequest) -> NegotiateResponse:
+        try:
+            response = await self._respond(request)
+        except GcosError as exc:
+            response = NegotiateResponse(problem=problem_of(exc))
+        response.call_id = request.call_id
+        return response
