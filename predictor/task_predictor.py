@@ -192,7 +192,6 @@ class TaskPredictor:
     ) -> AnswerColumns:
         """Ask the same of many questions, in columns."""
         pool_types = tuple(pool.type for pool in pools)
-        answers = AnswerColumns.blank(len(questions), pool_types, version)
         columns = self._columns_of(tree, pool_types)
         gathered = columns.gather(questions)
         ids = gathered.place_ids.ravel()
@@ -202,12 +201,13 @@ class TaskPredictor:
             references_s = references_s.repeat(len(pools))
         if ids.min() >= 0:
             told = tree.predict_at(columns.places, ids, numbers)
-            answers.put_forecasts(slice(None), told, references_s)
-            return answers
+            return AnswerColumns.relative(told, references_s, pool_types, version)
+        answers = AnswerColumns.blank(len(ids), pool_types, version)
         (known,) = (ids >= 0).nonzero()
         if len(known):
             told = tree.predict_at(columns.places, ids[known], numbers[known])
-            answers.put_forecasts(known, told, references_s[known])
+            of_trees = AnswerColumns.relative(told, references_s[known], pool_types, version)
+            answers.put_many(known, of_trees)
         for index, of_question in enumerate(gathered.place_ids.tolist()):
             new = [at for at, place_id in enumerate(of_question) if place_id < 0]
             if new:
