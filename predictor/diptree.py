@@ -114,18 +114,18 @@ class DiPTree:
             ticket=ticket,
         )
 
-    def tell(self, numbers: Sequence[float], place: Place) -> Floats:
+    def tell(self, seen: Singles, place: Place) -> Floats:
         """Return ln of the quantiles of `predict`, (19,), up to rounding, without a ticket.
 
         As few calls as can be: cold, as between two calls of a service, each costs microseconds.
 
         Args:
-            numbers: Numeric keys of a row.
+            seen: What trees see of a row, (1, n_features).
             place: Of its names, no older than the last change.
         """
         mixed = place.mixed
         if self._trees is not None:
-            told = self._trees(self._seen(numbers, place))
+            told = self._trees(seen)
             leaves = told[0, :-2].astype(np.intp)
             table = self._leaf_table(1)
             if table is None:

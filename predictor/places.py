@@ -20,7 +20,7 @@ class Place:
     """What is known of a row's contexts and categories alone.
 
     Attributes:
-        seen: What trees see but for the numbers, (1, n_features) float32.
+        seen: What trees see, (1, n_features) float32; its numbers are none, or a template's.
         names: The part of it that names decide: their ranks and what they lately said, (n,).
         cumulative: Probability below each edge by speed, (SPEED_COUNT, n_edges).
         effective_count: Runs behind it.

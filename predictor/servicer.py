@@ -122,11 +122,12 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
     async def _answer(self, request: bytes) -> bytes:
         """Work out an answer, and remember it."""
         asked = asked_in(request)
-        _check_count(len(asked.works), WORK_COUNT_MAX, "works")
-        _check_count(len(asked.pools), POOL_COUNT_MAX, "pools")
-        if len(asked.works) * len(asked.pools) > PREDICTION_COUNT_MAX:
+        work_count, pool_count = len(asked.works), len(asked.pools)
+        _check_count(work_count, WORK_COUNT_MAX, "works")
+        _check_count(pool_count, POOL_COUNT_MAX, "pools")
+        if work_count * pool_count > PREDICTION_COUNT_MAX:
             raise InvalidRequestError(
-                f"{len(asked.works)} works x {len(asked.pools)} pools are more than"
+                f"{work_count} works x {pool_count} pools are more than"
                 f" {PREDICTION_COUNT_MAX} predictions",
                 field="works",
                 hint="ask in several calls",
@@ -137,9 +138,9 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         per_turn = (
             PREDICTIONS_PER_TURN_COUNT if has_trees else PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT
         )
-        works_per_turn = max(per_turn // len(pools), 1)
+        works_per_turn = max(per_turn // pool_count, 1)
         parts, generations = [], set()
-        for first in range(0, len(questions), works_per_turn):
+        for first in range(0, work_count, works_per_turn):
             if first > 0:
                 await asyncio.sleep(0)  # a large batch must not keep small ones waiting
             part = questions[first : first + works_per_turn]

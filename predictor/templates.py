@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from predictor.codes import seen_numbers
-from predictor.features import TOKENS_AT, Question, Template
+from predictor.features import TOKENS_AT, WORK_AT, Question, Template
 from predictor.places import Floats, Ids, Place, PlaceColumns, Singles
 
 #: Templates remembered for each list of pool types.
@@ -70,10 +70,10 @@ class TemplateColumns:
         ids = np.array(found, dtype=np.intp)
         tokens = np.array(token_counts, dtype=np.float64)
         epochs, sizes, batch_s, of_gpus, least_s, gpu_counts = self._factors.take(ids, axis=0).T
-        # In the order of `numbers_at`, so that rounding is the same.
+        # In the order of `reference_at`, so that rounding is the same.
         references_s = np.maximum(tokens * epochs / sizes * batch_s * of_gpus, least_s) / gpu_counts
         numbers = self._numbers.take(ids, axis=0)
-        numbers[:, 0] = np.log(references_s)
+        numbers[:, WORK_AT] = np.log(references_s)
         numbers[:, TOKENS_AT] = np.log1p(tokens)
         return Gathered(numbers, references_s, self._place_ids.take(ids, axis=0))
 

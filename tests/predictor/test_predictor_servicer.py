@@ -40,7 +40,16 @@ from gcos.tasks import WorkKind
 from gcos.v1 import common_pb2, predictor_pb2, predictor_pb2_grpc
 from predictor import servicer as limits
 from predictor.answers import AnswerColumns, Answers
-from predictor.features import COUNT_MAX, Question, ln_work, numbers_at, numbers_of, question_of
+from predictor.features import (
+    COUNT_MAX,
+    TOKENS_AT,
+    WORK_AT,
+    Question,
+    ln_work,
+    numbers_of,
+    question_of,
+    reference_at,
+)
 from predictor.question_wire import QuestionReader, Work, asked_in
 from predictor.servicer import SERVICE_NAME, PredictorServicer, add_to_server, recovered
 from predictor.task_predictor import TaskPredictor
@@ -509,9 +518,10 @@ def test_questions_are_read_as_the_converter_reads_them(features: WorkFeatures) 
         assert replace(template.features, token_count=token_count) == work
         assert from_proto(asked[0], WorkFeatures) == work
         assert again is template
-        numbers, reference_s = numbers_at((template, token_count))
-        assert numbers == numbers_of(work)
-        assert math.log(reference_s) == ln_work(work)
+        assert math.log(reference_at((template, token_count))) == ln_work(work)
+        as_told = list(template.numbers)
+        as_told[WORK_AT], as_told[TOKENS_AT] = ln_work(work), math.log1p(count)
+        assert tuple(as_told) == numbers_of(work)
 
 
 @pytest.mark.live
