@@ -38,11 +38,17 @@ _CONTEXTS: Final = (*CONTEXTS, "prior")  # the last is that at PRIOR_DEPTH
 _DEPTHS: Final = {"prior": PRIOR_DEPTH} | {name: depth for depth, name in enumerate(CONTEXTS)}
 
 _QUANTILE_BYTES: Final = 8 * len(LEVELS)
-#: Quantiles, then fields 4 (if told) and 5 of `Prediction`: doubles, wire type 1.
-_WITH_TYPICAL: Final = struct.Struct(f"<{len(LEVELS)}dBdBd")
-_WITHOUT_TYPICAL: Final = struct.Struct(f"<{len(LEVELS)}dBd")
 _TYPICAL_TAG: Final = 4 << 3 | 1
 _EFFECTIVE_COUNT_TAG: Final = 5 << 3 | 1
+#: The end of a `Prediction`, by whether it lacks a typical time: quantiles, then fields 5 and 4:
+#: doubles, wire type 1.
+_NUMBERS: Final = (struct.Struct(f"<{len(LEVELS)}dBdBd"), struct.Struct(f"<{len(LEVELS)}dBd"))
+_EFFECTIVE_COUNT_AT: Final = _QUANTILE_BYTES + 1
+_TYPICAL_AT: Final = _EFFECTIVE_COUNT_AT + 9
+#: The same before numbers are put in.
+_NO_NUMBERS: Final = _NUMBERS[False].pack(
+    *[0.0] * len(LEVELS), _EFFECTIVE_COUNT_TAG, 0.0, _TYPICAL_TAG, 0.0
+)
 #: `PREDICTION_SOURCE_PREDICTOR`; this module writes what a predictor tells.
 _SOURCE_PREDICTOR: Final = 1
 
@@ -87,8 +93,7 @@ class Answer:
         typical_s = place.typical_s
         if typical_s is not None:
             typical_s = min(max(typical_s * reference_s, SECONDS_MIN), SECONDS_MAX)
-        depth = min(place.depth, len(CONTEXTS)) - 1
-        return cls(quantiles_s, typical_s, place.effective_count, depth, False)
+        return cls(quantiles_s, typical_s, place.effective_count, place.depth - 1, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +120,14 @@ class Answers:
             for pool_type, row in zip(cycle(self.pool_types), self.rows)
         )
 
-    def encoded(self) -> list[bytes]:
-        """Return the bytes of each task's `WorkPredictions`, with its tag in `PredictResponse`."""
+    def encoded(self) -> bytes:
+        """Return the bytes of the `PredictResponse`."""
+        is_alone = len(self.pool_types) == 1
         written = [
-            _written(pool_type, row, self.version)
+            _written(pool_type, row, self.version, is_alone)
             for pool_type, row in zip(cycle(self.pool_types), self.rows)
         ]
-        return _by_task(written, len(self.pool_types))
+        return b"".join(written if is_alone else _by_task(written, len(self.pool_types)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +153,30 @@ class AnswerColumns:
     version: str
 
     @classmethod
-    def blank(cls, task_count: int, pool_types: tuple[str, ...], version: str) -> "AnswerColumns":
-        """Return answers that are still to be put in."""
-        count = task_count * len(pool_types)
+    def blank(cls, count: int, pool_types: tuple[str, ...], version: str) -> "AnswerColumns":
+        """Return `count` answers that are still to be put in."""
         return cls(
             pool_types=pool_types,
             quantiles_s=np.empty((count, len(LEVELS))),
-            typicals_s=np.full(count, np.nan),
-            effective_counts=np.zeros(count),
-            depths=np.full(count, PRIOR_DEPTH),
-            are_cold=np.zeros(count, dtype=np.bool_),
+            typicals_s=np.empty(count),
+            effective_counts=np.empty(count),
+            depths=np.empty(count, dtype=np.intp),
+            are_cold=np.empty(count, dtype=np.bool_),
+            version=version,
+        )
+
+    @classmethod
+    def relative(
+        cls, told: Forecasts, references_s: Floats, pool_types: tuple[str, ...], version: str
+    ) -> "AnswerColumns":
+        """Return what trees tell of many rows, relative to their reference times."""
+        return cls(
+            pool_types=pool_types,
+            quantiles_s=_within(told.quantiles_s * references_s[:, None]),
+            typicals_s=(told.typicals_s * references_s).clip(SECONDS_MIN, SECONDS_MAX),
+            effective_counts=told.effective_counts,
+            depths=told.depths - 1,
+            are_cold=np.zeros(len(references_s), dtype=np.bool_),
             version=version,
         )
 
@@ -168,12 +188,13 @@ class AnswerColumns:
         self.depths[at] = answer.depth
         self.are_cold[at] = answer.is_cold
 
-    def put_forecasts(self, at: Ids | slice, told: Forecasts, references_s: Floats) -> None:
-        """Put what trees tell of many rows, relative to their reference times."""
-        self.quantiles_s[at] = _within(told.quantiles_s * references_s[:, None])
-        self.typicals_s[at] = np.clip(told.typicals_s * references_s, SECONDS_MIN, SECONDS_MAX)
-        self.effective_counts[at] = told.effective_counts
-        self.depths[at] = np.minimum(told.depths, len(CONTEXTS)) - 1
+    def put_many(self, at: Ids, answers: "AnswerColumns") -> None:
+        """Put answers."""
+        self.quantiles_s[at] = answers.quantiles_s
+        self.typicals_s[at] = answers.typicals_s
+        self.effective_counts[at] = answers.effective_counts
+        self.depths[at] = answers.depths
+        self.are_cold[at] = answers.are_cold
 
     def predictions(self) -> tuple[Prediction, ...]:
         """Return all rows as records."""
@@ -190,105 +211,103 @@ class AnswerColumns:
         )
         return Answers(self.pool_types, [Answer(*row) for row in rows], self.version).predictions()
 
-    def encoded(self) -> list[bytes]:
+    def encoded(self) -> bytes:
         """Return the same bytes as `Answers.encoded`.
 
-        Rows that differ in numbers alone are written together.
+        All rows are written into one table, their numbers below each other. What stands before
+        them, which differs in length, ends where they begin.
         """
         pool_count = len(self.pool_types)
-        lacks_typical = np.isnan(self.typicals_s)
-        kinds = (self.depths + 1) * 4 + 2 * self.are_cold + lacks_typical
-        kinds = kinds * pool_count + np.arange(len(kinds)) % pool_count
-        written = [b""] * len(kinds)
-        for kind in set(kinds.tolist()):
-            (alike,) = (kinds == kind).nonzero()
-            first = int(alike[0])
-            before, after = _frame(
-                self.pool_types[first % pool_count],
-                _CONTEXTS[int(self.depths[first])],
-                bool(self.are_cold[first]),
-                bool(lacks_typical[first]),
-                self.version,
+        pools = np.arange(len(self.depths)) % pool_count
+        lack_typical = np.isnan(self.typicals_s)
+        shape = (len(_CONTEXTS), 2, 2, pool_count)
+        kinds = np.ravel_multi_index((self.depths + 1, self.are_cold, lack_typical, pools), shape)
+        (present,) = np.bincount(kinds).nonzero()
+        heads, number_sizes = [], []
+        for place in zip(*[of.tolist() for of in np.unravel_index(present, shape)], strict=True):
+            depth, is_cold, lacks_typical, pool = place
+            pool_type, context = self.pool_types[pool], _CONTEXTS[depth - 1]
+            heads.append(
+                _head(pool_type, context, is_cold, lacks_typical, self.version, pool_count == 1)
             )
-            parts: list[bytes | Floats] = [before, self.quantiles_s]
-            if not lacks_typical[first]:
-                parts += [bytes((_TYPICAL_TAG,)), self.typicals_s[:, None]]
-            parts += [bytes((_EFFECTIVE_COUNT_TAG,)), self.effective_counts[:, None], after]
-            if pool_count == 1:
-                parts.insert(0, _tag(1, _size(parts)))
-            rows = _side_by_side(parts, alike)
-            if len(alike) == len(written):
-                written = rows
-                break
-            for index, row in zip(alike.tolist(), rows, strict=True):
-                written[index] = row
-        return written if pool_count == 1 else _by_task(written, pool_count)
+            number_sizes.append(_NUMBERS[lacks_typical].size)
+        first = max(map(len, heads))
+        blank = b"".join([head.rjust(first) + _NO_NUMBERS for head in heads])
+        kinds = present.searchsorted(kinds)
+        table = np.frombuffer(blank, dtype=np.uint8).reshape(len(heads), -1).take(kinds, axis=0)
+        for start, numbers in (
+            (first, self.quantiles_s),
+            (first + _EFFECTIVE_COUNT_AT, self.effective_counts[:, None]),
+            (first + _TYPICAL_AT, self.typicals_s[:, None]),
+        ):
+            written = numbers.astype("<f8", copy=False).view(np.uint8)
+            table[:, start : start + written.shape[1]] = written
+        if len(heads) == 1 == pool_count:
+            return table[:, : first + number_sizes[0]].tobytes()
+        at = table.shape[1] * np.arange(len(table))
+        starts = at + np.array([first - len(head) for head in heads]).take(kinds)
+        ends = at + (first + np.array(number_sizes)).take(kinds)
+        rows = table.tobytes()
+        parts = [rows[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return b"".join(parts if pool_count == 1 else _by_task(parts, pool_count))
 
 
-def _side_by_side(parts: Sequence[bytes | Floats], rows: Ids) -> list[bytes]:
-    """Return what `parts` are of each of `rows`: the same bytes, or numbers of its row, (n, m)."""
-    table = np.empty((len(rows), _size(parts)), dtype=np.uint8)
-    end = 0
-    for part in parts:
-        if isinstance(part, bytes):
-            start, end = end, end + len(part)
-            table[:, start:end] = np.frombuffer(part, dtype=np.uint8)
-        else:
-            start, end = end, end + 8 * part.shape[1]
-            of_rows = part if len(part) == len(rows) else part.take(rows, axis=0)
-            table[:, start:end] = of_rows.astype("<f8", copy=False).view(np.uint8)
-    written = table.tobytes()
-    return [written[first : first + end] for first in range(0, len(written), end)]
-
-
-def _size(parts: Sequence[bytes | Floats]) -> int:
-    return sum(len(part) if isinstance(part, bytes) else 8 * part.shape[1] for part in parts)
-
-
-def _written(pool_type: str, row: Answer, version: str) -> bytes:
-    """Return the bytes of a `Prediction`, with its tag in `WorkPredictions`."""
-    typical_s = row.typical_s
-    before, after = _frame(pool_type, _CONTEXTS[row.depth], row.is_cold, typical_s is None, version)
-    counted = (_EFFECTIVE_COUNT_TAG, row.effective_count)
-    if typical_s is None:
-        return before + _WITHOUT_TYPICAL.pack(*row.quantiles_s, *counted) + after
-    return before + _WITH_TYPICAL.pack(*row.quantiles_s, _TYPICAL_TAG, typical_s, *counted) + after
+def _written(pool_type: str, row: Answer, version: str, is_alone: bool) -> bytes:
+    """Return the bytes of a `Prediction` from its head on; see `_head`."""
+    lacks_typical = row.typical_s is None
+    context = _CONTEXTS[row.depth]
+    head = _head(pool_type, context, row.is_cold, lacks_typical, version, is_alone)
+    typical = () if lacks_typical else (_TYPICAL_TAG, row.typical_s)
+    return head + _NUMBERS[lacks_typical].pack(
+        *row.quantiles_s, _EFFECTIVE_COUNT_TAG, row.effective_count, *typical
+    )
 
 
 def _by_task(written: list[bytes], pool_count: int) -> list[bytes]:
     """Return the `WorkPredictions` of each task, with its tag in `PredictResponse`."""
-    if pool_count > 1:
-        firsts = range(0, len(written), pool_count)
-        written = [b"".join(written[first : first + pool_count]) for first in firsts]
-    return [_tag(1, len(content)) + content for content in written]
+    firsts = range(0, len(written), pool_count)
+    tasks = [b"".join(written[first : first + pool_count]) for first in firsts]
+    return [_tag(1, len(content)) + content for content in tasks]
 
 
 def _within(quantiles_s: Floats) -> Floats:
-    """Return `quantiles_s`, (..., 19), within what may be told; rounding makes none fall."""
-    within = np.clip(quantiles_s, SECONDS_MIN, SECONDS_MAX)
-    if (within[..., 1:] < within[..., :-1]).any():
-        within = np.maximum.accumulate(within, axis=-1)
-    return within
+    """Return `quantiles_s`, (..., 19), within what may be told; rounding makes none fall.
+
+    They are changed in place.
+    """
+    if (quantiles_s[..., 1:] < quantiles_s[..., :-1]).any():
+        np.maximum.accumulate(quantiles_s, axis=-1, out=quantiles_s)
+    if quantiles_s.min() < SECONDS_MIN or quantiles_s.max() > SECONDS_MAX:
+        quantiles_s.clip(SECONDS_MIN, SECONDS_MAX, out=quantiles_s)
+    return quantiles_s
 
 
 @lru_cache(maxsize=256)
-def _frame(
-    pool_type: str, context: str, is_cold: bool, lacks_typical: bool, version: str
-) -> tuple[bytes, bytes]:
-    """Return what stands before the quantiles and after the numbers of a `Prediction`."""
-    run_time = _tag(1, _QUANTILE_BYTES)
-    before = (
+def _head(
+    pool_type: str,
+    context: str,
+    is_cold: bool,
+    lacks_typical: bool,
+    version: str,
+    is_alone: bool,
+) -> bytes:
+    """Return what stands before the quantiles of a `Prediction`, from its tag on.
+
+    If it is alone in its task, the tag of the task's `WorkPredictions` comes first.
+    """
+    quantiles = _tag(1, _QUANTILE_BYTES)
+    head = (
         _field(1, pool_type.encode())
         + bytes((3 << 3, _SOURCE_PREDICTOR))
-        + _tag(2, len(run_time) + _QUANTILE_BYTES)
-        + run_time
+        + _field(6, context.encode())
+        + (bytes((7 << 3, 1)) if is_cold else b"")
+        + _field(8, version.encode())
+        + _tag(2, len(quantiles) + _QUANTILE_BYTES)
+        + quantiles
     )
-    after = _field(6, context.encode()) + _field(8, version.encode())
-    if is_cold:
-        after += bytes((7 << 3, 1))
-    numbers = _WITHOUT_TYPICAL if lacks_typical else _WITH_TYPICAL
-    length_bytes = len(before) + numbers.size + len(after)
-    return _tag(1, length_bytes) + before, after
+    for _ in range(1 + is_alone):  # the tag of the prediction, then of its task: both are field 1
+        head = _tag(1, len(head) + _NUMBERS[lacks_typical].size) + head
+    return head
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -1,13 +1,20 @@
-"""Names as numbers that trees can split on: the rank of a name among those of fitted rows. Pure.
+"""Keys as numbers that trees can split on: of a name, its rank among those of fitted rows. Pure.
 
 What a name lately said (`histories`) moves with every run; its rank stands still between refits, so
 that trees can tell names apart. A name that is new since the fit has rank 0, and its history.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
-from predictor.records import Row
+import numpy as np
+
+from predictor.records import Floats, Row, Singles
+
+#: What trees see in place of an unknown number; far from what anyone measures.
+UNKNOWN_NUMBER = -1e9
+NUMBER_MAX = 1e30
 
 #: Names of a column that have a rank of their own.
 NAME_COUNT_MAX = 250
@@ -40,3 +47,17 @@ class Codes:
         """Return the rank of each category of `row`; 0 where it has none."""
         named = zip(self._ranks, row.categories, strict=False)
         return [ranks.get(name, 0.0) for ranks, name in named]
+
+
+def seen_number(number: float) -> float:
+    """Return a numeric key as trees see it."""
+    if -NUMBER_MAX <= number <= NUMBER_MAX:
+        return number
+    return UNKNOWN_NUMBER if math.isnan(number) else math.copysign(NUMBER_MAX, number)
+
+
+def seen_numbers(numbers: Floats) -> Singles:
+    """Return numeric keys, of any shape, as trees see them."""
+    bounded = numbers.clip(-NUMBER_MAX, NUMBER_MAX)
+    bounded[np.isnan(bounded)] = UNKNOWN_NUMBER
+    return bounded.astype(np.float32)

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcos.durations import LEVELS
-from predictor.codes import Codes
+from predictor.codes import NUMBER_MAX, Codes, seen_number, seen_numbers
 from predictor.head_residuals import HeadResiduals
 from predictor.histories import Histories
 from predictor.levels import LevelCalibration
@@ -50,16 +50,12 @@ from predictor.records import (
 )
 from predictor.stack import Stack
 
-#: What trees see in place of an unknown number; far from what anyone measures.
-UNKNOWN_NUMBER = -1e9
-NUMBER_MAX = 1e30
 #: Times are taken within these; a time may also be relative to a reference.
 TIME_MIN, TIME_MAX = 1e-12, 1e12
 #: Trees, contexts at three speeds, boosted head with two kinds of residuals.
 EXPERT_COUNT = 1 + SPEED_COUNT + RESIDUAL_KIND_COUNT
 _OF_CONTEXTS = slice(1, 1 + SPEED_COUNT)
 _OF_HEAD = slice(1 + SPEED_COUNT, None)
-_NOT_OF_CONTEXTS = [0, *range(1 + SPEED_COUNT, EXPERT_COUNT)]
 #: Rows asked of `predict_many` since the last change that are worth a table of all leaves.
 TABLE_WORTH_COUNT = 96
 #: Rows whose leaves are summed together, so that they stay in the processor's cache.
@@ -118,33 +114,28 @@ class DiPTree:
             ticket=ticket,
         )
 
-    def tell(self, numbers: Sequence[float], place: Place) -> Floats:
+    def tell(self, seen: Singles, place: Place) -> Floats:
         """Return ln of the quantiles of `predict`, (19,), up to rounding, without a ticket.
 
         As few calls as can be: cold, as between two calls of a service, each costs microseconds.
 
         Args:
-            numbers: Numeric keys of a row.
+            seen: What trees see of a row, (1, n_features).
             place: Of its names, no older than the last change.
         """
         mixed = place.mixed
         if self._trees is not None:
-            told = self._trees(self._seen(numbers, place))
-            of_trees, *of_head = place.weights.tolist()
+            told = self._trees(seen)
             leaves = told[0, :-2].astype(np.intp)
             table = self._leaf_table(1)
             if table is None:
-                mixed = mixed + of_trees * self._by_paths(leaves[None])[0]
+                mixed = mixed + place.tree_weight * self._by_paths(leaves[None])[0]
             else:
                 mixed = mixed.copy()
                 mixed[1:] += np.dot(place.tree_weights, table.take(leaves, axis=0))
             if self._head is not None:
                 forecast, ln_error = told[0, -2:].tolist()
-                plain, scaled = self._head.curves(forecast, ln_error, of_head)
-                mixed += plain
-                mixed += scaled
-                # Experts agree about the ends, where residuals alone may not reach.
-                mixed[0], mixed[-1] = 0.0, 1.0
+                self._head.add(mixed, forecast, ln_error, place.head_weights.tolist())
         return np.interp(self.levels.levels(), mixed, self.partition.edges)
 
     def predict_many(self, rows: Sequence[Row]) -> Forecasts:
@@ -155,31 +146,29 @@ class DiPTree:
         """
         places = PlaceColumns.of([self.place(row) for row in rows], self.partition.edges)
         numbers = np.array([row.numbers for row in rows], dtype=np.float64)
-        return self.predict_at(places, np.arange(len(rows)), numbers)
+        return self.predict_at(places, np.arange(len(rows)), seen_numbers(numbers))
 
-    def predict_at(self, places: PlaceColumns, ids: Ids, numbers: Floats) -> Forecasts:
+    def predict_at(self, places: PlaceColumns, ids: Ids, numbers: Singles) -> Forecasts:
         """Return the same for rows at places, none older than the last change.
 
         Args:
             places: Of some rows.
             ids: Which of them each row has, (n,).
-            numbers: Numeric keys, (n, n_numbers).
+            numbers: Numeric keys as trees see them, (n, n_numbers).
         """
         # Of rows that lie side by side much the same branches are taken, and branches that a
         # processor foresees cost half: by ln t as the head last told it, or as contexts believe.
-        order = places.centres.take(ids).argsort()
+        order = places.centres.take(ids).argsort(kind="stable")  # the quickest, for some 100 rows
         ids_in_order = ids.take(order)
         mixed = places.mixed.take(ids_in_order, axis=0)
         if self._trees is not None:
             names = places.names.take(ids_in_order, axis=0)
-            told = self._trees(
-                np.concatenate((_as_seen(numbers.take(order, axis=0)), names), axis=1)
-            )
+            told = self._trees(np.concatenate((numbers.take(order, axis=0), names), axis=1))
             if self._head is not None:
                 places.centres[ids_in_order] = told[:, -2]  # better known for the next batch
-            of_trees, *of_head = places.weights.take(ids_in_order, axis=0).T
-            self._add_trees(mixed, told[:, :-2].astype(np.intp), of_trees)
+            self._add_trees(mixed, told[:, :-2].astype(np.intp), places, ids_in_order)
             if self._head is not None:
+                of_head = places.head_weights.take(ids_in_order, axis=0).T
                 self._head.add_to(mixed, told[:, -2:].astype(np.float64), of_head)
         ln_quantiles = np.empty((len(mixed), len(LEVELS)))
         ln_quantiles[order] = self._read(mixed)
@@ -315,7 +304,7 @@ class DiPTree:
         """Return what the trees see, (1, n_features)."""
         seen = place.seen.copy()
         seen[0, : len(numbers)] = [
-            number if -NUMBER_MAX <= number <= NUMBER_MAX else _bounded(number)
+            number if -NUMBER_MAX <= number <= NUMBER_MAX else seen_number(number)
             for number in numbers
         ]
         return seen
@@ -354,8 +343,9 @@ class DiPTree:
             depth=len(slots),
             group=group,
             mixed=weights[_OF_CONTEXTS] @ cumulative,
-            weights=weights[_NOT_OF_CONTEXTS],
+            tree_weight=float(weights[0]),
             tree_weights=np.full(tree_count, weights[0] / tree_count, dtype=np.float32),
+            head_weights=weights[_OF_HEAD],
             typicals=typicals,
             typical_s=None if typical is None else math.exp(typical),
         )
@@ -385,24 +375,26 @@ class DiPTree:
             typicals=place.typicals,
         )
 
-    def _add_trees(self, mixed: Floats, leaves: Ids, weights: Floats) -> None:
-        """Add to `mixed`, (n, n_edges), what `leaves`, (n, n_trees), say, times `weights`, (n,)."""
+    def _add_trees(self, mixed: Floats, leaves: Ids, places: PlaceColumns, ids: Ids) -> None:
+        """Add what `leaves`, (n, n_trees), say, weighed, to `mixed`, (n, n_edges).
+
+        Weights are those of the `places` that `ids` tells, (n,).
+        """
         table = self._leaf_table(len(leaves))
         if table is None:
-            mixed += self._by_paths(leaves) * weights[:, None]
+            mixed += self._by_paths(leaves) * places.tree_weight.take(ids)[:, None]
             return
-        count = leaves.shape[1]
-        # As a product, which weighs and sums at once, three times as fast as a sum.
-        of_each = (weights / count).astype(np.float32).repeat(count).reshape(-1, 1, count)
-        below = np.empty((len(leaves), 1, table.shape[1]), dtype=np.float32)
+        weights = places.tree_weights.take(ids, axis=0)
+        told = np.zeros((len(leaves), 1, mixed.shape[1]), dtype=np.float32)
         for first in range(0, len(leaves), CHUNK_COUNT):
             chunk = slice(first, first + CHUNK_COUNT)
+            # As a product, which weighs and sums at once, three times as fast as a sum.
             of_leaves = table.take(leaves[chunk], axis=0)
-            np.matmul(of_each[chunk], of_leaves, out=below[chunk])
-        mixed[:, 1:] += below[:, 0]
+            np.matmul(weights[chunk, None], of_leaves, out=told[chunk, :, 1:])
+        mixed += told[:, 0]
 
     def _read(self, cumulative: Floats) -> Floats:
-        """Return ln of the quantiles, (n, 19), of `cumulative`, (n, n_edges).
+        """Return ln of the quantiles, (n, 19), of `cumulative`, (n, n_edges), which it uses up.
 
         The rows' curves lie side by side on one axis, so that one call reads them all.
         """
@@ -412,10 +404,11 @@ class DiPTree:
         if len(self._edges_of_rows) < count * len(edges):
             self._edges_of_rows = np.tile(edges, count)
         places = 2.0 * np.arange(count)[:, None]
+        cumulative += places
         return np.interp(
             (self.levels.levels() + places).ravel(),
-            (cumulative + places).ravel(),
-            self._edges_of_rows[: count * len(edges)],
+            cumulative.ravel(),
+            self._edges_of_rows[: cumulative.size],
         ).reshape(count, -1)
 
     def _leaf_table(self, count: int) -> Singles | None:
@@ -465,19 +458,6 @@ class DiPTree:
             self._nodes.clear_slot(slot)
             return slot
         return len(self._slots)
-
-
-def _as_seen(numbers: Floats) -> Singles:
-    """Return numeric keys, of any shape, as trees see them."""
-    if numbers.size and not abs(numbers).max() <= NUMBER_MAX:
-        numbers = np.clip(numbers, -NUMBER_MAX, NUMBER_MAX)
-        numbers[np.isnan(numbers)] = UNKNOWN_NUMBER
-    return numbers.astype(np.float32)
-
-
-def _bounded(number: float) -> float:
-    """Return a number that is none, or too large, as trees see it."""
-    return UNKNOWN_NUMBER if math.isnan(number) else math.copysign(NUMBER_MAX, number)
 
 
 _NO_CURVES: Floats = np.zeros((0, 0))

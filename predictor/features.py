@@ -36,7 +36,8 @@ _UNSIZED = "unsized"
 
 Context = tuple[str, ...]
 
-#: Place of the number of tokens among the numeric keys.
+#: Places of `ln_work` and of ln of 1 + tokens among the numeric keys: what their number decides.
+WORK_AT = 0
 TOKENS_AT = 3
 
 NAME_LENGTH_MAX = 512
@@ -84,7 +85,7 @@ class Template:
         pace: How its tokens are worked off.
         least_s: Reference seconds are at least this; all of them without tokens.
         gpu_count: GPUs of the run, at least 1.
-        numbers: Numeric keys; the first and that at `TOKENS_AT` are of another number of tokens.
+        numbers: Numeric keys; those at `WORK_AT` and `TOKENS_AT` are of another number of tokens.
     """
 
     features: WorkFeatures
@@ -116,20 +117,17 @@ def question_of(features: WorkFeatures) -> Question:
     return template_of(features), features.token_count
 
 
-def numbers_at(question: Question) -> tuple[tuple[float, ...], float]:
-    """Return the numeric keys of a task, and its reference seconds on its GPUs."""
+def reference_at(question: Question) -> float:
+    """Return the reference seconds of a task on its GPUs: exp of its `ln_work`."""
     template, token_count = question
     pace = template.pace
     batch_count = token_count * pace.epoch_count / pace.batch_token_count
     seconds = max(batch_count * pace.batch_s * pace.gpu_count, template.least_s)
-    seconds /= template.gpu_count
-    _, *before = template.numbers[:TOKENS_AT]
-    after = template.numbers[TOKENS_AT + 1 :]
-    return (math.log(seconds), *before, math.log1p(token_count), *after), seconds
+    return seconds / template.gpu_count
 
 
 def numbers_of(features: WorkFeatures) -> tuple[float, ...]:
-    """Return the numeric keys of a task; the first is `ln_work`."""
+    """Return the numeric keys of a task."""
     return (
         ln_work(features),
         math.log1p(features.model_bytes),

@@ -28,8 +28,6 @@ SPLITWISE_MODELS = {
     "bloom-176b": ServedModel(176e9, 352e9, 70, 70 * 4.0 * 14336),
 }
 WEIGHT_BYTES = {"fp8": 1.0, "bfloat16": 2.0, "mxfp4": 0.55}
-#: Prompts of the energy benchmark, whose lengths and times are not in its table (assumed).
-ENERGY_PROMPT_COUNT = 512.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.records import Lessons, Partition
+from predictor.records import RESIDUAL_KIND_COUNT, Lessons, Partition
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.intp]
@@ -23,7 +23,8 @@ HEAD_KAPPA = 30.0
 HEAD_DECAY = 0.998
 #: Cells of a table of pieces; edges nearer to each other than a cell are told apart less exactly.
 CELL_COUNT_MAX = 8192
-_WHOLLY = (1.0, 1.0)
+#: The kind of residuals that are counted in usual errors; the other counts them as they are.
+_IN_ERRORS = 1
 
 
 class HeadResiduals:
@@ -77,48 +78,61 @@ class HeadResiduals:
             forecast: Of ln t.
             ln_error: ln of its usual error.
         """
-        told: Floats = np.stack(self.curves(forecast, ln_error, _WHOLLY))
+        kinds = range(RESIDUAL_KIND_COUNT)
+        told: Floats = np.stack([self._curve(kind, forecast, ln_error) for kind in kinds])
         told[:, 0], told[:, -1] = 0.0, 1.0
         return told
 
-    def curves(
-        self, forecast: float, ln_error: float, weights: Sequence[float]
-    ) -> tuple[Floats, Floats]:
-        """Return the same times its weight, by kind, but for both ends, where experts agree."""
-        edges = self._partition.residual_edges
-        below = self._below_edges(self._group(forecast))
-        plain = self._partition.edges - forecast
-        told = np.interp(plain, edges[0], below[0])
-        told *= weights[0]
-        plain *= math.exp(-ln_error)
-        in_errors = np.interp(plain, edges[1], below[1])
-        in_errors *= weights[1]
-        return told, in_errors
+    def add(
+        self, mixed: Floats, forecast: float, ln_error: float, weights: Sequence[float]
+    ) -> None:
+        """Add the same, each kind times its weight, to what other experts say, (n_edges,)."""
+        for kind, weight in enumerate(weights):
+            if weight:  # least CRPS leaves most experts without
+                curve = self._curve(kind, forecast, ln_error)
+                curve *= weight
+                mixed += curve
+        # Experts agree about the ends, where residuals alone may not reach.
+        mixed[0], mixed[-1] = 0.0, 1.0
 
-    def add_to(self, mixed: Floats, told: Floats, weights: Sequence[Floats]) -> None:
-        """Add the same, weighed, to a mixture of many rows, (n, n_edges); its ends are set.
+    def _curve(self, kind: int, forecast: float, ln_error: float) -> Floats:
+        """Return what one kind tells, (n_edges,); its ends are not set."""
+        residuals = self._partition.edges - forecast
+        if kind == _IN_ERRORS:
+            residuals *= math.exp(-ln_error)
+        below = self._below_edges(self._group(forecast))
+        curve: Floats = np.interp(residuals, self._partition.residual_edges[kind], below[kind])
+        return curve
+
+    def add_to(self, mixed: Floats, told: Floats, weights: Floats) -> None:
+        """Do the same for many rows.
 
         Args:
-            mixed: What other experts say, weighed.
+            mixed: What other experts say, weighed, (n, n_edges).
             told: Forecasts and ln of their usual errors, (n, 2).
-            weights: By kind, (n,).
+            weights: By kind, (RESIDUAL_KIND_COUNT, n).
         """
-        forecasts = told[:, 0]
         if self._lines is None:
             below = np.array([self._below_edges(group) for group in range(len(self._groups))])
             self._lines = [piece.lines(below[:, k]) for k, piece in enumerate(self._pieces)]
-        groups = self._partition.head_edges.searchsorted(forecasts)
-        plain = self._partition.edges - forecasts[:, None]
-        kinds = (plain, plain * np.exp(-told[:, 1:]))
-        for kind, residuals in enumerate(kinds):
-            places = self._pieces[kind].find(residuals)
-            places += (groups * self._pieces[kind].count)[:, None]
+        groups = self._partition.head_edges.searchsorted(told[:, 0])
+        for kind, pieces in enumerate(self._pieces):
+            (weighed,) = weights[kind].nonzero()
+            if not len(weighed):
+                continue
+            # To pick out rows and put them back costs as much as to work out as many.
+            rows = weighed if 2 * len(weighed) < len(mixed) else slice(None)
+            residuals = self._partition.edges - told[rows, :1]
+            if kind == _IN_ERRORS:
+                residuals *= np.exp(-told[rows, 1:])
+            places = pieces.find(residuals)
+            places += (groups[rows] * pieces.count)[:, None]
             slopes, starts = self._lines[kind]
             curves = slopes.take(places)
             curves *= residuals
             curves += starts.take(places)
-            curves *= weights[kind][:, None]
-            mixed += curves
+            curves *= weights[kind][rows, None]
+            mixed[rows] += curves
         mixed[:, 0], mixed[:, -1] = 0.0, 1.0
 
     def learn(self, forecast: float, ln_error: float, ln_s: float) -> None:
@@ -174,8 +188,7 @@ class _Pieces:
         """Return the piece of each of `numbers`: 0 below the first edge, `count` - 1 above."""
         cells = numbers * self._cells_per_unit
         cells += 1 - self._edges[0] * self._cells_per_unit
-        cells.clip(0, len(self._first) - 1, out=cells)
-        pieces: Ids = self._first.take(cells.astype(np.intp))
+        pieces: Ids = self._first.take(cells.astype(np.intp), mode="clip")
         pieces += numbers >= self._upper.take(pieces)
         return pieces
 

@@ -20,15 +20,16 @@ class Place:
     """What is known of a row's contexts and categories alone.
 
     Attributes:
-        seen: What trees see but for the numbers, (1, n_features) float32.
+        seen: What trees see, (1, n_features) float32; its numbers are none, or a template's.
         names: The part of it that names decide: their ranks and what they lately said, (n,).
         cumulative: Probability below each edge by speed, (SPEED_COUNT, n_edges).
         effective_count: Runs behind it.
         depth: Contexts that have runs.
         group: Which stack weights are used.
         mixed: The contexts' part of the mixture, (n_edges,).
-        weights: Weights of trees and of head in it, (3,).
-        tree_weights: Weight of each tree in it, (n_trees,) float32.
+        tree_weight: Weight of all trees in it.
+        tree_weights: Weight of each tree, (n_trees,) float32.
+        head_weights: Weight of each kind of the head's residuals, (RESIDUAL_KIND_COUNT,).
         typicals: Candidates for the typical ln t.
         typical_s: The one that is told.
     """
@@ -40,20 +41,23 @@ class Place:
     depth: int
     group: int
     mixed: Floats
-    weights: Floats
+    tree_weight: float
     tree_weights: Singles
+    head_weights: Floats
     typicals: tuple[float, ...]
     typical_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceColumns:
-    """Places in columns: `names`, `mixed` and `weights` of `Place`, and what is told of each.
+    """Places in columns: some of `Place`, and what is told of each.
 
     Attributes:
         names: (n, n_names) float32.
         mixed: (n, n_edges).
-        weights: (n, 3).
+        tree_weight: (n,).
+        tree_weights: (n, n_trees) float32.
+        head_weights: (n, RESIDUAL_KIND_COUNT).
         centres: (n,), about ln t: what contexts believe, then what the head last told. For the
             order of a batch alone.
         typicals_s: (n,), NaN where too few runs are known.
@@ -63,7 +67,9 @@ class PlaceColumns:
 
     names: Singles
     mixed: Floats
-    weights: Floats
+    tree_weight: Floats
+    tree_weights: Singles
+    head_weights: Floats
     centres: Floats
     typicals_s: Floats
     effective_counts: Floats
@@ -76,7 +82,9 @@ class PlaceColumns:
         return cls(
             names=np.array([place.names for place in places]),
             mixed=mixed,
-            weights=np.array([place.weights for place in places]),
+            tree_weight=np.array([place.tree_weight for place in places]),
+            tree_weights=np.array([place.tree_weights for place in places]),
+            head_weights=np.array([place.head_weights for place in places]),
             # The mean is what lies above each piece of the curve, from the lowest edge on.
             centres=edges[0] + (mixed[:, -1:] - mixed[:, 1:]) @ np.diff(edges),
             typicals_s=np.array(

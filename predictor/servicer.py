@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from gcos import codec
-from gcos.durations import Observation, PoolSpeed
+from gcos.durations import Observation
 from gcos.errors import GcosError, InvalidRequestError
 from gcos.logs import Log
 from gcos.rpc.interception import Context
@@ -21,9 +21,9 @@ from gcos.rpc.wire import from_proto, to_proto
 from gcos.run_time_snapshot import RunTimeSnapshot
 from gcos.store import Delete, Put, Store
 from gcos.v1 import predictor_pb2, predictor_pb2_grpc
-from predictor.features import Question, check_observation
+from predictor.features import check_observation
 from predictor.fit import Fit
-from predictor.question_wire import QuestionReader, under
+from predictor.question_wire import QuestionReader, asked_in, under
 from predictor.task_predictor import Structure, TaskPredictor
 
 _SERVICE: Final = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"]
@@ -37,8 +37,8 @@ OBSERVATION_COUNT_MAX: Final = 1024
 #: Predictions made between two turns of the event loop: about 3 ms, by trees or by the trie.
 PREDICTIONS_PER_TURN_COUNT: Final = 256
 PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT: Final = 32
-#: Predictions remembered until the next run ends: about 4 MB.
-REMEMBERED_COUNT_MAX: Final = 16_384
+#: Requests and answers remembered until the next run ends.
+REMEMBERED_BYTES_MAX: Final = 4_000_000
 
 #: Runs learned between two turns of the event loop while replaying: about 5 ms.
 RUNS_PER_TURN_COUNT: Final = 32
@@ -113,54 +113,44 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self._note_whether_fit_is_due()
 
     async def Predict(  # type: ignore[override]
-        self, request: predictor_pb2.PredictRequest, _context: Context
+        self, request: bytes, _context: Context
     ) -> bytes:
-        """Predict a batch of tasks, each for several pool types; return the answer's bytes."""
-        _check_count(len(request.works), WORK_COUNT_MAX, "works")
-        _check_count(len(request.pools), POOL_COUNT_MAX, "pools")
-        if len(request.works) * len(request.pools) > PREDICTION_COUNT_MAX:
+        """Predict a batch of tasks, each for several pool types; from bytes to bytes."""
+        answer = self._remembered.recall(self._predictor.generation, request)
+        return await self._answer(request) if answer is None else answer
+
+    async def _answer(self, request: bytes) -> bytes:
+        """Work out an answer, and remember it."""
+        asked = asked_in(request)
+        work_count, pool_count = len(asked.works), len(asked.pools)
+        _check_count(work_count, WORK_COUNT_MAX, "works")
+        _check_count(pool_count, POOL_COUNT_MAX, "pools")
+        if work_count * pool_count > PREDICTION_COUNT_MAX:
             raise InvalidRequestError(
-                f"{len(request.works)} works x {len(request.pools)} pools are more than"
+                f"{work_count} works x {pool_count} pools are more than"
                 f" {PREDICTION_COUNT_MAX} predictions",
                 field="works",
                 hint="ask in several calls",
             )
-        pools = self._reader.pools(request.pools)
-        questions = self._reader.questions(request.works)
-        told = self._remembered.recall(self._predictor.generation, pools, questions)
-        unknown = [index for index, document in enumerate(told) if document is None]
-        if unknown:
-            has_trees = self._predictor.structure is not None
-            per_turn = (
-                PREDICTIONS_PER_TURN_COUNT
-                if has_trees
-                else PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT
-            )
-            works_per_turn = max(per_turn // len(pools), 1)
-            for first in range(0, len(unknown), works_per_turn):
-                if first > 0:
-                    await asyncio.sleep(0)  # a large batch must not keep small ones waiting
-                self._answer(pools, questions, unknown[first : first + works_per_turn], told)
-        return b"".join(told)  # type: ignore[arg-type]
-
-    def _answer(
-        self,
-        pools: tuple[PoolSpeed, ...],
-        questions: Sequence[Question],
-        unknown: Sequence[int],
-        told: list[bytes | None],
-    ) -> None:
-        """Fill in `told` at the places `unknown`."""
-        if len(unknown) == len(questions):
-            asked = questions
-            told[:] = documents = self._predictor.predict_many(asked, pools).encoded()
-        else:
-            asked = [questions[index] for index in unknown]
-            documents = self._predictor.predict_many(asked, pools).encoded()
-            for index, document in zip(unknown, documents, strict=True):
-                told[index] = document
-        # Asking may have declared another speed: the generation is that of after.
-        self._remembered.keep(self._predictor.generation, pools, zip(asked, documents, strict=True))
+        pools = self._reader.pools(asked.pools)
+        questions = self._reader.questions(asked.works)
+        has_trees = self._predictor.structure is not None
+        per_turn = (
+            PREDICTIONS_PER_TURN_COUNT if has_trees else PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT
+        )
+        works_per_turn = max(per_turn // pool_count, 1)
+        parts, generations = [], set()
+        for first in range(0, work_count, works_per_turn):
+            if first > 0:
+                await asyncio.sleep(0)  # a large batch must not keep small ones waiting
+            part = questions[first : first + works_per_turn]
+            parts.append(self._predictor.predict_many(part, pools).encoded())
+            # Asking may have declared another speed: the generation is that of after.
+            generations.add(self._predictor.generation)
+        answer = b"".join(parts)
+        if len(generations) == 1:  # else something was learned between two turns
+            self._remembered.keep(generations.pop(), request, answer)
+        return answer
 
     async def Observe(
         self, request: predictor_pb2.ObserveRequest, _context: Context
@@ -243,15 +233,16 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
 def add_to_server(servicer: PredictorServicer, server: grpc.aio.Server) -> None:
     """Let `server` answer with `servicer`.
 
-    As the generated function would, except that `Predict` hands over bytes: to read them into a
-    message, only for it to be written again, would take as long as a tenth of the prediction.
+    As the generated function would, except that `Predict` takes and hands over bytes: messages
+    made of them would take as long as a tenth of the prediction.
     """
     handlers = {}
     for method in _SERVICE.methods:
         request = message_factory.GetMessageClass(method.input_type)
+        is_bytes = method.name == "Predict"
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
             getattr(servicer, method.name),
-            request_deserializer=request.FromString,
+            request_deserializer=None if is_bytes else request.FromString,
             response_serializer=_serialized,
         )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
@@ -284,32 +275,19 @@ class _Remembered:
 
     def __init__(self) -> None:
         self._generation = (-1, -1)
-        #: By pool types, then by question.
-        self._answers: dict[tuple[PoolSpeed, ...], dict[Question, bytes]] = {}
-        self._count = 0
+        #: By the bytes of their requests.
+        self._answers: dict[bytes, bytes] = {}
+        self._bytes = 0
 
-    def recall(
-        self,
-        generation: tuple[int, int],
-        pools: tuple[PoolSpeed, ...],
-        questions: Sequence[Question],
-    ) -> list[bytes | None]:
-        """Return the answer to each question, or None."""
-        known = self._answers.get(pools)
-        if generation != self._generation or known is None:
-            return [None] * len(questions)
-        return list(map(known.get, questions))
+    def recall(self, generation: tuple[int, int], request: bytes) -> bytes | None:
+        """Return the answer to `request`, or None."""
+        return self._answers.get(request) if generation == self._generation else None
 
-    def keep(
-        self,
-        generation: tuple[int, int],
-        pools: tuple[PoolSpeed, ...],
-        told: Iterable[tuple[Question, bytes]],
-    ) -> None:
-        """Remember answers of `generation`; those of another are forgotten."""
-        if generation != self._generation or self._count >= REMEMBERED_COUNT_MAX:
-            self._generation, self._answers, self._count = generation, {}, 0
-        answers = self._answers.setdefault(pools, {})
-        before_count = len(answers)
-        answers.update(told)
-        self._count += (len(answers) - before_count) * len(pools)
+    def keep(self, generation: tuple[int, int], request: bytes, answer: bytes) -> None:
+        """Remember an answer of `generation`; those of another are forgotten."""
+        more_bytes = len(request) + len(answer)
+        if generation != self._generation or self._bytes + more_bytes > REMEMBERED_BYTES_MAX:
+            self._generation, self._answers, self._bytes = generation, {}, 0
+        if more_bytes <= REMEMBERED_BYTES_MAX:
+            self._answers[request] = answer
+            self._bytes += more_bytes

@@ -29,12 +29,14 @@ from gcos.tasks import WorkKind
 from predictor.answers import Answer, AnswerColumns, Answers
 from predictor.diptree import DiPTree
 from predictor.features import (
+    TOKENS_AT,
+    WORK_AT,
     Question,
     Template,
     ln_work,
     names_of,
-    numbers_at,
     question_of,
+    reference_at,
     row_of,
 )
 from predictor.places import Place
@@ -90,11 +92,11 @@ class TaskPredictor:
         self._learned: Key = _FIRST
         self._since_checkpoint_count = 0
         self._change_count = 0
-        #: What trees know of names, and the same by pool types, after so many changes.
+        #: Until the next change: the name of the state, what trees know of names, and the same by
+        #: pool types.
+        self._version: str | None = None
         self._places: dict[tuple[Template, str], Place | None] = {}
-        self._places_since = -1
         self._columns: dict[tuple[str, ...], TemplateColumns] = {}
-        self._columns_since = -1
         #: Observations too late to be put in their place; they wait for the next replay.
         self.late_count = 0
 
@@ -120,7 +122,7 @@ class TaskPredictor:
     def observe(self, observation: Observation) -> tuple[bool, RunId | None]:
         """Learn from an ended run, unless it is known; see `TaskTrie.observe`."""
         is_new, forgotten = self._trie.observe(observation)
-        self._change_count += 1
+        self._forget_answers()
         if is_new and observation.outcome is Outcome.SUCCEEDED:
             self._insert(observation)
         if forgotten is not None and forgotten in self._finished:
@@ -136,8 +138,9 @@ class TaskPredictor:
         self, questions: Sequence[Question], pools: Sequence[PoolSpeed]
     ) -> Answers | AnswerColumns:
         """Return one answer for each question and pool type, at least one of each, in order."""
-        version = self._version(self._trie.version())
-        tree = self._tree
+        if self._version is None:
+            self._version = self._named(self._trie.version())
+        version, tree = self._version, self._tree
         if tree is None:
             rows = [row for question in questions for row in self._ask_trie(question, pools)]
         elif len(questions) * len(pools) > FEW_COUNT:
@@ -148,16 +151,17 @@ class TaskPredictor:
 
     def _known_place(self, template: Template, pool_type: str) -> Place | None:
         """Return what trees know of names since the last change; None where the trie answers."""
-        if self._places_since != self._change_count or len(self._places) >= PLACE_COUNT_MAX:
-            self._places_since = self._change_count
-            self._places = {}
         key = (template, pool_type)
         if key in self._places:
             return self._places[key]
+        if len(self._places) >= PLACE_COUNT_MAX:
+            self._places = {}
         assert self._tree is not None
         categories, contexts, of_pool = names_of(template.features, pool_type)
-        is_known = self._trie.run_count(of_pool) >= KNOWN_COUNT
-        place = self._tree.place(Row(template.numbers, categories, contexts)) if is_known else None
+        place = None
+        if self._trie.run_count(of_pool) >= KNOWN_COUNT:
+            row = Row(template.numbers, categories, contexts)
+            place = replace(self._tree.place(row), seen=self._tree.features(row)[None])
         self._places[key] = place
         return place
 
@@ -172,14 +176,18 @@ class TaskPredictor:
         """Ask trees where runs are known, and the trie where not."""
         answers: list[Answer | None] = []
         new = []
-        numbers, reference_s = numbers_at(question)
+        template, token_count = question
+        reference_s = reference_at(question)
+        ln_reference, ln_tokens = math.log(reference_s), math.log1p(token_count)
         for pool in pools:
-            place = self._known_place(question[0], pool.type)
+            place = self._known_place(template, pool.type)
             if place is None:
                 new.append(pool)
                 answers.append(None)
             else:
-                answers.append(Answer.relative(tree.tell(numbers, place), place, reference_s))
+                seen = place.seen.copy()
+                seen[0, WORK_AT], seen[0, TOKENS_AT] = ln_reference, ln_tokens
+                answers.append(Answer.relative(tree.tell(seen, place), place, reference_s))
         told = iter(self._ask_trie(question, new) if new else ())
         return [next(told) if answer is None else answer for answer in answers]
 
@@ -192,7 +200,6 @@ class TaskPredictor:
     ) -> AnswerColumns:
         """Ask the same of many questions, in columns."""
         pool_types = tuple(pool.type for pool in pools)
-        answers = AnswerColumns.blank(len(questions), pool_types, version)
         columns = self._columns_of(tree, pool_types)
         gathered = columns.gather(questions)
         ids = gathered.place_ids.ravel()
@@ -202,12 +209,13 @@ class TaskPredictor:
             references_s = references_s.repeat(len(pools))
         if ids.min() >= 0:
             told = tree.predict_at(columns.places, ids, numbers)
-            answers.put_forecasts(slice(None), told, references_s)
-            return answers
+            return AnswerColumns.relative(told, references_s, pool_types, version)
+        answers = AnswerColumns.blank(len(ids), pool_types, version)
         (known,) = (ids >= 0).nonzero()
         if len(known):
             told = tree.predict_at(columns.places, ids[known], numbers[known])
-            answers.put_forecasts(known, told, references_s[known])
+            of_trees = AnswerColumns.relative(told, references_s[known], pool_types, version)
+            answers.put_many(known, of_trees)
         for index, of_question in enumerate(gathered.place_ids.tolist()):
             new = [at for at, place_id in enumerate(of_question) if place_id < 0]
             if new:
@@ -218,8 +226,6 @@ class TaskPredictor:
 
     def _columns_of(self, tree: DiPTree, pool_types: tuple[str, ...]) -> TemplateColumns:
         """Return the templates asked for on `pool_types` since the last change."""
-        if self._columns_since != self._change_count:
-            self._columns_since, self._columns = self._change_count, {}
         columns = self._columns.get(pool_types)
         if columns is None:
             if len(self._columns) == COLUMNS_COUNT_MAX:
@@ -266,7 +272,7 @@ class TaskPredictor:
     def describe(self) -> Knowledge:
         """Return what is known."""
         known = self._trie.describe()
-        return replace(known, version=self._version(known.version))
+        return replace(known, version=self._named(known.version))
 
     def replay(self, structure: Structure, *, step_count: int) -> Iterator[None]:
         """Rebuild from the log under `structure` and use it, pausing every `step_count` runs.
@@ -290,7 +296,7 @@ class TaskPredictor:
                 yield
         self._structure, self._tree, self._checkpoints = structure, tree, checkpoints
         self._learned = keys[-1] if keys else _FIRST
-        self._change_count += 1
+        self._forget_answers()
         self._since_checkpoint_count = 0
         self.late_count = 0
         since = set(self._keys).difference(keys)
@@ -339,7 +345,12 @@ class TaskPredictor:
                 self._checkpoints.append((key, self._tree.copy()))
                 del self._checkpoints[:-CHECKPOINT_COUNT_MAX]
 
-    def _version(self, of_trie: str) -> str:
+    def _forget_answers(self) -> None:
+        """Forget what is remembered between two changes."""
+        self._change_count += 1
+        self._version, self._places, self._columns = None, {}, {}
+
+    def _named(self, of_trie: str) -> str:
         return of_trie if self._structure is None else f"{of_trie}-{self._structure.version}"
 
 

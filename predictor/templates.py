@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predictor.features import TOKENS_AT, Question, Template
-from predictor.places import Floats, Ids, Place, PlaceColumns
+from predictor.codes import seen_numbers
+from predictor.features import TOKENS_AT, WORK_AT, Question, Template
+from predictor.places import Floats, Ids, Place, PlaceColumns, Singles
 
 #: Templates remembered for each list of pool types.
 TEMPLATE_COUNT_MAX = 2048
@@ -22,13 +23,13 @@ class Gathered:
     """Questions, each on every pool type in turn.
 
     Attributes:
-        numbers: Numeric keys by question, (n, n_numbers).
+        numbers: Numeric keys by question, as trees see them, (n, n_numbers).
         references_s: Reference seconds by question, (n,).
         place_ids: Numbers of places by question and pool type, (n, n_pools); below 0 where too few
             runs are known.
     """
 
-    numbers: Floats
+    numbers: Singles
     references_s: Floats
     place_ids: Ids
 
@@ -53,7 +54,7 @@ class TemplateColumns:
         self._edges = edges
         self._place_of = place_of
         self._ids: dict[Template, int] = {}
-        self._numbers: Floats = np.zeros((0, 0))
+        self._numbers: Singles = np.zeros((0, 0), dtype=np.float32)
         #: Of each template, its pace, `least_s` and `gpu_count`.
         self._factors: Floats = np.zeros((0, 6))
         self._place_ids: Ids = np.zeros((0, len(pool_types)), dtype=np.intp)
@@ -69,10 +70,10 @@ class TemplateColumns:
         ids = np.array(found, dtype=np.intp)
         tokens = np.array(token_counts, dtype=np.float64)
         epochs, sizes, batch_s, of_gpus, least_s, gpu_counts = self._factors.take(ids, axis=0).T
-        # In the order of `numbers_at`, so that rounding is the same.
+        # In the order of `reference_at`, so that rounding is the same.
         references_s = np.maximum(tokens * epochs / sizes * batch_s * of_gpus, least_s) / gpu_counts
         numbers = self._numbers.take(ids, axis=0)
-        numbers[:, 0] = np.log(references_s)
+        numbers[:, WORK_AT] = np.log(references_s)
         numbers[:, TOKENS_AT] = np.log1p(tokens)
         return Gathered(numbers, references_s, self._place_ids.take(ids, axis=0))
 
@@ -99,7 +100,7 @@ class TemplateColumns:
         if places:
             columns = PlaceColumns.of(places, self._edges)
             self._places = columns if self._places is None else self._places.and_also(columns)
-        numbers = np.array([template.numbers for template in new])
+        numbers = seen_numbers(np.array([template.numbers for template in new]))
         factors = np.array([_factors(template) for template in new])
         if self._ids:
             numbers = np.concatenate((self._numbers, numbers))

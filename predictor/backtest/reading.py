@@ -151,7 +151,9 @@ def _csv_errors(path: Path, rows: Any) -> Iterator[None]:
         yield
     except UnicodeDecodeError as exc:
         hint = "CSV must be UTF-8; Parquet is known by its first bytes"
-        raise TraceError(path, f"not UTF-8 after line {rows.line_num}", hint=hint) from exc
+        raise TraceError(
+            path, f"not UTF-8, in line {rows.line_num + 1} or below", hint=hint
+        ) from exc
     except csv.Error as exc:
         raise TraceError(path, f"line {rows.line_num}: {exc}") from exc
     except (EOFError, zlib.error, gzip.BadGzipFile) as exc:

@@ -40,8 +40,17 @@ from gcos.tasks import WorkKind
 from gcos.v1 import common_pb2, predictor_pb2, predictor_pb2_grpc
 from predictor import servicer as limits
 from predictor.answers import AnswerColumns, Answers
-from predictor.features import COUNT_MAX, Question, ln_work, numbers_at, numbers_of, question_of
-from predictor.question_wire import QuestionReader
+from predictor.features import (
+    COUNT_MAX,
+    TOKENS_AT,
+    WORK_AT,
+    Question,
+    ln_work,
+    numbers_of,
+    question_of,
+    reference_at,
+)
+from predictor.question_wire import QuestionReader, Work, asked_in
 from predictor.servicer import SERVICE_NAME, PredictorServicer, add_to_server, recovered
 from predictor.task_predictor import TaskPredictor
 
@@ -266,7 +275,7 @@ async def test_a_better_fit_is_adopted_and_outlives_the_process() -> None:
                 known = await servicer.Describe(predictor_pb2.DescribeRequest(), context)
                 version = known.version
         fitting.cancel()
-    request = predict_request([WORK], POOLS)
+    request = predict_request([WORK], POOLS).SerializeToString()
     before = await servicer.Predict(request, context)
     after = await PredictorServicer(await recovered(store), store).Predict(request, context)
     assert before == after
@@ -366,8 +375,8 @@ async def test_a_killed_predictor_goes_on_with_its_fit(tmp_path: Path) -> None:
             assert await ask(stub, works) == before
 
 
-async def test_what_was_asked_before_is_answered_from_memory_until_a_run_ends() -> None:
-    tree = TaskPredictor()
+def counting(tree: TaskPredictor) -> list[int]:
+    """Return the numbers of questions that `tree` is asked from now on, call by call."""
     asked: list[int] = []
     predict_many = tree.predict_many
 
@@ -378,15 +387,63 @@ async def test_what_was_asked_before_is_answered_from_memory_until_a_run_ends() 
         return predict_many(questions, pools)
 
     tree.predict_many = counted  # type: ignore[method-assign]
+    return asked
+
+
+async def test_what_was_asked_before_is_answered_from_memory_until_a_run_ends() -> None:
+    tree = TaskPredictor()
+    asked = counting(tree)
     other = replace(WORK, token_count=7)
     async with predicting(MemoryStore(), tree=tree) as stub:
         first = await ask(stub, [WORK])
-        again = await ask(stub, [WORK, other])
+        both = await ask(stub, [WORK, other])
+        again = await ask(stub, [WORK])
         await stub.Observe(observe_request([run_of(1)]), timeout=5)
         after = await ask(stub, [WORK])
-    assert asked == [1, 1, 1]
-    assert again[0] == first[0]
+    assert asked == [1, 2, 1]
+    assert again == first == both[:1]
     assert after[0] == list(tree.predict(WORK, POOLS)) != first[0]
+
+
+async def test_no_more_answers_are_remembered_than_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tree = TaskPredictor()
+    asked = counting(tree)
+    others = [replace(WORK, token_count=count) for count in (7, 8)]
+    async with predicting(MemoryStore(), tree=tree) as stub:
+        (of_work,) = await ask(stub, [WORK])
+        for limit_bytes, count in ((0, 2), (1000, 1)):
+            monkeypatch.setattr(limits, "REMEMBERED_BYTES_MAX", limit_bytes)
+            asked.clear()
+            # One answer takes about 500 bytes; the second makes the first go.
+            answers = [await ask(stub, [work]) for work in (*others, others[1], WORK)]
+            assert answers[1] == answers[2]
+            assert answers[3] == [of_work]
+            assert sum(asked) == 2 + count
+    assert asked == [1, 1, 1]
+
+
+async def test_an_answer_during_which_a_run_ended_is_not_remembered() -> None:
+    tree = TaskPredictor()
+    works = [WORK] * (limits.PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT + 1)
+    asked = counting(tree)
+    predict_many = tree.predict_many
+
+    def predicting_while_runs_end(
+        questions: Sequence[Question], pools: Sequence[PoolSpeed]
+    ) -> Answers | AnswerColumns:
+        if len(asked) == 1:  # between the first two turns
+            tree.observe(run_of(1))
+        return predict_many(questions, pools)
+
+    tree.predict_many = predicting_while_runs_end  # type: ignore[method-assign]
+    async with predicting(MemoryStore(), tree=tree) as stub:
+        during = await ask(stub, works)
+        after = await ask(stub, works)
+        again = await ask(stub, works)
+    assert during[0] != during[-1] == after[0] == again[-1]
+    assert sum(asked) == 2 * len(works)
 
 
 async def test_another_declared_speed_is_another_question_and_changes_the_answers() -> None:
@@ -411,7 +468,7 @@ def test_answers_are_written_as_protobuf_writes_them() -> None:
         tree.observe(run_of(index))
     works = [WORK, replace(WORK, model="new"), replace(WORK, token_count=0, data_bytes=0)]
     answers = tree.predict_many([question_of(work) for work in works], POOLS)
-    read = predictor_pb2.PredictResponse.FromString(b"".join(answers.encoded()))
+    read = predictor_pb2.PredictResponse.FromString(answers.encoded())
     written = predictor_pb2.PredictResponse(
         works=[
             predictor_pb2.WorkPredictions(
@@ -422,6 +479,22 @@ def test_answers_are_written_as_protobuf_writes_them() -> None:
     )
     assert read == written
     assert {p.typical_s is None for p in answers.predictions()} == {True, False}
+
+
+def works_in(asked: Sequence[predictor_pb2.WorkFeatures]) -> Sequence[Work]:
+    return asked_in(predictor_pb2.PredictRequest(works=asked).SerializeToString()).works
+
+
+def test_bytes_that_are_no_message_are_refused_by_place() -> None:
+    with pytest.raises(InvalidRequestError, match="the request is no valid message"):
+        asked_in(b"\xff")
+    # Names that are not UTF-8.
+    asked = asked_in(b"\x0a\x04\x12\x02\xff\xff" + b"\x12\x04\x0a\x02\xff\xff")
+    reader = QuestionReader()
+    with pytest.raises(InvalidRequestError, match=r"works\[0\] is no valid message"):
+        reader.questions(asked.works)
+    with pytest.raises(InvalidRequestError, match=r"pools\[0\] is no valid message"):
+        reader.pools(asked.pools)
 
 
 @given(
@@ -441,13 +514,14 @@ def test_questions_are_read_as_the_converter_reads_them(features: WorkFeatures) 
     for count in (features.token_count, 0, 1, 7):
         work = replace(features, token_count=count)
         asked = [to_proto(work, predictor_pb2.WorkFeatures) for _ in range(2)]
-        (template, token_count), (again, _) = reader.questions(asked)
+        (template, token_count), (again, _) = reader.questions(works_in(asked))
         assert replace(template.features, token_count=token_count) == work
         assert from_proto(asked[0], WorkFeatures) == work
         assert again is template
-        numbers, reference_s = numbers_at((template, token_count))
-        assert numbers == numbers_of(work)
-        assert math.log(reference_s) == ln_work(work)
+        assert math.log(reference_at((template, token_count))) == ln_work(work)
+        as_told = list(template.numbers)
+        as_told[WORK_AT], as_told[TOKENS_AT] = ln_work(work), math.log1p(count)
+        assert tuple(as_told) == numbers_of(work)
 
 
 @pytest.mark.live
