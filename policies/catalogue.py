@@ -153,6 +153,7 @@ POLICIES: Final = {
             "plan; offers are corrected by what was learned as far as the ship gate lets it",
             JointBidder,
             gives_back_late=True,
+            migrator=Regret,
             foresight=Foresight.REMEMBERED,
             learned=("task",),
         ),

@@ -19,7 +19,7 @@ from gcos.errors import InvalidRequestError
 from gcos.ids import SiteId
 from gcos.seeds import stream
 from testbed.catalogue import DrawnCatalogue
-from testbed.scenarios.records import Scenario, SitePlan, gpus_for
+from testbed.scenarios.records import Scenario, SitePlan, Workload, gpus_for
 from testbed.scenarios.time_zones import offsets_h, zone_time
 from testbed.sim.instance import SimTask
 
@@ -371,6 +371,7 @@ def as_tasks(arrays: TaskArrays, source: Recipe) -> tuple[SimTask, ...]:
     scenario, catalogue = source.scenario, source.catalogue
     names = list(scenario.workload.classes)
     rule = scenario.workload.penalty_usd
+    told_h, told_sigma = told_work(scenario.workload, arrays.predicted_h)
     tasks = []
     for number, k in enumerate(np.argsort(arrays.arrival_s, kind="stable").tolist()):
         predicted_h = float(arrays.predicted_h[k])
@@ -383,9 +384,9 @@ def as_tasks(arrays: TaskArrays, source: Recipe) -> tuple[SimTask, ...]:
                 model=catalogue.models[int(arrays.model[k])].artifact.artifact_id,
                 data=catalogue.data_sets[int(arrays.data[k])].artifact.artifact_id,
                 gpu_count=gpu_count,
-                predicted_work_s=predicted_h * S_PER_H,
+                predicted_work_s=float(told_h[k]) * S_PER_H,
                 work_s=float(arrays.work_h[k]) * S_PER_H,
-                sigma=scenario.workload.runtime_sigma,
+                sigma=told_sigma,
                 deadline_s=float(arrays.deadline_s[k]),
                 late_penalty=LatePenalty(
                     fixed_usd=rule.fixed_usd(gpu_count * predicted_h),
@@ -396,6 +397,20 @@ def as_tasks(arrays: TaskArrays, source: Recipe) -> tuple[SimTask, ...]:
             )
         )
     return tuple(tasks)
+
+
+def told_work(
+    work: Workload, predicted_h: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Return what policies are told: medians in hours at speed 1, (n,), and sigma.
+
+    True work, deadlines and penalties are drawn from `predicted_h` whatever is told.
+    """
+    if work.prediction == "distribution":
+        return predicted_h, work.runtime_sigma
+    if work.prediction == "none" and len(predicted_h):
+        return np.full_like(predicted_h, np.median(predicted_h)), 0.0
+    return predicted_h, 0.0
 
 
 def clipped_lognormal_mean(median: float, sigma: float, clip: tuple[float, float]) -> float:

@@ -44,6 +44,10 @@ FEATURE_COUNT: Final = len(FEATURES)
 CLAMP: Final = 6.0
 #: Largest S over x that is learned, and told.
 RATIO_MAX: Final = 15.0
+#: What is told of a copy counts up to this multiple of what the plan expects of it. Each label is
+#: what a copy saves if it alone is brought: added up over all copies of a beat, small hopes without
+#: a limit buy too much.
+GAIN_MAX: Final = 3.0
 #: Time constant of the decayed demand, hours.
 DEMAND_H: Final = 24.0
 #: Hours of forecast in the level of a site.
@@ -159,11 +163,11 @@ def fill_row(
 
 
 def corrected_usd(saved_usd: float, price_usd: float, told: float, scale: float) -> float:
-    """Return S with its learned correction: S + scale (x f - S).
+    """Return S with its learned correction: S + scale (min(x f, `GAIN_MAX` S) - S).
 
-    At scale 0.5 that is x (0.5 f + 0.5 S / x) of DESIGN section 7 F, step 5; at 0 it is S to the
-    last bit, and so it is for a copy that is as good as free.
+    At scale 0.5 and below the limit that is x (0.5 f + 0.5 S / x) of DESIGN section 7 F, step 5; at
+    0 it is S to the last bit, and so it is for a copy that is as good as free.
     """
     if price_usd < LEAST_USD:
         return saved_usd
-    return saved_usd + scale * (price_usd * told - saved_usd)
+    return saved_usd + scale * (min(price_usd * told, GAIN_MAX * saved_usd) - saved_usd)

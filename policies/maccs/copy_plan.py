@@ -11,9 +11,9 @@ and what would one more copy save?
     score = B/T S (1 - exp(-tau_i / B)) - x                              where it fits as it is
     score = S (1 - exp(-tau_i / B)) - z sqrt(Q) - x - sum_victims (1 - exp(-f_v)) x_v      elsewhere
 
-with T the horizon and B = `PAYBACK_H`, where S <- S + r (x f - S) before that if an actor is asked,
-whose f expects S / x from what it saw in training (`artifact_features`) and whose weight r the ship
-gate gave, and
+with T the horizon and B = `PAYBACK_H`. Where an actor is asked, S <- S + r (min(x f, 3 S) - S)
+before that: its f expects S / x from what it saw in training (`artifact_features`), and the ship
+gate gave it the weight r. And
 
 with v_j the virtual start, x the price of the copy and o that of the task's other missing artifact,
 tau_i the characteristic time of the cache (Che, Tung and Wang, IEEE JSAC 20(7), 2002) and f_v the

@@ -6,6 +6,7 @@ sites.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ DEFAULT_NAME: Final = "default"
 _SUFFIX: Final = ".toml"
 #: Longest chain of bases; longer ones are circles or past understanding.
 _DEPTH_MAX: Final = 8
+_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,14 @@ def load_scenario(name_or_file: str, changes: Sequence[str] = ()) -> Scenario:
 
 
 def _change_layer(change: str, base: str) -> _Layer:
-    """Return the layer that `a.b=VALUE` makes, a value of TOML."""
+    """Return the layer that `a.b=VALUE` makes: a value of TOML, or a word without its quotes."""
     key, equals, text = (part.strip() for part in change.partition("="))
+    value: Any = text
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        equals = ""
+        if not _WORD.fullmatch(text):
+            equals = ""
     if not key or not equals:
         raise InvalidRequestError(
             f"{change!r} changes nothing", field="set", hint="write it like workload.load=0.3"

@@ -21,6 +21,9 @@ from testbed.sim.instance import Faults
 TASK_GPU_COUNT_MAX: Final = 8
 #: Minima that a tuning task draws from.
 TUNING_GPU_MINIMA: Final = (1, 2, 4)
+#: What policies are told of run times: median and spread, the median alone, or for each task the
+#: median of all.
+PREDICTIONS: Final = ("distribution", "point", "none")
 GPU_MEMORY_GB: Final = 70.0
 MEMORY_HEADROOM_RATIO: Final = 1.15
 
@@ -292,8 +295,15 @@ class Workload:
     batch: JobClass
     tuning: JobClass
     slack_factor: float = 1.0
+    prediction: str = PREDICTIONS[0]
 
     def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise _refuse(
+                "workload.prediction",
+                f"{self.prediction!r} is nothing that policies can be told",
+                hint=f"one of {', '.join(PREDICTIONS)}",
+            )
         for name in ("origin", "arrivals", "gpus", "deadline"):
             _check_rule(f"workload.{name}", getattr(self, name))
         _check_numbers(

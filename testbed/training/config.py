@@ -46,6 +46,8 @@ class Spread:
         cache_factor: Of both capacities.
         load: Load of the cluster.
         egress_factor: Of egress prices.
+        carbon_price_factor: Of the price of carbon.
+        network_energy_factor: Of the energy that a byte takes on its way.
         zipf: Skew of demand.
         site_count: Sites, drawn from those of `scenario` and of `more_sites`.
         more_sites: Scenario that has further sites.
@@ -55,13 +57,20 @@ class Spread:
     cache_factor: tuple[float, float] = (0.1, 1.5)
     load: tuple[float, float] = (0.3, 0.85)
     egress_factor: tuple[float, float] = (0.1, 3.0)
+    carbon_price_factor: tuple[float, float] = (1.0, 1.0)
+    network_energy_factor: tuple[float, float] = (1.0, 1.0)
     zipf: tuple[float, float] = (0.5, 1.4)
     site_count: tuple[int, int] = (5, 14)
     more_sites: str = "sites-14"
     plain_ratio: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("cache_factor", "egress_factor"):
+        for name in (
+            "cache_factor",
+            "egress_factor",
+            "carbon_price_factor",
+            "network_energy_factor",
+        ):
             _check_range(f"spread.{name}", *getattr(self, name), least=1e-3)
         for name in ("load", "zipf"):
             _check_range(f"spread.{name}", *getattr(self, name), least=0.0)

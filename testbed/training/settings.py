@@ -125,9 +125,14 @@ def drawn_scenario(
             load=draws.uniform(*spread.load),
             zipf=draws.uniform(*spread.zipf),
         ),
+        carbon_price_usd_per_kg=base.carbon_price_usd_per_kg
+        * _factor(spread.carbon_price_factor, draws),
+        network_kwh_per_gb=base.network_kwh_per_gb * _factor(spread.network_energy_factor, draws),
     )
 
 
 def _factor(limits: tuple[float, float], draws: np.random.Generator) -> float:
+    if limits[0] == limits[1]:
+        return limits[0]  # what does not vary takes no draw
     low, high = (math.log(limit) for limit in limits)
     return math.exp(draws.uniform(low, high))

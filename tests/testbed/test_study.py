@@ -84,7 +84,7 @@ def test_a_changed_key_changes_the_scenario_and_its_name() -> None:
     [
         ("workload.laod=0.3", "--set workload.laod=0.3.*load"),
         ("workload.load", "changes nothing"),
-        ("workload.load=much", "changes nothing"),
+        ("workload.load=much", "expected `float`"),
         ("workload.load=-1", "is below 0"),
         ("=1", "changes nothing"),
     ],

@@ -1,6 +1,7 @@
 """The generator: what is drawn, and what stays when a line of the scenario changes."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -54,6 +55,20 @@ def test_the_same_seed_gives_the_same_instance_and_another_another() -> None:
     assert again.tasks == drawn().tasks
     assert again.upstreams == drawn().upstreams
     assert drawn(seed=2).tasks != drawn().tasks
+
+
+@pytest.mark.parametrize("told", ["point", "none"])
+def test_what_policies_are_told_changes_nothing_but_that(told: str, tmp_path: Path) -> None:
+    found = from_file(tmp_path, f'[workload]\nprediction = "{told}"')
+    assert {task.sigma for task in found.tasks} == {0.0}
+    medians_s = [task.predicted_work_s for task in drawn().tasks]
+    expected_s = medians_s if told == "point" else [float(np.median(medians_s))] * len(medians_s)
+    assert [task.predicted_work_s for task in found.tasks] == pytest.approx(expected_s)
+    same = [
+        replace(task, sigma=mine.sigma, predicted_work_s=mine.predicted_work_s)
+        for task, mine in zip(drawn().tasks, found.tasks, strict=True)
+    ]
+    assert tuple(same) == found.tasks, "truth, deadlines and penalties"
 
 
 def test_the_run_begins_a_day_before_its_week_and_signals_outlast_it() -> None:

@@ -76,6 +76,8 @@ def test_scale_0_leaves_the_saving_to_the_last_bit(
 def test_scale_mixes_what_was_learned_with_what_the_plan_expects() -> None:
     assert corrected_usd(6.0, 2.0, 5.0, 1.0) == pytest.approx(10.0)
     assert corrected_usd(6.0, 2.0, 5.0, 0.5) == pytest.approx(2.0 * (0.5 * 5.0 + 0.5 * 6.0 / 2.0))
+    assert corrected_usd(6.0, 2.0, 15.0, 1.0) == 18.0, "at most thrice what the plan expects"
+    assert corrected_usd(0.0, 2.0, 15.0, 1.0) == 0.0
     assert corrected_usd(6.0, LEAST_USD / 2, 5.0, 1.0) == 6.0, "of next to nothing no multiple"
 
 

@@ -180,6 +180,11 @@ def test_weights_run_at_any_number_of_sites(site_count: int) -> None:
     check_same(instance_of(replace(BUSY, site_count=site_count)), "maccs")
 
 
+def test_run_times_that_are_told_as_if_they_were_sure() -> None:
+    tasks = tuple(replace(task, sigma=0.0) for task in instance_of(BUSY).tasks)
+    check_same(replace(instance_of(BUSY), tasks=tasks), "rule")
+
+
 @pytest.mark.parametrize("name", scenario_names())
 def test_every_scenario(name: str) -> None:
     check_same(short(name, warmup_h=2, measure_h=6), "joint")
