@@ -30,6 +30,7 @@ from testbed.wan.containers import (
     network_command,
     probe_command,
     process_command,
+    ready_command,
     sidecar_command,
 )
 from testbed.wan.control import LinkReading, asked_reading
@@ -125,7 +126,7 @@ def up(
                 run(sidecar_command(plan, place, str(directory / place)), held=(lock,))
             for place in plan.places:
                 run(process_command(plan, place, str(directory / place)), held=(lock,))
-        _await_ready(plan, tell)
+        _await_ready(plan, plan.places, tell)
     except BaseException:
         tell("removing what was made")
         down(directory, tell=tell)
@@ -262,7 +263,12 @@ def revive(directory: Path) -> tuple[str, ...]:
     ended = [name for name, status in processes(directory).items() if not status.startswith("Up")]
     if ended:
         run(("docker", "start", *ended))
-        _await_ready(plan, lambda _: None)
+        concerned = [
+            place
+            for place in plan.places
+            if {plan.container(place), plan.sidecar(place)} & set(ended)
+        ]
+        _await_ready(plan, concerned, lambda _: None)
     return tuple(ended)
 
 
@@ -360,15 +366,14 @@ def _with_network(plan: ContainerPlan, directory: Path, lock: int) -> ContainerP
     raise refusal
 
 
-def _await_ready(plan: ContainerPlan, tell: Tell) -> None:
-    """Return once every process serves and the broker lists every site."""
+def _await_ready(plan: ContainerPlan, places: Sequence[str], tell: Tell) -> None:
+    """Return once the processes of some places serve and the broker lists every site."""
     clock = SystemClock()
     until_s = clock.protocol_s() + _READY_S
-    for place in plan.places:
+    for place in places:
         while True:
-            probe = exec_command(plan.container(place), _SIDECAR, "health", plan.serving(place))
             try:
-                run(probe)
+                run(ready_command(plan, place))
                 break
             except UnavailableError as exc:
                 said = run(("docker", "logs", "--tail", "5", plan.container(place)), may_fail=True)
