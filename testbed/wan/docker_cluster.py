@@ -50,7 +50,7 @@ STATE_NAME: Final = "containers.json"
 _SIDECAR: Final = "testbed.wan.sidecar"
 _COMMAND_S: Final = 120.0
 #: Wall seconds for all processes to serve.
-_READY_S: Final = 180.0
+_READY_S: Final = 300.0
 _LOOK_S: Final = 0.5
 _SUBNETS: Final = tuple(f"10.231.{number}" for number in range(20, 40))
 
