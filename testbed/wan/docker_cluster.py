@@ -166,12 +166,24 @@ def down(directory: Path, *, tell: Tell) -> bool:
     if not is_there(directory):
         return False
     with _sole(directory):
-        name = read_plan(directory).name
+        plan = read_plan(directory)
+        name = plan.name
         containers = [line.split("\t")[0] for line in run(listing_command(name)).splitlines()]
         if containers:
             tell(f"removing {len(containers)} containers")
-            run(("docker", "rm", "--force", "--volumes", *containers))
-        run(("docker", "network", "rm", name), may_fail=True)
+            sidecars = {plan.sidecar(place) for place in plan.places}
+            remove = ("docker", "rm", "--force", "--volumes")
+            if served := [each for each in containers if each not in sidecars]:
+                run((*remove, *served))
+            # One after the other: they alone are on the network, and an engine that takes several
+            # off at once was seen to go on counting one of them, and to refuse the network's end.
+            for sidecar in sorted(sidecars & set(containers)):
+                run((*remove, sidecar))
+        if run(("docker", "network", "ls", "--quiet", "--filter", f"name=^{name}$")).strip():
+            try:
+                run(("docker", "network", "rm", name))
+            except UnavailableError as exc:
+                tell(f"the network {name} is left, until Docker is restarted: {exc.message}")
         shutil.rmtree(directory)
     return True
 
