@@ -185,9 +185,10 @@ class ContainerBed:
 @contextlib.asynccontextmanager
 async def _door(plan: ContainerPlan, site: str) -> AsyncIterator[str]:
     """Give an address at this machine whose connections go on to a site's agent."""
-    target = plan.serving(site).replace(":", "/")
-    script = f"exec 3<>/dev/tcp/{target} && {{ cat <&3 & cat >&3; kill $!; }}"
+    script = door_script(plan.serving(site))
     command = ("docker", "exec", "--interactive", plan.sidecar(site), "bash", "-c", script)
+
+    opened: set[asyncio.StreamWriter] = set()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         child = await asyncio.create_subprocess_exec(
@@ -198,24 +199,53 @@ async def _door(plan: ContainerPlan, site: str) -> AsyncIterator[str]:
         )
         assert child.stdin is not None, "it was asked for"
         assert child.stdout is not None, "it was asked for"
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, child.stdin))
-                group.create_task(_copy(child.stdout, writer))
-        finally:
-            # It ends with its input; only one that does not is killed.
-            child.stdin.close()
+        async with asyncio.TaskGroup() as group:
+            ways = (
+                group.create_task(_copy(reader, child.stdin)),
+                group.create_task(_copy(child.stdout, writer)),
+            )
             try:
-                async with asyncio.timeout(_CLOSE_S):
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                # It ends with its input; only one that does not is killed.
+                child.stdin.close()
+                try:
+                    async with asyncio.timeout(_CLOSE_S):
+                        await child.wait()
+                except TimeoutError:
+                    child.kill()
                     await child.wait()
-            except TimeoutError:
-                child.kill()
-                await child.wait()
+                for way in ways:
+                    way.cancel()
+                writer.close()
+                opened.discard(writer)
 
-    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
-    async with server:
-        host, port = server.sockets[0].getsockname()
-        yield f"{host}:{port}"
+    async with asyncio.TaskGroup() as connections:
+
+        def admit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            opened.add(writer)
+            connections.create_task(pass_on(reader, writer))
+
+        server = await asyncio.start_server(admit, "127.0.0.1", 0)
+        async with server:
+            host, port = server.sockets[0].getsockname()
+            yield f"{host}:{port}"
+            # What is still open ends in order, and the group waits for it.
+            server.close()
+            for writer in opened:
+                writer.close()
+
+
+def door_script(address: str) -> str:
+    """Return the shell script that leads its stdin and stdout to an address, `host:port`.
+
+    It ends as soon as one end does. An agent that was killed must be seen to be gone: a call would
+    otherwise wait on a connection that nobody serves, until it times out.
+    """
+    host, _, port = address.rpartition(":")
+    # What a shell starts in the background would read /dev/null for its own stdin.
+    opened = f"exec 3<>/dev/tcp/{host}/{port} 4<&0"
+    return f"{opened} && {{ cat <&3 & cat <&4 >&3 & wait -n; kill $(jobs -p); }}"
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

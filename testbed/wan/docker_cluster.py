@@ -30,6 +30,7 @@ from testbed.wan.containers import (
     network_command,
     probe_command,
     process_command,
+    ready_command,
     sidecar_command,
 )
 from testbed.wan.control import LinkReading, asked_reading
@@ -49,7 +50,7 @@ STATE_NAME: Final = "containers.json"
 _SIDECAR: Final = "testbed.wan.sidecar"
 _COMMAND_S: Final = 120.0
 #: Wall seconds for all processes to serve.
-_READY_S: Final = 180.0
+_READY_S: Final = 300.0
 _LOOK_S: Final = 0.5
 _SUBNETS: Final = tuple(f"10.231.{number}" for number in range(20, 40))
 
@@ -125,7 +126,7 @@ def up(
                 run(sidecar_command(plan, place, str(directory / place)), held=(lock,))
             for place in plan.places:
                 run(process_command(plan, place, str(directory / place)), held=(lock,))
-        _await_ready(plan, tell)
+        _await_ready(plan, plan.places, tell)
     except BaseException:
         tell("removing what was made")
         down(directory, tell=tell)
@@ -165,12 +166,24 @@ def down(directory: Path, *, tell: Tell) -> bool:
     if not is_there(directory):
         return False
     with _sole(directory):
-        name = read_plan(directory).name
+        plan = read_plan(directory)
+        name = plan.name
         containers = [line.split("\t")[0] for line in run(listing_command(name)).splitlines()]
         if containers:
             tell(f"removing {len(containers)} containers")
-            run(("docker", "rm", "--force", "--volumes", *containers))
-        run(("docker", "network", "rm", name), may_fail=True)
+            sidecars = {plan.sidecar(place) for place in plan.places}
+            remove = ("docker", "rm", "--force", "--volumes")
+            if served := [each for each in containers if each not in sidecars]:
+                run((*remove, *served))
+            # One after the other: they alone are on the network, and an engine that takes several
+            # off at once was seen to go on counting one of them, and to refuse the network's end.
+            for sidecar in sorted(sidecars & set(containers)):
+                run((*remove, sidecar))
+        if run(("docker", "network", "ls", "--quiet", "--filter", f"name=^{name}$")).strip():
+            try:
+                run(("docker", "network", "rm", name))
+            except UnavailableError as exc:
+                tell(f"the network {name} is left, until Docker is restarted: {exc.message}")
         shutil.rmtree(directory)
     return True
 
@@ -262,7 +275,12 @@ def revive(directory: Path) -> tuple[str, ...]:
     ended = [name for name, status in processes(directory).items() if not status.startswith("Up")]
     if ended:
         run(("docker", "start", *ended))
-        _await_ready(plan, lambda _: None)
+        concerned = [
+            place
+            for place in plan.places
+            if {plan.container(place), plan.sidecar(place)} & set(ended)
+        ]
+        _await_ready(plan, concerned, lambda _: None)
     return tuple(ended)
 
 
@@ -360,15 +378,14 @@ def _with_network(plan: ContainerPlan, directory: Path, lock: int) -> ContainerP
     raise refusal
 
 
-def _await_ready(plan: ContainerPlan, tell: Tell) -> None:
-    """Return once every process serves and the broker lists every site."""
+def _await_ready(plan: ContainerPlan, places: Sequence[str], tell: Tell) -> None:
+    """Return once the processes of some places serve and the broker lists every site."""
     clock = SystemClock()
     until_s = clock.protocol_s() + _READY_S
-    for place in plan.places:
+    for place in places:
         while True:
-            probe = exec_command(plan.container(place), _SIDECAR, "health", plan.serving(place))
             try:
-                run(probe)
+                run(ready_command(plan, place))
                 break
             except UnavailableError as exc:
                 said = run(("docker", "logs", "--tail", "5", plan.container(place)), may_fail=True)

@@ -28,7 +28,7 @@ from testbed.wan.records import Verdict, timing_of
 
 #: Wall seconds between two submissions.
 GAP_S: Final = 0.3
-#: Wall seconds for the last jobs to end.
+#: Wall seconds in which some job must end, else those that are left are counted as not ended.
 END_S: Final = 300.0
 _LOOK_S: Final = 0.5
 _JOB: Final = ("sleep", "0.2")
@@ -159,9 +159,17 @@ async def _drive(
     began_s = _now_s()
     owners: dict[TaskId, SiteId] = {}
     failures = 0
-    async with bed.agents() as agents:
-        tell(f"{policy}: {len(agents)} regions run")
-        sites = sorted(agents)
+    async with bed.agents() as agents, contextlib.AsyncExitStack() as stack:
+        # One connection to each, which finds a revived agent again: in containers another is
+        # another command in the sidecar, and so takes what agents need.
+        clients = {
+            site: await stack.enter_async_context(
+                Client.connect(agents[site], bed.token_file, environ={})
+            )
+            for site in sorted(agents)
+        }
+        tell(f"{policy}: {len(clients)} regions run")
+        sites = tuple(clients)
         for number in range(jobs):
             if number == jobs // 4:
                 await bed.change(cluster.cut(*mishaps.parted))
@@ -186,20 +194,19 @@ async def _drive(
             for attempt in range(len(sites)):
                 site = sites[(number + attempt) % len(sites)]
                 try:
-                    async with Client.connect(agents[site], bed.token_file, environ={}) as client:
-                        taken = await client.submit(document, f"{policy}-{number}-{attempt}")
+                    taken = await clients[site].submit(document, f"{policy}-{number}-{attempt}")
                 except GcosError:
                     failures += 1
                     continue
                 owners[taken.task.task_id] = site
                 break
         tell(f"{policy}: {len(owners)} jobs are taken; waiting for their ends")
-        return await _count(bed, agents, policy, jobs, failures, owners, began_s)
+        return await _count(bed, clients, policy, jobs, failures, owners, began_s)
 
 
 async def _count(
     bed: Bed,
-    agents: Mapping[SiteId, str],
+    clients: Mapping[SiteId, Client],
     policy: str,
     jobs: int,
     failures: int,
@@ -216,15 +223,14 @@ async def _count(
     while True:
         for site in sorted(set(owners.values())):
             with contextlib.suppress(GcosError):
-                async with Client.connect(agents[site], bed.token_file, environ={}) as client:
-                    tasks = (await client.tasks(everywhere=False)).items
-                for task in tasks:
+                for task in (await clients[site].tasks(everywhere=False)).items:
                     if task.task_id not in owners:
                         continue
                     if task.task_id in ended and task.state is not ended[task.task_id]:
                         changed.add(task.task_id)
                     if task.state.is_terminal and task.task_id not in ended:
                         ended[task.task_id] = task.state
+                        until_s = _now_s() + END_S
                         ran_at[task.site_id or "-"] += 1
                         if task.started_s is not None:
                             waits[task.task_id] = task.started_s - task.submitted_s
@@ -232,9 +238,9 @@ async def _count(
             break
         is_last = len(ended) == len(owners)
         await asyncio.sleep(_LOOK_S)
-    async with Client.connect(next(iter(agents.values())), bed.token_file, environ={}) as client:
-        ledger = await client.ledger()
-    entries = [entry for entry in ledger.entries if entry.task_id in owners]
+    # Each for itself: agents in containers are at addresses that only they reach.
+    ledgers = [await client.ledger(everywhere=False) for client in clients.values()]
+    entries = [entry for ledger in ledgers for entry in ledger.entries if entry.task_id in owners]
     answers = await bed.answers()
     return PolicyRun(
         policy=policy,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gcos.cli.main import main
+from testbed.wan import containers, docker_cluster
 from testbed.wan.experiment import Experiment, Mishaps, PolicyRun
 from testbed.wan.records import Verdict
 from testbed.wan.reports import experiment_markdown, experiment_table
@@ -85,3 +86,19 @@ def test_jobs_end_once_though_a_link_is_cut_and_the_busiest_site_dies(tmp_path: 
         assert run["decision_count"] > 48
         assert run["changed_decisions"] == []
     assert "Every acknowledged job ended in one terminal state, and every" in report.read_text()
+
+
+@pytest.mark.soak
+@pytest.mark.live
+def test_jobs_in_containers_end_once_too(tmp_path: Path, capsys):
+    reason = docker_cluster.why_not(containers.IMAGE)
+    if reason:
+        pytest.skip(f"no containers here: {reason}")
+    report = tmp_path / "report.md"
+    arguments = ["--backend", "docker", "--policies", "random", "--jobs", "24", "--kill", "de"]
+    assert main(["testbed", "experiment", *arguments, "--report", str(report), "-o", "json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert run["acknowledged"] == 24
+    assert sum(run["states"].values()) == 24
+    assert len(run["sites"]) > 1
+    assert "Every acknowledged job ended in one terminal state" in report.read_text()
