@@ -78,11 +78,18 @@ def train(
     from testbed.fast.run import compile_ahead, is_compiled  # noqa: PLC0415
     from testbed.processes import JOB_COUNT_MAX  # noqa: PLC0415
     from testbed.training.config import TrainConfig  # noqa: PLC0415
-    from testbed.training.run import Training, device_named  # noqa: PLC0415
+    from testbed.training.run import Training, check_names, device_named  # noqa: PLC0415
 
     if not 1 <= jobs <= JOB_COUNT_MAX:
         raise InvalidRequestError(f"{jobs} jobs: 1 to {JOB_COUNT_MAX} can be", field="jobs")
     told = load(TrainConfig, _file(config), environ=invocation.environ, overrides={"data": data})
+    check_names(told)
+    if (gate or only_gate) and told.data is None:
+        raise InvalidRequestError(
+            "the gate has no weeks to judge by: shipped typical days are alike in all years",
+            field="data",
+            hint="give --data (gcos data import), or --no-gate",
+        )
     training = Training(
         told,
         directory=out_directory,

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -231,10 +231,12 @@ class TrainConfig:
         gate = [day_of(getattr(self.gate, n), name=f"gate.{n}") for n in ("first_day", "last_day")]
         if last < first or gate[1] < gate[0]:
             raise _refuse("last_day", "lies before first_day")
-        if not (gate[1] < first or last < gate[0]):
+        # The week of the last Monday, and the day of warm-up before the first one.
+        reach = timedelta(days=8)
+        if not (gate[1] + reach <= first or last + reach <= gate[0]):
             raise _refuse(
                 "gate.first_day",
-                "to gate.last_day overlaps the training weeks",
+                "to gate.last_day overlaps the training weeks, warm-up included",
                 hint="what was trained on a week says nothing about it",
             )
 

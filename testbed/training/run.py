@@ -20,6 +20,7 @@ from policies.maccs.actor_card import ActorCard, GateResult
 from policies.maccs.actor_file import model_bytes, set_gate
 from testbed.provenance import code_version
 from testbed.run_store import writable_directory
+from testbed.scenarios import load_scenario
 from testbed.training.config import TrainConfig
 from testbed.training.gate_runs import GateStep
 from testbed.training.model_card import markdown
@@ -30,6 +31,14 @@ from testbed.training.settings import settings_of
 CONFIG: Final = "config.json"
 LOGS: Final = "tensorboard"
 DEVICES: Final = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What a directory was trained with: the configuration, and the data's name, "" for none."""
+
+    config: TrainConfig
+    data: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,7 @@ class Training:
             raise InvalidRequestError(
                 f"{path} does not exist", field="out", hint="train it first: without --only-gate"
             )
+        self._check_same()
         step = GateStep(self.config, self.part, self.directory, self.job_count, self.tell)
         result = step.judged()
         self._write(set_gate(path, result))
@@ -107,7 +117,6 @@ class Training:
             InvalidRequestError: It is another one's, or holds this one and nobody said to resume.
         """
         path = writable_directory(self.directory, option="out") / CONFIG
-        mine = codec.encode(dataclasses.replace(self.config, data=None))
         if path.exists():
             if not self.is_resumed:
                 raise InvalidRequestError(
@@ -115,13 +124,28 @@ class Training:
                     field="out",
                     hint="go on with it: --resume; or name another directory",
                 )
-            if path.read_bytes() != mine:
-                raise InvalidRequestError(
-                    f"{self.directory} holds a training with another configuration",
-                    field="resume",
-                    hint="name another --out",
-                )
-        path.write_bytes(mine)
+            self._check_same()
+        path.write_bytes(self._told())
+
+    def _told(self) -> bytes:
+        """Return what is kept of the configuration; data may have moved, but not changed names."""
+        data = self.config.data
+        name = "" if data is None else data.resolve().name
+        return codec.encode(_Claim(dataclasses.replace(self.config, data=None), name))
+
+    def _check_same(self) -> None:
+        """Refuse a directory that another configuration was trained in, or on other data.
+
+        Raises:
+            InvalidRequestError: It was.
+        """
+        path = self.directory / CONFIG
+        if not path.exists() or path.read_bytes() != self._told():
+            raise InvalidRequestError(
+                f"{self.directory} holds a training with another configuration, or other data",
+                field="out",
+                hint="name another --out, or the file and --data that it was trained with",
+            )
 
     def _write(self, card: ActorCard) -> None:
         path = actor_path(self.config.part, self.directory).with_suffix(".md")
@@ -157,6 +181,18 @@ def card_of(config: TrainConfig, trained: Trained) -> ActorCard:
         },
         fit=trained.fit,
     )
+
+
+def check_names(config: TrainConfig) -> None:
+    """Refuse what names nothing, before hours are spent on the rest.
+
+    Raises:
+        InvalidRequestError: There is no such part.
+        NotFoundError: There is no such scenario.
+    """
+    part_named(config.part)
+    for name in (config.scenario, config.spread.more_sites, *config.gate.families):
+        load_scenario(name)
 
 
 def device_named(name: str) -> str:

@@ -70,8 +70,34 @@ def test_directory_of_another_training_is_refused(
     config.write_text(FILE.replace("epoch_count = 2", "epoch_count = 3"))
     assert main([*words, "--resume"]) == 2
     assert "another configuration" in capsys.readouterr().err
-    assert main(["train", "--config", str(config), "--out", str(out), "--only-gate"]) == 2
+    judged = ["train", "--config", str(config), "--out", str(out), "--only-gate"]
+    assert main(judged) == 2
+    assert "no weeks to judge by" in capsys.readouterr().err
+    judged += ["--data", str(tmp_path)]
+    assert main(judged) == 2
     assert "train it first" in capsys.readouterr().err
+    (out / "artifact.onnx").touch()
+    assert main(judged) == 2
+    assert "or other data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('part = "artefact"', "artefact"),
+        ('gate.families = ["nope"]', "nope"),
+        ('gate.first_day = "2022-12-28"', "warm-up included"),
+    ],
+)
+def test_what_names_nothing_is_refused_before_anything_is_run(
+    line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text(line if line.startswith("part") else f'part = "artifact"\n{line}\n')
+    out = tmp_path / "out"
+    assert main(["train", "--config", str(path), "--out", str(out), "--no-gate"]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
 
 
 class _Stopped:
