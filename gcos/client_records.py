@@ -191,7 +191,7 @@ class PullProgress:
     Attributes:
         received_bytes: Here so far.
         size_bytes: All of it; 0 until the source has told.
-        note: What it waits for; empty while bytes come.
+        note: What it waits for, or what it was interrupted by; empty while bytes come.
         artifact: The artifact, once it is here; then this is the last one.
         is_new: False: the same content under the same name was there before.
         revision: State of the upstream, such as a commit; empty where it has none.

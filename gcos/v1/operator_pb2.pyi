@@ -721,7 +721,7 @@ class PullArtifactResponse(_message.Message):
     size_bytes: _builtins.int
     """All of it; 0 until the source has told."""
     note: _builtins.str
-    """What it waits for; empty while bytes come."""
+    """What it waits for, or what it was interrupted by; empty while bytes come."""
     is_new: _builtins.bool
     """False: the same content under the same name was there before."""
     revision: _builtins.str
