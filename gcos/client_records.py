@@ -356,8 +356,8 @@ class ClusterLedger:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """A task as it is and how it came to be so.
+class TaskHistory:
+    """What the origin of a task tells of it.
 
     Attributes:
         task: The task now.
@@ -368,6 +368,26 @@ class Explanation:
     task: Task
     events: tuple[TaskEvent, ...]
     scales: Scales
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A task as it is and how it came to be so.
+
+    Attributes:
+        task: The task now.
+        events: What happened, oldest first.
+        scales: How time and bytes are scaled there.
+        copies: Of each site whose offer was compared last, what it had decided before that about
+            the artifacts that the task needs: the latest decision for each.
+        unreachable: Sites that offered, and did not tell that.
+    """
+
+    task: Task
+    events: tuple[TaskEvent, ...]
+    scales: Scales
+    copies: tuple[SiteCopyLog, ...] = ()
+    unreachable: tuple[Unreachable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
