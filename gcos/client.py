@@ -17,7 +17,7 @@ import logging
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -42,11 +42,12 @@ from gcos.client_records import (
     SiteListing,
     SiteSignalsReading,
     Submission,
+    TaskHistory,
     Unreachable,
     VerifiedArtifact,
 )
 from gcos.clock import Clock
-from gcos.copy_events import COPY_EVENT_COUNT, COPY_EVENT_COUNT_MAX
+from gcos.copy_events import COPY_EVENT_COUNT, COPY_EVENT_COUNT_MAX, standing
 from gcos.errors import (
     GcosError,
     InvalidRequestError,
@@ -75,6 +76,8 @@ PLAN_TIMEOUT_S: Final = 30.0
 ADD_TIMEOUT_S: Final = 3600.0
 #: A large model over a slow line, or a large cache read again.
 PULL_TIMEOUT_S: Final = 2 * 86_400.0
+#: What rounds an answer off, and is left out where it takes longer.
+ASIDE_TIMEOUT_S: Final = 3.0
 #: Removing many files takes a while.
 PRUNE_TIMEOUT_S: Final = 600.0
 #: A watch is opened anew after so long, so that no stream outlives its peer unnoticed.
@@ -400,6 +403,9 @@ class Client:
     async def explain(self, task_id: TaskId) -> Explanation:
         """Return how a task came to be where it is: announcements, bids, refusals, awards, ends.
 
+        Sites that offered are asked for what they had decided about copies of its artifacts, as
+        far as they answer.
+
         Raises:
             UnknownTaskError: There is none of this id.
         """
@@ -407,7 +413,9 @@ class Client:
         answer = await self._answered(
             lambda address: self._tasks(address).ExplainTask(request, timeout=CALL_TIMEOUT_S)
         )
-        return from_proto(answer, Explanation)
+        told = from_proto(answer, TaskHistory)
+        copies = await self._copies_before(told)
+        return Explanation(told.task, told.events, told.scales, copies.items, copies.unreachable)
 
     async def results(self, task_id: TaskId, to: Path) -> Results:
         """Fetch what a task left behind into `to`, which appears whole or not at all.
@@ -759,6 +767,40 @@ class Client:
             answer = await self._operator(address).ReadSignals(request, timeout=CALL_TIMEOUT_S)
         return from_proto(answer, SiteSignalsReading)
 
+    async def _copies_before(self, told: TaskHistory) -> Gathered[SiteCopyLog]:
+        """Return what sites had decided about a task's artifacts when they offered last."""
+        auctions = (each for each in reversed(told.events) if each.kind == "auction_closed")
+        auction = next((each for each in auctions if each.bids), None)
+        wanted = frozenset(need.artifact_id for need in told.task.needs)
+        if auction is None or not wanted:
+            return Gathered(())
+        request = operator_pb2.ReadCopyLogRequest(
+            event_count=COPY_EVENT_COUNT_MAX, artifact_ids=sorted(wanted)
+        )
+
+        async def ask(address: str) -> SiteCopyLog:
+            with translated(f"the agent at {address}"):
+                answer = await self._operator(address).ReadCopyLog(request, timeout=ASIDE_TIMEOUT_S)
+            log = from_proto(answer, SiteCopyLog)
+            return replace(log, events=standing(log.events, wanted, until_s=auction.at_s))
+
+        site_ids = sorted({bid.site_id for bid in auction.bids})
+        try:
+            addresses = await self._addresses()
+        except GcosError as exc:
+            return Gathered((), tuple(Unreachable(each, "", exc.message) for each in site_ids))
+        known = {each: addresses[each] for each in site_ids if each in addresses}
+        answers, failures = await self._asked(known, ask)
+        gone = UnknownSiteError("it is not known any more")
+        return Gathered(
+            tuple(answers[each] for each in site_ids if each in answers),
+            tuple(
+                Unreachable(each, known.get(each, ""), failures.get(each, gone).message)
+                for each in site_ids
+                if each not in answers
+            ),
+        )
+
     async def _of_site_or_all(
         self, site: SiteId | None, ask: Callable[[str], Awaitable[AnswerT]]
     ) -> Gathered[AnswerT]:
@@ -773,23 +815,13 @@ class Client:
         if not everywhere:
             return Gathered((await ask(self._agents[0]),))
         addresses = await self._addresses()
-        answers: dict[SiteId, AnswerT] = {}
+        answers, failures = await self._asked(addresses, ask)
         unreachable: dict[SiteId, Unreachable] = {}
-        failures: dict[SiteId, GcosError] = {}
-
-        async def ask_site(site_id: SiteId, address: str) -> None:
-            try:
-                answers[site_id] = await ask(address)
-            except (UnavailableError, UnauthenticatedError) as exc:
-                unreachable[site_id] = Unreachable(site_id, address=address, message=exc.message)
-            except GcosError as exc:  # raised below: callers expect no exception group
-                failures[site_id] = exc
-
-        async with asyncio.TaskGroup() as group:
-            for site_id, address in addresses.items():
-                group.create_task(ask_site(site_id, address))
-        if failures:
-            raise failures[min(failures)]
+        for site_id in sorted(failures):
+            failure = failures[site_id]
+            if not isinstance(failure, UnavailableError | UnauthenticatedError):
+                raise failure
+            unreachable[site_id] = Unreachable(site_id, addresses[site_id], failure.message)
         if not answers:
             raise PeerUnreachableError(
                 "no site answers", hint="check that the cluster runs: gcos sites ls"
@@ -798,6 +830,24 @@ class Client:
             tuple(answers[site_id] for site_id in sorted(answers)),
             tuple(unreachable[site_id] for site_id in sorted(unreachable)),
         )
+
+    async def _asked(
+        self, addresses: Mapping[SiteId, str], ask: Callable[[str], Awaitable[AnswerT]]
+    ) -> tuple[dict[SiteId, AnswerT], dict[SiteId, GcosError]]:
+        """Ask sites at once; return what they answer, and why others do not."""
+        answers: dict[SiteId, AnswerT] = {}
+        failures: dict[SiteId, GcosError] = {}
+
+        async def ask_site(site_id: SiteId, address: str) -> None:
+            try:
+                answers[site_id] = await ask(address)
+            except GcosError as exc:  # callers expect no exception group
+                failures[site_id] = exc
+
+        async with asyncio.TaskGroup() as group:
+            for site_id, address in addresses.items():
+                group.create_task(ask_site(site_id, address))
+        return answers, failures
 
     async def _answered(self, ask: Callable[[str], Awaitable[AnswerT]]) -> AnswerT:
         """Ask the agent in use; where it does not answer, the next one that does.

@@ -191,7 +191,7 @@ class PullProgress:
     Attributes:
         received_bytes: Here so far.
         size_bytes: All of it; 0 until the source has told.
-        note: What it waits for; empty while bytes come.
+        note: What it waits for, or what it was interrupted by; empty while bytes come.
         artifact: The artifact, once it is here; then this is the last one.
         is_new: False: the same content under the same name was there before.
         revision: State of the upstream, such as a commit; empty where it has none.
@@ -356,8 +356,8 @@ class ClusterLedger:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """A task as it is and how it came to be so.
+class TaskHistory:
+    """What the origin of a task tells of it.
 
     Attributes:
         task: The task now.
@@ -368,6 +368,26 @@ class Explanation:
     task: Task
     events: tuple[TaskEvent, ...]
     scales: Scales
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A task as it is and how it came to be so.
+
+    Attributes:
+        task: The task now.
+        events: What happened, oldest first.
+        scales: How time and bytes are scaled there.
+        copies: Of each site whose offer was compared last, what it had decided before that about
+            the artifacts that the task needs: the latest decision for each.
+        unreachable: Sites that offered, and did not tell that.
+    """
+
+    task: Task
+    events: tuple[TaskEvent, ...]
+    scales: Scales
+    copies: tuple[SiteCopyLog, ...] = ()
+    unreachable: tuple[Unreachable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

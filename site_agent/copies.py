@@ -144,7 +144,12 @@ class Copies:
             found = self._cheapest(copy.need, now_s)
             if found is not None:
                 pulls = self.migration.planned(
-                    copy.need, found[0], self._joint_usd(found[1]), copy.why, now_s=now_s
+                    copy.need,
+                    found[0],
+                    self._joint_usd(found[1]),
+                    copy.why,
+                    now_s=now_s,
+                    without_learning=copy.without_learning,
                 )
                 self._begin(pulls, ports)
 
@@ -166,7 +171,12 @@ class Copies:
             event = "copy_decided" if told.is_granted else "copy_refused"
             self._log.info(event, artifact=told.name, artifact_id=told.artifact_id, why=told.why)
             self._plane.notes.note(
-                event, told.artifact_id, told.name, told.why, task_id=told.task_id
+                event,
+                told.artifact_id,
+                told.name,
+                told.why,
+                task_id=told.task_id,
+                without_learning=told.without_learning,
             )
         for pull in pulls:
             ports.spawn("Copy", partial(self._pull, pull, ports))
@@ -194,7 +204,13 @@ class Copies:
         self._participant.cache.price(known, price_usd)
         self._log.info("copy_arrived", artifact=need.name, artifact_id=known, price_usd=price_usd)
         self._plane.notes.note(
-            "copy_arrived", known, need.name, pull.why, task_id=pull.task_id, site_id=source
+            "copy_arrived",
+            known,
+            need.name,
+            pull.why,
+            task_id=pull.task_id,
+            site_id=source,
+            without_learning=pull.without_learning,
         )
         await ports.enter(self._entry(need, copy_id, charge))
 

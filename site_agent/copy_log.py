@@ -7,11 +7,12 @@ be missing.
 
 import asyncio
 from collections import deque
+from collections.abc import Collection
 from typing import Final, Protocol
 
 from gcos import codec
 from gcos.clock import Clock
-from gcos.copy_events import COPY_EVENT_COUNT_MAX, CopyEvent
+from gcos.copy_events import ARRIVALS, COPY_EVENT_COUNT_MAX, CopyEvent
 from gcos.errors import GcosError
 from gcos.ids import ArtifactId, SiteId, TaskId
 from gcos.logs import Log
@@ -22,7 +23,6 @@ COPIES: Final = "copies"
 
 #: A log is trimmed when so many rows have been added to it.
 _TRIM_COUNT: Final = 200
-_ARRIVALS: Final = frozenset({"fetched", "added", "pulled", "copy_arrived"})
 
 
 class CopyNotes(Protocol):
@@ -37,6 +37,7 @@ class CopyNotes(Protocol):
         *,
         task_id: TaskId | None = None,
         site_id: SiteId | None = None,
+        without_learning: str = "",
     ) -> None:
         """Take note of a decision as of now; the fields are those of `CopyEvent`."""
 
@@ -53,6 +54,7 @@ class Unnoted:
         *,
         task_id: TaskId | None = None,
         site_id: SiteId | None = None,
+        without_learning: str = "",
     ) -> None:
         """Forget it."""
 
@@ -85,6 +87,7 @@ class CopyLog:
         *,
         task_id: TaskId | None = None,
         site_id: SiteId | None = None,
+        without_learning: str = "",
     ) -> None:
         """Take note of a decision as of now; the fields are those of `CopyEvent`."""
         event = CopyEvent(
@@ -95,20 +98,37 @@ class CopyLog:
             why=why,
             task_id=task_id,
             site_id=site_id,
+            without_learning=without_learning,
         )
         self._events.append(event)
         self._unsaved.append(event)
         self._has_unsaved.set()
 
-    def latest(self, count_max: int, task_id: TaskId | None = None) -> tuple[CopyEvent, ...]:
-        """Return the latest decisions, because of one task where it is named, oldest first."""
+    def latest(
+        self,
+        count_max: int,
+        task_id: TaskId | None = None,
+        artifact_ids: Collection[ArtifactId] = (),
+    ) -> tuple[CopyEvent, ...]:
+        """Return the latest decisions, oldest first.
+
+        Args:
+            count_max: At most so many.
+            task_id: Only those because of this task; None: all.
+            artifact_ids: Only those about these artifacts; empty: about all.
+        """
         assert count_max > 0, "nothing was asked for"
-        found = [each for each in self._events if task_id is None or each.task_id == task_id]
+        found = [
+            each
+            for each in self._events
+            if (task_id is None or each.task_id == task_id)
+            and (not artifact_ids or each.artifact_id in artifact_ids)
+        ]
         return tuple(found[-count_max:])
 
     def arrivals(self) -> dict[ArtifactId, CopyEvent]:
         """Return how each artifact came here last, where that is still known."""
-        return {each.artifact_id: each for each in self._events if each.kind in _ARRIVALS}
+        return {each.artifact_id: each for each in self._events if each.kind in ARRIVALS}
 
     async def restore(self) -> None:
         """Take over what the journal knows; before anything is noted."""

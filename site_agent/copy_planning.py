@@ -128,6 +128,13 @@ class PlannedCopy:
     is_plain: bool = True
 
     @property
+    def without_learning(self) -> str:
+        """What the plan without what was learned does, in words; empty where nothing was."""
+        if not self.is_plain:
+            return "not brought"
+        return "brought, too" if self.plain_usd != self.score_usd else ""
+
+    @property
     def why(self) -> str:
         """In words."""
         learned = ""

@@ -67,11 +67,13 @@ class Pull:
         need: What, and who had it when it was last announced.
         why: In words.
         task_id: The task whose auction was lost last; None: the wish comes from elsewhere.
+        without_learning: What would be decided without what was learned; empty: the same.
     """
 
     need: ArtifactNeed
     why: str
     task_id: TaskId | None = None
+    without_learning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Decision:
         is_granted: It is pulled.
         why: In words: the wish, and what spoke against it.
         task_id: The task whose auction was lost last; None: the wish comes from elsewhere.
+        without_learning: What would be decided without what was learned; empty: the same.
     """
 
     at_s: float
@@ -93,6 +96,7 @@ class Decision:
     is_granted: bool
     why: str
     task_id: TaskId | None = None
+    without_learning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,7 @@ class Migration:
         why: str,
         *,
         now_s: float,
+        without_learning: str = "",
     ) -> tuple[Pull, ...]:
         """Wish for a copy that the plan gives to this site; return it where the gate admits it.
 
@@ -241,12 +246,14 @@ class Migration:
             price_usd: J of that.
             why: In words.
             now_s: World instant.
+            without_learning: What the plan without what was learned does, in words.
         """
         known = need.artifact_id
         if self.cache.has(known):
             return ()
         _remember(self._known, known, (need, fetch, price_usd), NEED_COUNT_MAX)
-        return self._granted([Wish(known, worth_usd=math.inf, why=why)], now_s=now_s)
+        wish = Wish(known, worth_usd=math.inf, why=why)
+        return self._granted([wish], now_s=now_s, without_learning=without_learning)
 
     def ended(self, artifact_id: ArtifactId) -> None:
         """Take note that a pull has ended, well or not."""
@@ -255,7 +262,12 @@ class Migration:
     # ---------------------------------------------------------------- the gate
 
     def _granted(
-        self, wishes: Iterable[Wish], *, now_s: float, task_id: TaskId | None = None
+        self,
+        wishes: Iterable[Wish],
+        *,
+        now_s: float,
+        task_id: TaskId | None = None,
+        without_learning: str = "",
     ) -> tuple[Pull, ...]:
         pulls = []
         for wish in wishes:
@@ -272,13 +284,14 @@ class Migration:
                     is_granted=problem is None,
                     why=why,
                     task_id=task_id,
+                    without_learning=without_learning,
                 )
             )
             if problem is None:
                 self.pulling.add(wish.artifact_id)
                 self.migrator.pulled(wish.artifact_id)
                 self._spent.append((now_s, need.size_bytes, fetch.cost_usd, fetch.carbon_gco2))
-                pulls.append(Pull(need, wish.why, task_id))
+                pulls.append(Pull(need, wish.why, task_id, without_learning))
         return tuple(pulls)
 
     def _decide(self, decision: Decision) -> None:

@@ -16,7 +16,7 @@ from gcos.artifacts import Artifact, ArtifactKind, CacheEntry
 from gcos.contract_net import ArtifactNeed
 from gcos.copy_events import COPY_EVENT_COUNT, COPY_EVENT_COUNT_MAX
 from gcos.errors import GcosError, InvalidRequestError, TooLargeError
-from gcos.ids import TaskId
+from gcos.ids import ArtifactId, TaskId
 from gcos.rpc.wire import to_proto
 from gcos.signals import HOUR_S, Signal
 from gcos.system import unique_text
@@ -148,11 +148,12 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
                 f"from 1 to {COPY_EVENT_COUNT_MAX} decisions can be read", field="event_count"
             )
         task_id = TaskId(request.task_id) if request.task_id else None
+        wanted = frozenset(ArtifactId(each) for each in request.artifact_ids)
         return operator_pb2.ReadCopyLogResponse(
             site_id=self._runner.participant.site.site_id,
             events=[
                 to_proto(event, operator_pb2.CopyEvent)
-                for event in self._copy_log.latest(count_max, task_id)
+                for event in self._copy_log.latest(count_max, task_id, wanted)
             ],
         )
 

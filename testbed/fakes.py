@@ -14,7 +14,6 @@ from gcos.artifacts import Artifact, ArtifactKind, CacheEntry, CacheUsage
 from gcos.client_records import (
     AddedArtifact,
     Cancellation,
-    Explanation,
     HourlySignal,
     Plan,
     Scales,
@@ -24,6 +23,7 @@ from gcos.client_records import (
     SiteListing,
     SiteSignalsReading,
     Submission,
+    TaskHistory,
 )
 from gcos.copy_events import CopyEvent
 from gcos.errors import GcosError, UnknownTaskError
@@ -241,7 +241,7 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
         """Tell of one task what the test has put here."""
         del context
         self._refuse()
-        told = Explanation(self._task(request.task_id), self.events, self.scales)
+        told = TaskHistory(self._task(request.task_id), self.events, self.scales)
         return to_proto(told, tasks_pb2.ExplainTaskResponse)
 
     async def ReadLog(  # noqa: N802
@@ -312,7 +312,10 @@ class FakeAgent(tasks_pb2_grpc.TaskServiceServicer, operator_pb2_grpc.OperatorSe
         """Read what it decided about copies."""
         del context
         found = [
-            event for event in self.copy_events if request.task_id in ("", event.task_id or "")
+            event
+            for event in self.copy_events
+            if request.task_id in ("", event.task_id or "")
+            and (not request.artifact_ids or event.artifact_id in request.artifact_ids)
         ]
         return to_proto(SiteCopyLog(self.site_id, tuple(found)), operator_pb2.ReadCopyLogResponse)
 

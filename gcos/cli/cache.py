@@ -202,10 +202,10 @@ async def pull_to_cache(
             kind=None if kind is None else ArtifactKind[kind.name],
             site=_site(site),
         )
-        with bytes_progress(session.out, f"asking for {reference}") as advance:
+        with bytes_progress(session.out, reference) as advance:
             async with contextlib.aclosing(pulling) as words:
                 async for last in words:
-                    advance(last.note or reference, last.received_bytes, last.size_bytes)
+                    advance(last.note, last.received_bytes, last.size_bytes)
     assert last is not None, "the last word holds the artifact"
     artifact = last.artifact
     assert artifact is not None, "the last word holds the artifact"

@@ -108,6 +108,7 @@ def show(told: Explanation, out: Output, *, now_s: float, shown: int | None = SH
         out.line("")
         out.line(explain_tables.heading(auction, number=number, count=len(auctions), now_s=now_s))
         _show_auction(auction, out)
+    _show_copies_before(told, out, now_s=now_s)
     moved = explain_tables.moved(told)
     if moved is not None:
         out.line("")
@@ -116,6 +117,20 @@ def show(told: Explanation, out: Output, *, now_s: float, shown: int | None = SH
     if notes:
         out.line("")
         out.prose(notes)
+
+
+def _show_copies_before(told: Explanation, out: Output, *, now_s: float) -> None:
+    """Write what had been decided about copies of a task's artifacts where it was offered for."""
+    table = explain_tables.copies(told, now_s=now_s)
+    if table is not None or told.unreachable:
+        out.line("")
+        out.line("copies of what it needs, before these offers:")
+    if table is not None:
+        out.table(table)
+    out.prose(
+        f"site {each.site_id} did not tell what it had decided about them: {each.message}"
+        for each in told.unreachable
+    )
 
 
 def _show_auction(auction: TaskEvent, out: Output) -> None:

@@ -116,6 +116,30 @@ def moved(told: Explanation) -> Table | None:
     return Table(("ATTEMPT", "MOVED", ">GB", "FROM", "TO", ">COST $", ">CO2 g"), tuple(rows))
 
 
+def copies(told: Explanation, *, now_s: float) -> Table | None:
+    """Return what had brought copies of a task's artifacts or taken them away; None: nothing."""
+    found = sorted(
+        ((event.at_s, log.site_id, event) for log in told.copies for event in log.events),
+        key=lambda each: each[:2],
+    )
+    if not found:
+        return None
+    is_learned = any(event.without_learning for _, _, event in found)
+    rows = [
+        (
+            instant(at_s, now_s),
+            event.name,
+            site_id,
+            event.kind.replace("_", " "),
+            event.why or NOTHING,
+            *((event.without_learning or NOTHING,) if is_learned else ()),
+        )
+        for at_s, site_id, event in found
+    ]
+    learned = ("WITHOUT LEARNING",) if is_learned else ()
+    return Table(("WHEN", "ARTIFACT", "SITE", "DECISION", "WHY", *learned), tuple(rows))
+
+
 def lost_tail(told: Explanation, *, now_s: float) -> list[str]:
     """Return what the last run that was lost last wrote; nothing where none was."""
     for event in reversed(told.events):

@@ -455,19 +455,25 @@ class ReadCopyLogRequest(_message.Message):
 
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
+    ARTIFACT_IDS_FIELD_NUMBER: _builtins.int
     event_count: _builtins.int
     """At most so many, the latest ones; 0: 100, at most 1000."""
     task_id: _builtins.str
     """Only what was decided because of this task; empty: everything."""
+    @_builtins.property
+    def artifact_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only what was decided about these artifacts; empty: about all."""
+
     def __init__(
         self,
         *,
         event_count: _builtins.int = ...,
         task_id: _builtins.str = ...,
+        artifact_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ids", b"artifact_ids", "event_count", b"event_count", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,6 +492,7 @@ class CopyEvent(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
     SITE_ID_FIELD_NUMBER: _builtins.int
+    WITHOUT_LEARNING_FIELD_NUMBER: _builtins.int
     at_s: _builtins.float
     """World instant."""
     kind: _builtins.str
@@ -500,6 +507,8 @@ class CopyEvent(_message.Message):
     """The task because of which; absent: none alone."""
     site_id: _builtins.str
     """The other site: whence it came, or who takes its custody; absent: none."""
+    without_learning: _builtins.str
+    """What would have been decided without what was learned; empty where that had no part in it."""
     def __init__(
         self,
         *,
@@ -510,10 +519,11 @@ class CopyEvent(_message.Message):
         why: _builtins.str = ...,
         task_id: _builtins.str | None = ...,
         site_id: _builtins.str | None = ...,
+        without_learning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_site_id", b"_site_id", "_task_id", b"_task_id", "site_id", b"site_id", "task_id", b"task_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_site_id", b"_site_id", "_task_id", b"_task_id", "artifact_id", b"artifact_id", "at_s", b"at_s", "kind", b"kind", "name", b"name", "site_id", b"site_id", "task_id", b"task_id", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_site_id", b"_site_id", "_task_id", b"_task_id", "artifact_id", b"artifact_id", "at_s", b"at_s", "kind", b"kind", "name", b"name", "site_id", b"site_id", "task_id", b"task_id", "why", b"why", "without_learning", b"without_learning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__site_id: _TypeAlias = _typing.Literal["site_id"]  # noqa: Y015
     _WhichOneofArgType__site_id: _TypeAlias = _typing.Literal["_site_id", b"_site_id"]  # noqa: Y015
@@ -721,7 +731,7 @@ class PullArtifactResponse(_message.Message):
     size_bytes: _builtins.int
     """All of it; 0 until the source has told."""
     note: _builtins.str
-    """What it waits for; empty while bytes come."""
+    """What it waits for, or what it was interrupted by; empty while bytes come."""
     is_new: _builtins.bool
     """False: the same content under the same name was there before."""
     revision: _builtins.str

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from gcos.errors import GcosError, InvalidRequestError
 from site_agent.sources.reference import wrong_reference
-from site_agent.sources.source import TransientError
+from site_agent.sources.source import TransientError, UnknownHostError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -106,14 +106,14 @@ class AllowList:
 
         Raises:
             InvalidRequestError: One of them is special and in no listed network.
-            TransientError: The name is not known just now.
+            UnknownHostError: The name is not known just now.
         """
         try:
             found = list(self.resolve(host, port))
         except OSError as exc:
-            raise TransientError(f"no address is known of {host}: {exc}") from exc
+            raise UnknownHostError(f"no address is known of {host}: {exc}", host=host) from exc
         if not found:
-            raise TransientError(f"no address is known of {host}")
+            raise UnknownHostError(f"no address is known of {host}", host=host)
         for text in found:
             self.check_address(host, text)
         return found

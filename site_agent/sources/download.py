@@ -1,10 +1,12 @@
 """Brings the files of a listing: several at once, resumed after a cut, verified. Blocking.
 
 A file goes on where it stopped, as often as it makes progress; without progress a few times, with
-growing pauses, or as long as the source asks for. What proves wrong is fetched anew once; wrong
-twice means that the source itself is wrong.
+growing pauses, or as long as the source asks for. A host without an address is given up sooner as
+long as nothing came: its name may be wrong, and somebody waits to hear so. What proves wrong is
+fetched anew once; wrong twice means that the source itself is wrong.
 """
 
+import functools
 import hashlib
 import os
 import threading
@@ -18,11 +20,20 @@ from gcos.artifacts import CHUNK_BYTES, FileEntry
 from gcos.errors import DigestMismatchError, GcosError, UnavailableError, WrongStateError
 from site_agent.durable_files import disk_errors
 from site_agent.sources.leftovers import opened_again
-from site_agent.sources.source import Listing, Source, SourceFile, TransientError
+from site_agent.sources.source import (
+    Listing,
+    Source,
+    SourceFile,
+    TransientError,
+    UnknownHostError,
+)
 
 FILES_AT_ONCE = 4
 FAILURE_COUNT_MAX = 7
 """Failures in a row without a byte in between, after which a file is given up."""
+
+UNKNOWN_HOST_COUNT_MAX = 3
+"""The same where no address of the host is known and nothing came yet: 7 s of pauses."""
 
 PAUSE_S_MIN = 1.0
 PAUSE_S_MAX = 60.0
@@ -173,7 +184,7 @@ def resolved(source: Source, stop: Stop, tries: Tries) -> Listing:
             return source.resolve()
         except TransientError as exc:
             failure_count += 1
-            _have_patience(exc, failure_count, tries)
+            _have_patience(exc, failure_count, tries, is_begun=False)
 
 
 def bring_all(
@@ -198,11 +209,14 @@ def bring_all(
     """
     # The largest first: they alone keep the line busy in the end.
     ordered = sorted(staged, key=lambda each: (-each.file.size_bytes, each.file.path))
+
+    def is_begun() -> bool:
+        """Tell whether the source has sent anything: what the listing brought does not count."""
+        return any(each.received_bytes for each in staged if each.file.content is None)
+
+    bring = functools.partial(_bring, source, stop=stop, tries=tries, on_bytes=on_bytes)
     with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="gcos-pull") as threads:
-        futures = [
-            threads.submit(_bring, source, each, stop=stop, tries=tries, on_bytes=on_bytes)
-            for each in ordered
-        ]
+        futures = [threads.submit(bring, each, is_begun=is_begun) for each in ordered]
         done, pending = wait(futures, return_when=FIRST_EXCEPTION)
         if pending:
             stop.set()
@@ -220,6 +234,7 @@ def _bring(
     stop: Stop,
     tries: Tries,
     on_bytes: Callable[[str, int], None],
+    is_begun: Callable[[], bool],
 ) -> None:
     failure_count, is_suspect = 0, False
     try:
@@ -230,7 +245,7 @@ def _bring(
                 staged.finish()
             except TransientError as exc:
                 failure_count = 1 if staged.received_bytes > before_bytes else failure_count + 1
-                _have_patience(exc, failure_count, tries)
+                _have_patience(exc, failure_count, tries, is_begun=is_begun())
             except DigestMismatchError as exc:
                 if is_suspect:
                     raise DigestMismatchError(
@@ -275,12 +290,20 @@ def _read_rest(
     on_bytes(file.path, staged.received_bytes)
 
 
-def _have_patience(error: TransientError, failure_count: int, tries: Tries) -> None:
+def _have_patience(
+    error: TransientError, failure_count: int, tries: Tries, *, is_begun: bool
+) -> None:
     """Wait before the next try.
 
     Raises:
         UnavailableError: There have been enough.
     """
+    is_unknown = isinstance(error, UnknownHostError) and not is_begun
+    if is_unknown and failure_count > UNKNOWN_HOST_COUNT_MAX:
+        raise UnavailableError(
+            f"{error}; given up after {failure_count} failures",
+            hint="check the name of the host, and that the site's machine has a network with DNS",
+        ) from error
     pause_s = pause_after(failure_count, error.retry_after_s)
     if failure_count > FAILURE_COUNT_MAX or pause_s is None:
         raise UnavailableError(

@@ -72,7 +72,7 @@ class Pull:
         name: What it will be called.
         size_bytes: All of it; 0 until the source has told.
         received: Bytes that are here, by path.
-        note: What it waits for; empty while bytes come.
+        note: What it waits for, or what it was interrupted by; empty while bytes come.
     """
 
     reference: str
@@ -85,6 +85,12 @@ class Pull:
     def received_bytes(self) -> int:
         """Bytes that are here."""
         return sum(self.received.values())
+
+    def take(self, path: str, received_bytes: int) -> None:
+        """Note how much of a file is here; called in threads."""
+        if received_bytes > self.received.get(path, 0):
+            self.note = ""
+        self.received[path] = received_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +249,7 @@ class Puller:
                 functools.partial(_listed, source, pull, stop, tries, self._capacity_bytes(kind)),
                 stop=stop,
             )
-            pull.size_bytes = listing.size_bytes
+            pull.size_bytes, pull.note = listing.size_bytes, ""
             known = self._known(pull.reference, listing, kind)
             if known is not None:
                 return await self._name(pull, known, listing)
@@ -314,7 +320,7 @@ class Puller:
                     [part.staged for part in parts if part.staged is not None],
                     stop=stop,
                     tries=tries,
-                    on_bytes=pull.received.__setitem__,
+                    on_bytes=pull.take,
                 ),
                 stop=stop,
             )
@@ -436,7 +442,8 @@ class Puller:
         await self.save_marks()
 
     def _tell(self, pull: Pull, message: str, pause_s: float) -> None:
-        """Log a failure that may pass; called in threads."""
+        """Log a failure that may pass, and let who waits know; called in threads."""
+        pull.note = f"interrupted, to be tried again: {message}"
         self._log.warning(
             "pull_interrupted", reference=pull.reference, error=message, pause_s=pause_s
         )

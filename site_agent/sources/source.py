@@ -39,6 +39,18 @@ class TransientError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class UnknownHostError(TransientError):
+    """No address is known of a host: its name is wrong, or the network is away.
+
+    Attributes:
+        host: The name.
+    """
+
+    def __init__(self, message: str, *, host: str) -> None:
+        super().__init__(message)
+        self.host = host
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file as its source lists it.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gcos.client_records import Explanation
+from gcos.client_records import TaskHistory
 from gcos.ids import TaskId
 from gcos.rpc.wire import to_proto
 from gcos.spec import parse_document
@@ -50,8 +50,8 @@ class RunsAtOnce(FakeAgent):
             TaskEvent(task.submitted_s, "task_submitted", "taken by de"),
             TaskEvent(samples.NOW_S, "task_awarded", "to de", site_id=samples.DE, attempt=1),
         )
-        explanation = Explanation(task, events, self.scales)
-        return to_proto(explanation, tasks_pb2.ExplainTaskResponse)
+        history = TaskHistory(task, events, self.scales)
+        return to_proto(history, tasks_pb2.ExplainTaskResponse)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ async def test_decisions_survive_a_restart(tmp_path: Path) -> None:
         log = log_of(store)
         log.note("copy_decided", THING, "m", "credit 3.1 $, price 1.2 $", task_id=TASK)
         log.note("copy_arrived", THING, "m", "as decided", task_id=TASK, site_id=SiteId("on"))
-        log.note("evicted", OTHER, "n", "makes room for m")
+        log.note("evicted", OTHER, "n", "makes room for m", without_learning="kept")
         await log.save()
     async with SqliteStore.open(tmp_path / "journal.db") as store:
         again = log_of(store)
@@ -33,6 +33,7 @@ async def test_decisions_survive_a_restart(tmp_path: Path) -> None:
     assert again.latest(10) == log.latest(10)
     assert [each.kind for each in again.latest(10, TASK)] == ["copy_decided", "copy_arrived"]
     assert [each.kind for each in again.latest(1)] == ["evicted"]
+    assert [each.kind for each in again.latest(10, artifact_ids=[OTHER])] == ["evicted"]
     assert {key: each.why for key, each in again.arrivals().items()} == {THING: "as decided"}
 
 

@@ -23,6 +23,7 @@ from gcos.errors import InvalidRequestError
 from gcos.ids import SiteId, TaskId
 from gcos.known_sites import KnownSite
 from gcos.ledger import LedgerEntry
+from gcos.logs import get_logger
 from gcos.outlook import Outlook
 from gcos.rpc.channels import Channels
 from gcos.rpc.server import serving
@@ -498,6 +499,22 @@ async def test_learned_copy_tells_what_it_would_be_without(trio: Trio, tmp_path:
     (copy,) = await on.planning.plan(BEAT_S, on.sites())
     assert copy.plain_usd != copy.score_usd
     assert f"({copy.plain_usd:.4g} $ without what was learned)" in copy.why
+    assert copy.without_learning == "brought, too"
+
+
+async def test_a_site_keeps_what_it_would_have_done_without_what_was_learned(
+    trio: Trio, tmp_path: Path
+) -> None:
+    de, on, _ = trio
+    has_demand(de, tmp_path)
+    (copy,) = await on.planning.plan(BEAT_S, on.sites())
+    assert copy.without_learning == "", "nothing was learned"
+    on.plane.notes = notes = CopyLog(MemoryStore(), on.clock, get_logger())
+    await on.bring([replace(copy, plain_usd=-1.0, is_plain=False)])
+    assert [(each.kind, each.without_learning) for each in notes.latest(9)] == [
+        ("copy_decided", "not brought"),
+        ("copy_arrived", "not brought"),
+    ]
 
 
 async def test_actor_at_scale_0_is_asked_and_changes_nothing(trio: Trio, tmp_path: Path) -> None:

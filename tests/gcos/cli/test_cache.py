@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import structlog
 
 from gcos.artifacts import ArtifactKind
 from gcos.cli.main import main
+from gcos.cli.output import Output
 from gcos.client import Client
 from gcos.contract_net import ArtifactNeed
 from gcos.ids import RunId, SiteId
@@ -205,6 +207,33 @@ async def test_a_pull_tells_how_far_it_is(cluster: Cluster, upstream: FakeUpstre
     assert said[-1].received_bytes == said[-1].size_bytes == len(BODY)
     halfway = [each for each in said if 0 < each.received_bytes < len(BODY)]
     assert halfway, "a pause of a second lies between, and words come four times as often"
+
+
+async def test_a_pull_tells_once_what_interrupted_it(
+    cluster: Cluster, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause lasts until the client has said why, so that it cannot miss it."""
+    said: list[str] = []
+    heard = [threading.Event(), threading.Event()]
+    say = Output.say
+
+    def listened(out: Output, text: str) -> None:
+        say(out, text)
+        said.append(text)
+        for each in heard:
+            each.set()
+
+    waiting = iter([*heard, threading.Event()])
+    monkeypatch.setattr(Output, "say", listened)
+    monkeypatch.setattr(
+        cluster.agent.operator._puller, "_pause", lambda _: next(waiting).wait(timeout=10.0)
+    )
+    url = upstream.put("/text", BODY)
+    upstream.fail("/text", Fault(503), Fault(503))
+    ran = await cluster.gcos("cache", "pull", url, "--as", "text", "--kind", "data")
+    assert ran.code == 0
+    assert ran.err.count("interrupted, to be tried again: ") == 1
+    assert "HTTP status 503" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import pytest
 
 from gcos.cli import explain_tables, task_tables
 from gcos.cli.task_progress import end_of, start_of
-from gcos.client_records import Explanation, Scales
+from gcos.client_records import Explanation, Scales, SiteCopyLog
 from gcos.contract_net import Refusal
+from gcos.copy_events import standing
+from gcos.ids import ArtifactId
 from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import Reason, TaskState
@@ -39,6 +41,44 @@ def test_an_auction_without_learning_speaks_of_none() -> None:
     auction = TaskEvent(NOW_S, "auction_closed", "", site_id=CAL, bids=bids)
     assert ">LEARNED $" not in explain_tables.offers(auction).columns
     assert explain_tables.without_learning(auction) is None
+
+
+def test_copies_tell_what_had_brought_them_and_what_would_have_been_done_without() -> None:
+    brought = replace(samples.copy_event(), kind="copy_arrived", at_s=NOW_S - 60.0, why="saves 2 $")
+    learned = replace(brought, without_learning="not brought")
+    evicted = replace(brought, kind="evicted", at_s=NOW_S - 90.0, why="makes room")
+    logs = (SiteCopyLog(CAL, (learned,)), SiteCopyLog(DE, (evicted,)))
+    table = explain_tables.copies(Explanation(QUEUED, (), Scales(), copies=logs), now_s=NOW_S)
+    assert table is not None
+    assert table.columns == ("WHEN", "ARTIFACT", "SITE", "DECISION", "WHY", "WITHOUT LEARNING")
+    assert [row[1:] for row in table.rows] == [
+        (brought.name, "de", "evicted", "makes room", "-"),
+        (brought.name, "cal", "copy arrived", "saves 2 $", "not brought"),
+    ]
+    plain = Explanation(QUEUED, (), Scales(), copies=(SiteCopyLog(CAL, (brought,)),))
+    shown = explain_tables.copies(plain, now_s=NOW_S)
+    assert shown is not None
+    assert "WITHOUT LEARNING" not in shown.columns
+    assert explain_tables.copies(Explanation(QUEUED, (), Scales()), now_s=NOW_S) is None
+
+
+def test_what_stood_is_the_latest_that_brought_or_took_each_artifact_away() -> None:
+    model = samples.copy_event()
+    data = replace(model, artifact_id=ArtifactId("sha256:" + "d" * 64), kind="fetched")
+    events = (
+        model,
+        data,
+        replace(model, kind="copy_arrived"),
+        replace(data, kind="custody_taken", why="says nothing of whether it is there"),
+        replace(data, artifact_id=ArtifactId("sha256:" + "e" * 64), why="of another task"),
+        replace(model, kind="evicted", at_s=NOW_S + 1.0, why="too late"),
+    )
+    wanted = {model.artifact_id, data.artifact_id}
+    found = standing(events, wanted, until_s=NOW_S)
+    assert [(each.artifact_id, each.kind) for each in found] == [
+        (data.artifact_id, "fetched"),
+        (model.artifact_id, "copy_arrived"),
+    ]
 
 
 def told(task: Task) -> str:

@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from gcos.artifacts import ArtifactKind
 from gcos.cli.main import main
 from gcos.cli.top_view import Snapshot
 from gcos.client_records import Plan, Scales, Submission
+from gcos.contract_net import ArtifactNeed
 from gcos.document import DOCUMENT_BYTES_MAX
 from gcos.errors import (
     ArtifactNotFoundError,
@@ -34,7 +36,7 @@ from gcos.errors import (
     SiteDrainingError,
     UnauthenticatedError,
 )
-from gcos.ids import RunId, SiteId
+from gcos.ids import ArtifactId, RunId, SiteId
 from gcos.ledger_totals import LedgerSummary
 from gcos.log_tails import HeardTail, LogTail
 from gcos.next_steps import next_step
@@ -240,6 +242,43 @@ async def test_explain_tells_which_copies_were_moved_because_of_the_task(
     assert "copies, because of this task:" in shown
     assert "copy decided" in shown
     assert "of-another" not in shown
+
+
+async def test_explain_tells_what_brought_copies_to_the_sites_that_offered(
+    environ: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    need = ArtifactNeed(samples.MODEL_ID, ArtifactKind.MODEL, "org/tiny-lm", size_bytes=1)
+    task = replace(samples.task_named("1"), needs=(need,))
+    event = replace(samples.copy_event(), artifact_id=need.artifact_id, task_id=None)
+    early = replace(event, at_s=samples.NOW_S - 60.0, without_learning="not brought")
+    late = replace(event, at_s=samples.NOW_S + 60.0, kind="evicted")
+    auction = TaskEvent(
+        *(samples.NOW_S, "auction_closed", "3 offers"),
+        site_id=CAL,
+        bids=tuple(samples.bid_of(each) for each in (CAL, DE, SiteId("on"))),
+    )
+    cal = FakeAgent(
+        CAL, copy_events=(early, replace(early, artifact_id=ArtifactId("sha256:0")), late)
+    )
+    silent = FakeAgent(SiteId("on"))
+    async with cal.serving(), silent.serving():
+        pass  # their ports are known; that of the silent one stays closed
+    fake = FakeAgent(events=(auction,), peers=(cal, silent))
+    async with fake.serving(), cal.serving():
+        await fake.put(task)
+        there = environ | {"GCOS_AGENT": fake.address}
+        assert await run_main(["explain", task.task_id, "-o", "json"], there) == 0
+        told = json.loads(capfd.readouterr().out)
+        events = {each["site_id"]: each["events"] for each in told["copies"]}
+        assert events["de"] == []
+        (decided,) = events["cal"]
+        assert (decided["at_s"], decided["without_learning"]) == (early.at_s, "not brought")
+        assert [each["site_id"] for each in told["unreachable"]] == ["on"]
+        assert await run_main(["explain", task.task_id], there) == 0
+        shown = capfd.readouterr().out
+    assert "copies of what it needs, before these offers:" in shown
+    assert re.search(r" cal +copy decided .* not brought$", shown, re.MULTILINE)
+    assert "site on did not tell what it had decided about them: " in shown
 
 
 async def test_submit_reads_stdin(

@@ -2,18 +2,22 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gcos.artifacts import ArtifactKind
-from gcos.errors import InvalidRequestError, QueueFullError, WrongStateError
+from gcos.errors import InvalidRequestError, QueueFullError, UnavailableError, WrongStateError
 from site_agent.sources import pull as pull_module
 from site_agent.sources import source as source_module
+from site_agent.sources.download import StagedFile, Stop, Tries, bring_all
+from site_agent.sources.source import Listing, SourceFile, UnknownHostError
 from testbed.fake_registries import FakeUpstream, Fault
 
 DATA = ArtifactKind.DATA
@@ -137,3 +141,85 @@ async def test_a_name_that_is_none_is_refused_before_anything_is_asked(
     with pytest.raises(InvalidRequestError, match="no artifact name"):
         await site.pull(upstream.url + "/x", "../x", DATA)
     assert upstream.asked == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "host"),
+    [
+        ("hf://org/nope", "hub.example"),
+        ("https://no.example/x", "no.example"),
+        ("ollama://x", "registry.ollama.ai"),
+    ],
+)
+async def test_a_host_without_an_address_is_given_up_soon(
+    site: Any, monkeypatch: pytest.MonkeyPatch, reference: str, host: str
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    site.environ["HF_ENDPOINT"] = "https://hub.example"
+    site.hosts = ("no.example", "registry.ollama.ai")
+    with pytest.raises(UnavailableError, match=f"no address is known of {host}") as raised:
+        await site.pull(reference, "x", DATA)
+    assert site.pauses_s == [1.0, 2.0, 4.0]
+    assert "check the name of the host" in raised.value.hint
+
+
+class Flickering:
+    """A source whose host has no address between two halves of a file."""
+
+    def __init__(self, failure_count: int, *, begins: bool) -> None:
+        self._failures = [UnknownHostError("no address", host="a.example")] * failure_count
+        self._begins = begins
+
+    def resolve(self) -> Listing:
+        raise AssertionError("it is listed")
+
+    def read(self, file: SourceFile, offset_bytes: int) -> Iterator[bytes]:
+        if self._begins and offset_bytes == 0:
+            yield b"half"
+        if self._failures:
+            raise self._failures.pop()
+        yield b"half"[: file.size_bytes - offset_bytes]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_network_that_goes_in_the_middle_gets_more_patience(tmp_path: Path, begins: bool) -> None:
+    staged = StagedFile(tmp_path / "0", SourceFile("x", size_bytes=8, address="x"))
+    pauses_s: list[float] = []
+
+    def bring() -> None:
+        bring_all(
+            Flickering(6, begins=begins),
+            [staged],
+            stop=Stop(),
+            tries=Tries(pauses_s.append, lambda *_: None),
+            on_bytes=lambda *_: None,
+        )
+
+    if begins:
+        bring()
+        assert staged.received_bytes == 8
+    else:
+        with pytest.raises(UnavailableError):
+            bring()
+    assert len(pauses_s) == (6 if begins else 3)
+
+
+async def test_a_pull_says_what_interrupted_it_until_bytes_come(
+    site: Any, upstream: FakeUpstream
+) -> None:
+    url = upstream.put("/text", BODY)
+    upstream.fail("/text", Fault(503), Fault(cut_after_bytes=600_000))
+    notes: list[str] = []
+    puller = site.puller(lambda _: notes.append(order.pull.note))
+    order = puller.prepared(url, "text", DATA)
+    await puller.pull(order)
+    assert "HTTP status 503" in notes[0]
+    assert len(notes) == 2
+    assert all(note.startswith("interrupted, to be tried again: ") for note in notes)
+    assert order.pull.note == ""
