@@ -21,7 +21,12 @@ from pathlib import Path
 
 from gcos.artifacts import CHUNK_BYTES, Artifact, ArtifactKind, FileEntry, Manifest, checked_name
 from gcos.clock import Clock
-from gcos.errors import InvalidRequestError, QueueFullError
+from gcos.errors import (
+    ArtifactNotFoundError,
+    DigestMismatchError,
+    InvalidRequestError,
+    QueueFullError,
+)
 from gcos.ids import ArtifactId
 from gcos.logs import Log
 from site_agent.artifact_store import (
@@ -52,9 +57,16 @@ from site_agent.sources.reference import (
     parse_source,
     shown,
 )
-from site_agent.sources.source import Listing, Source, SourceFile, checked_listing
+from site_agent.sources.source import (
+    Listing,
+    Source,
+    SourceFile,
+    TransientError,
+    checked_listing,
+)
 from site_agent.stored_artifact import FILES, checked_origin
 from site_agent.threads import in_thread
+from site_agent.verification import ReadRange
 
 PULLS_AT_ONCE = 2
 PULL_COUNT_MAX = 32
@@ -198,6 +210,7 @@ class Puller:
     async def pull(self, order: "PullOrder") -> Pulled:
         """Bring an artifact from its source; returns at once where it is here.
 
+        A copy that is here and damaged is mended.
         Cancelling stops it and leaves nothing of it.
 
         Raises:
@@ -221,10 +234,31 @@ class Puller:
             if not any(other.reference == pull.reference for other in self._pulls):
                 self._locks.pop((pull.reference, kind), None)
 
+    async def mend(self, artifact: Artifact) -> None:
+        """Mend a damaged artifact from where it was pulled; somebody pins it meanwhile.
+
+        Raises:
+            ArtifactNotFoundError: It was not pulled, or went.
+            DigestMismatchError: Its source has other bytes by now.
+            GcosError: As of `pull`.
+        """
+        text = self._marks.of(artifact.artifact_id).reference
+        if not text:
+            raise ArtifactNotFoundError(
+                f"{artifact.name} was not pulled from anywhere", hint="add it anew"
+            )
+        pull = Pull(text, artifact.name)
+        async with self._slots, self._opened(parse_source(text), pull, artifact.kind) as opened:
+            if not await self._mended(artifact.artifact_id, opened):
+                raise DigestMismatchError(
+                    f"{text} is not what {artifact.name} was pulled from any more",
+                    hint="pull what is there now under another name",
+                )
+
     async def save_marks(self) -> None:
         """Make the marks durable as they are now."""
         async with self._saving:
-            held = {artifact.artifact_id for artifact in self._store.cache.holdings()}
+            held = {artifact.artifact_id for artifact in self._store.cache.kept()}
             snapshot = self._marks.snapshot(held)
             await in_thread(functools.partial(self._marks.save, snapshot))
 
@@ -233,23 +267,15 @@ class Puller:
     async def _pull(self, order: "PullOrder") -> Pulled:
         pull, kind, reference = order.pull, order.kind, order.reference
         started_s = self._clock.protocol_s()
-        stop = Stop()
-        tries = Tries(self._pause or stop.pause, functools.partial(self._tell, pull))
-        source = await in_thread(
-            functools.partial(open_reference, reference, self._settings), stop=stop
-        )
-        try:
-            listing = await in_thread(
-                functools.partial(_listed, source, pull, stop, tries, self._capacity_bytes(kind)),
-                stop=stop,
-            )
+        async with self._opened(reference, pull, kind) as opened:
+            listing = opened.listing
             pull.size_bytes = listing.size_bytes
             known = self._known(pull.reference, listing, kind)
-            if known is not None:
+            if known is not None and (
+                self._store.cache.has(known) or await self._mended(known, opened)
+            ):
                 return await self._name(pull, known, listing)
-            pulled = await self._bring(order, source, listing, stop, tries)
-        finally:
-            await in_thread(source.close)
+            pulled = await self._bring(order, opened)
         self._log.info(
             "artifact_pulled",
             artifact=pull.name,
@@ -263,11 +289,62 @@ class Puller:
         self._notes.note("pulled", known_id, pull.name, f"from {pull.reference}")
         return pulled
 
+    @contextlib.asynccontextmanager
+    async def _opened(
+        self, reference: SourceReference, pull: Pull, kind: ArtifactKind
+    ) -> AsyncIterator["_Opened"]:
+        """Open a source and list what is there, for the block."""
+        stop = Stop()
+        tries = Tries(self._pause or stop.pause, functools.partial(self._tell, pull))
+        source = await in_thread(
+            functools.partial(open_reference, reference, self._settings), stop=stop
+        )
+        try:
+            listing = await in_thread(
+                functools.partial(_listed, source, pull, stop, tries, self._capacity_bytes(kind)),
+                stop=stop,
+            )
+            yield _Opened(source, listing, stop, tries)
+        finally:
+            await in_thread(source.close)
+
+    async def _mended(self, artifact_id: ArtifactId, opened: "_Opened") -> bool:
+        """Bring what is wrong with a damaged copy; False where its source could not give that."""
+        files = {file.path: file for file in opened.listing.files}
+
+        def read(entry: FileEntry, offset_bytes: int, length_bytes: int) -> bytes:
+            opened.stop.check()
+            file = files.get(entry.path)
+            if file is None:
+                raise DigestMismatchError(f"the source has no file {entry.path[:80]!r} any more")
+            return _part_of(opened.source, file, offset_bytes, length_bytes)
+
+        try:
+            await self._repair(artifact_id, read, opened.stop)
+        except (DigestMismatchError, TransientError) as exc:
+            self._log.warning("mending_failed", artifact_id=artifact_id, error=str(exc))
+            return False
+        return True
+
+    async def _repair(self, artifact_id: ArtifactId, read: ReadRange, stop: Stop) -> None:
+        store = self._store
+
+        def work() -> None:
+            store.repair(store.examine(artifact_id, stop.check), read)
+
+        store.cache.open_reader(artifact_id)
+        try:
+            await in_thread(work, stop=stop)
+        finally:
+            store.cache.close_reader(artifact_id)
+        name = store.record_of(artifact_id).names[0]
+        self._notes.note("mended", artifact_id, name, "what was wrong came from its source")
+
     def _capacity_bytes(self, kind: ArtifactKind) -> int:
         return self._store.cache.capacity_bytes(kind)
 
     def _known(self, reference: str, listing: Listing, kind: ArtifactKind) -> ArtifactId | None:
-        """Return what a listing stands for where it is here already."""
+        """Return what a listing stands for where it is here already, damaged or not."""
         digests = [(file, file.sha256) for file in listing.files]
         ids = list(self._marks.pulled(reference, listing.revision)) if listing.revision else []
         entries = tuple(
@@ -279,20 +356,18 @@ class Puller:
             ids.append(Manifest(kind, entries).artifact_id)
         cache = self._store.cache
         for artifact_id in ids:
-            found = cache.find(artifact_id)
-            if found is not None and found.kind is kind:
+            is_here = cache.has(artifact_id) or cache.is_damaged(artifact_id)
+            if is_here and self._store.record_of(artifact_id).manifest.kind is kind:
                 return artifact_id
         return None
 
     async def _bring(
         self,
         order: "PullOrder",
-        source: Source,
-        listing: Listing,
-        stop: Stop,
-        tries: Tries,
+        opened: "_Opened",
     ) -> Pulled:
         pull, kind = order.pull, order.kind
+        source, listing, stop, tries = opened.source, opened.listing, opened.stop, opened.tries
         key = key_of(pull.reference, kind)
         place = self._staging / key
         promise = promise_of(key, kind, pull.name, listing.size_bytes)
@@ -320,6 +395,13 @@ class Puller:
             )
             manifest = checked_storable(Manifest(kind, tuple(part.entry() for part in parts)))
             await self._not_arriving(pull, manifest.artifact_id)
+            if self._store.cache.is_damaged(manifest.artifact_id):
+                places = {part.file.path: part.known for part in parts}
+                await self._repair(
+                    manifest.artifact_id,
+                    lambda entry, offset, length: _bytes_at(places[entry.path], offset, length),
+                    stop,
+                )
             if self._store.cache.has(manifest.artifact_id):
                 return await self._name(pull, manifest.artifact_id, listing)
             return await self._publish(order, promised, manifest, parts, listing)
@@ -457,6 +539,16 @@ class PullOrder:
     pull: Pull
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A source, what it lists, and what stops and paces reading it."""
+
+    source: Source
+    listing: Listing
+    stop: Stop
+    tries: Tries
+
+
 @dataclass(eq=False, slots=True)
 class _Promise:
     """The room of a pull while its content has no id."""
@@ -520,6 +612,23 @@ def _parts(
         staged.resume(stop)
         parts.append(_Part(file, path, staged))
     return parts
+
+
+def _part_of(source: Source, file: SourceFile, offset_bytes: int, length_bytes: int) -> bytes:
+    """Return a part of a file; fewer bytes where it ends. Blocking."""
+    data = bytearray()
+    with contextlib.closing(source.read(file, offset_bytes)) as chunks:
+        for chunk in chunks:
+            data += chunk
+            if len(data) >= length_bytes:
+                break
+    return bytes(data[:length_bytes])
+
+
+def _bytes_at(path: Path, offset_bytes: int, length_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset_bytes)
+        return file.read(length_bytes)
 
 
 def _hand_over(store: ArtifactStore, manifest: Manifest, parts: list[_Part]) -> None:
