@@ -324,6 +324,13 @@ async def prune_cache(
             field="--to-gb",
             hint="give --to-gb, --unused-for or both; --to-gb 0 removes all that may go",
         )
+    # Also what is no number; a count of bytes travels as 64 bits.
+    if to_gb is not None and not to_gb * _GB < 2**63:
+        raise InvalidRequestError(
+            f"{to_gb:g} GB is no size of a cache",
+            field="--to-gb",
+            hint="give a number of GB, such as 50; without --to-gb there is no limit",
+        )
     unused_for_s = 0.0 if unused_for is None else span_s(unused_for, option="--unused-for")
     async with session.connect() as client:
         with session.out.progress("removing what nobody uses"):

@@ -322,6 +322,13 @@ async def test_prune_removes_what_was_used_longest_ago(cluster: Cluster, pull: P
     cluster.store.check_invariants()
 
 
+@pytest.mark.parametrize("size", ["inf", "nan", "1e300", "1e10"])
+async def test_prune_refuses_what_is_no_size(cluster: Cluster, size: str) -> None:
+    ran = await cluster.gcos("cache", "prune", "--to-gb", size, "--dry-run")
+    assert ran.code == 2
+    assert "--to-gb" in ran.err
+
+
 async def test_prune_must_be_told_how_much(cluster: Cluster) -> None:
     ran = await cluster.gcos("cache", "prune")
     assert ran.code == 2
