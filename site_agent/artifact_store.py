@@ -30,7 +30,7 @@ import bisect
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,12 +145,13 @@ class ArtifactStore:
         data_capacity_bytes: int,
         eviction: str = DEFAULT_EVICTION,
         allowed_roots: Sequence[Path] = (),
+        pinned: Collection[ArtifactId] = (),
     ) -> "ArtifactStore":
         """Open or make the store below `root` and rebuild the books from what lies there.
 
         Partial copies of an earlier process are removed. Each artifact is checked by names and
         sizes; `verify` reads every byte. A copy that no longer fits, because a capacity was
-        lowered, is removed if it can be refetched. Blocking.
+        lowered, is removed if it can be refetched and nobody pinned it. Blocking.
 
         Args:
             root: Used by this process alone: the caller holds a lock on it or on its parent.
@@ -159,9 +160,11 @@ class ArtifactStore:
             data_capacity_bytes: Capacity of the data cache.
             eviction: What goes first when a cache is full (`policies.evictors`).
             allowed_roots: Directories below which `import_directory` may read.
+            pinned: What the operator keeps, here or not.
 
         Raises:
-            CacheFullError: Copies in this site's custody do not fit any more.
+            CacheFullError: Copies that are pinned or in this site's custody do not fit any more;
+                nothing was removed.
             InvalidRequestError: There is no such eviction.
         """
         evictor = evictor_named(eviction)
@@ -169,7 +172,7 @@ class ArtifactStore:
         store = cls(root, site_id=site_id, cache=cache, allowed_roots=allowed_roots)
         store._areas.open()
         store.adopted_files.open()
-        store._rebuild()
+        store._rebuild(frozenset(pinned))
         store._hub.open(sorted(store._records.values(), key=lambda record: record.placed_s))
         return store
 
@@ -744,21 +747,47 @@ class ArtifactStore:
             if directory.exists():
                 shutil.rmtree(directory)
 
-    def _rebuild(self) -> None:
+    def _rebuild(self, pinned: frozenset[ArtifactId]) -> None:
         found, rejected = self._areas.found()
-        # Custody first: it must stay. Then the newest, since those are the likeliest to be used.
-        found.sort(key=lambda r: (r.custodian != self.site_id, -r.placed_s, r.manifest.artifact_id))
-        for record in found:
+        keyed = [(record.manifest.artifact_id, record) for record in found]
+        protected = {
+            artifact_id
+            for artifact_id, record in keyed
+            if record.custodian == self.site_id or artifact_id in pinned
+        }
+        # What must stay comes first. Then the newest, the likeliest to be used.
+        keyed.sort(key=lambda each: (each[0] not in protected, -each[1].placed_s, each[0]))
+        for artifact_id, record in keyed:
             artifact = record.artifact()
-            fits = self.cache.evictions_for(artifact.kind, artifact.size_bytes) == ()
-            if fits or record.custodian == self.site_id:
-                # For a custodian's copy that does not fit this raises: nothing may be dropped.
+            if self.cache.evictions_for(artifact.kind, artifact.size_bytes) == ():
                 self._readmit(record)
-                continue
-            shutil.rmtree(self._areas.to_trash(artifact.artifact_id))
-            why = "the cache is smaller now"
-            rejected.append(Rejected(hex_of(artifact.artifact_id), why=why, is_kept=False))
+            elif artifact_id in protected:
+                raise self._too_small(artifact, is_pinned=artifact_id in pinned)
+            else:
+                shutil.rmtree(self._areas.to_trash(artifact_id))
+                why = f"the {artifact.kind.value.lower()} cache is smaller now"
+                rejected.append(
+                    Rejected(hex_of(artifact_id), why=why, is_kept=False, artifact=artifact)
+                )
         self.rejected = tuple(rejected)
+
+    def _too_small(self, artifact: Artifact, *, is_pinned: bool) -> CacheFullError:
+        """Return why the store cannot be opened: something that must stay does not fit."""
+        usage = self.cache.usage(artifact.kind)
+        kind = artifact.kind.value.lower()
+        let_go = (
+            f"unpin it: gcos cache unpin {artifact.name} --site {self.site_id}"
+            if is_pinned
+            else f"give it up: gcos cache rm {artifact.name} --site {self.site_id}"
+            " --give-up-custody"
+        )
+        why = "pinned" if is_pinned else "in this site's custody"
+        return CacheFullError(
+            f"{artifact.name} is {why} and does not fit: its {artifact.size_bytes} bytes and the "
+            f"{usage.occupied_bytes} of what else must stay are more than the "
+            f"{usage.capacity_bytes} of the {kind} cache",
+            hint=f"raise {kind}_cache_bytes, or start with the limit as it was and {let_go}",
+        )
 
     def _readmit(self, record: StoredArtifact) -> None:
         """Enter what lies on disk into the books."""

@@ -148,6 +148,9 @@ class ArtifactPlane:
                 why=rejected.why,
                 is_kept=rejected.is_kept,
             )
+            if rejected.artifact is not None:
+                gone = rejected.artifact
+                self.notes.note("evicted", gone.artifact_id, gone.name, rejected.why)
         return self
 
     async def __aexit__(

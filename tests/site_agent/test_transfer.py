@@ -1208,6 +1208,20 @@ async def test_a_damaged_file_is_told_as_data_loss(network: Network) -> None:
     assert store.cache.pinned_bytes(MODEL) == 0
 
 
+async def test_what_a_smaller_cache_drops_at_the_start_is_noted(network: Network) -> None:
+    store = network.store("iad")
+    source = network.path / "upstream"
+    source.mkdir()
+    (source / "f").write_bytes(b"abc")
+    gone, _ = store.import_directory(source, "gone", MODEL, None, now_s=0.0)
+    notes = CopyLog(MemoryStore(), SystemClock(), get_logger())
+    smaller = network.store("iad", capacity_bytes=2)
+    async with ArtifactPlane(smaller, network.channels, SystemClock(), get_logger(), notes=notes):
+        (event,) = notes.latest(10)
+    assert (event.kind, event.artifact_id, event.name) == ("evicted", gone.artifact_id, "gone")
+    assert event.why == "the model cache is smaller now"
+
+
 # ---- mending ------------------------------------------------------------------------------------
 
 
