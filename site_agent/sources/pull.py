@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import functools
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -310,20 +310,14 @@ class Puller:
 
     async def _mended(self, artifact_id: ArtifactId, opened: "_Opened") -> bool:
         """Bring what is wrong with a damaged copy; False where its source could not give that."""
-        files = {file.path: file for file in opened.listing.files}
-
-        def read(entry: FileEntry, offset_bytes: int, length_bytes: int) -> bytes:
-            opened.stop.check()
-            file = files.get(entry.path)
-            if file is None:
-                raise DigestMismatchError(f"the source has no file {entry.path[:80]!r} any more")
-            return _part_of(opened.source, file, offset_bytes, length_bytes)
-
+        parts = _Parts(opened)
         try:
-            await self._repair(artifact_id, read, opened.stop)
+            await self._repair(artifact_id, parts.read, opened.stop)
         except (DigestMismatchError, TransientError) as exc:
             self._log.warning("mending_failed", artifact_id=artifact_id, error=str(exc))
             return False
+        finally:
+            await in_thread(parts.close)
         return True
 
     async def _repair(self, artifact_id: ArtifactId, read: ReadRange, stop: Stop) -> None:
@@ -614,15 +608,45 @@ def _parts(
     return parts
 
 
-def _part_of(source: Source, file: SourceFile, offset_bytes: int, length_bytes: int) -> bytes:
-    """Return a part of a file; fewer bytes where it ends. Blocking."""
-    data = bytearray()
-    with contextlib.closing(source.read(file, offset_bytes)) as chunks:
-        for chunk in chunks:
+class _Parts:
+    """Parts of a source's files. Where one begins at the end of the last, reading goes on."""
+
+    def __init__(self, opened: _Opened) -> None:
+        self._opened = opened
+        self._files = {file.path: file for file in opened.listing.files}
+        #: Path and offset that the next part is expected to have.
+        self._next: tuple[str, int] | None = None
+        self._chunks: Generator[bytes, None, None] | None = None
+        self._ahead = b""
+
+    def read(self, entry: FileEntry, offset_bytes: int, length_bytes: int) -> bytes:
+        """Return a part of a file; fewer bytes where it ends. Blocking.
+
+        Raises:
+            DigestMismatchError: The source has no such file.
+            TransientError: It did not answer.
+            WrongStateError: The reading was stopped.
+        """
+        self._opened.stop.check()
+        file = self._files.get(entry.path)
+        if file is None:
+            raise DigestMismatchError(f"the source has no file {entry.path[:80]!r} any more")
+        if self._chunks is None or self._next != (entry.path, offset_bytes):
+            self.close()
+            self._chunks = self._opened.source.read(file, offset_bytes)
+        data = bytearray(self._ahead)
+        while len(data) < length_bytes and (chunk := next(self._chunks, b"")):
             data += chunk
-            if len(data) >= length_bytes:
-                break
-    return bytes(data[:length_bytes])
+        self._ahead = bytes(data[length_bytes:])
+        self._next = (entry.path, offset_bytes + length_bytes)
+        return bytes(data[:length_bytes])
+
+    def close(self) -> None:
+        """End what is being read."""
+        self._ahead = b""
+        if self._chunks is not None:
+            self._chunks.close()
+            self._chunks = None
 
 
 def _bytes_at(path: Path, offset_bytes: int, length_bytes: int) -> bytes:
