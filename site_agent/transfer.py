@@ -305,10 +305,8 @@ class ArtifactPlane:
         """
         parts: list[FetchPart] = []
         async with self._mending(need.artifact_id):
-            await self._mended(examination, need, parts)
-        self.notes.note(
-            "mended", need.artifact_id, need.name, f"{examination.bad_bytes} bytes came anew"
-        )
+            last = await self._mended(examination, need, parts)
+        self._note_mended(examination, need.name, last)
 
     async def _mended(
         self, examination: Examination, need: ArtifactNeed, parts: list[FetchPart]
@@ -364,14 +362,7 @@ class ArtifactPlane:
             if parts:
                 on_waste(tuple(parts))
             raise
-        self.notes.note(
-            "mended",
-            artifact_id,
-            need.name,
-            f"{found.bad_bytes} bytes came anew for task {task_of(run_id)}",
-            task_id=task_of(run_id),
-            site_id=None if last is None else last.site_id,
-        )
+        self._note_mended(found, need.name, last, task_of(run_id))
         return FetchResult(
             artifact_id,
             bytes_moved=sum(part.bytes_moved for part in parts),
@@ -381,6 +372,20 @@ class ArtifactPlane:
             is_shared=False,
             parts=tuple(parts),
         )
+
+    def _note_mended(
+        self, found: Examination, name: str, last: Holder | None, cause: TaskId | None = None
+    ) -> None:
+        """Note what came from a holder; what an upstream gave, its puller notes."""
+        if last is not None:
+            self.notes.note(
+                "mended",
+                found.artifact_id,
+                name,
+                f"{found.bad_bytes} bytes came anew",
+                task_id=cause,
+                site_id=last.site_id,
+            )
 
     @contextlib.asynccontextmanager
     async def _mending(self, artifact_id: ArtifactId) -> AsyncIterator[None]:
