@@ -825,18 +825,22 @@ class Participant:
 
     def start_what_fits(self, *, now: Now) -> Ready:
         """Start every run that is staged, confirmed and has room."""
-        effects: list[Effect] = []
+        waiting = [
+            run
+            for run in self.runs.values()
+            if run.staged_s is not None and run.started_s is None and run.report is None
+        ]
+        staging = self._stage_damaged(waiting)
+        effects: list[Effect] = [Stage(run_id) for run_id in staging]
         writes: list[Write] = []
         may_start = frozenset(
             run.run_id
-            for run in self.runs.values()
-            if run.staged_s is not None
-            and run.started_s is None
-            and run.report is None
+            for run in waiting
+            if run.run_id not in staging
             and now.protocol_s < self.lease_until_s.get(run.run_id, 0.0)
         )
         if not may_start:
-            return NOTHING
+            return Ready((), tuple(effects))
         for schedule in self.schedules.values():
             while (run_id := schedule.startable(now.world_s, may_start=may_start)) is not None:
                 devices = schedule.start(run_id, now_s=now.world_s)
@@ -849,6 +853,19 @@ class Participant:
             if self.may_preempt:
                 effects += self._preempt(schedule, may_start)
         return Ready(tuple(writes), tuple(effects))
+
+    def _stage_damaged(self, waiting: Sequence[HeldRun]) -> list[RunId]:
+        """Return which runs have to stage again: a copy of theirs was found damaged meanwhile."""
+        found = []
+        for run in waiting:
+            scratch = self.scratch.get(run.run_id, ())
+            if any(
+                self.cache.is_damaged(need.artifact_id) and need.artifact_id not in scratch
+                for need in run.award.needs
+            ):
+                self.runs[run.run_id] = replace(run, staged_s=None)
+                found.append(run.run_id)
+        return found
 
     def _preempt(self, schedule: PoolSchedule, may_start: frozenset[RunId]) -> list[Effect]:
         """Stop runs of lower priority where the most urgent waiting one needs their GPUs."""
