@@ -92,12 +92,14 @@ class CacheEntry:
         pin_count: Runs that use it now.
         last_used_s: World instant of the last use.
         hit_count: Runs that found it here.
+        is_damaged: Its bytes are known to be wrong: nobody gets it until it is mended.
     """
 
     artifact: Artifact
     pin_count: int
     last_used_s: float
     hit_count: int
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,10 @@ class CopyEvent:
 
     Attributes:
         at_s: World instant.
-        kind: Stable name: `fetched` for a task, `added` or `pulled` by somebody, `copy_decided`,
-            `copy_refused`, `copy_arrived` and `copy_failed` of a migration, `evicted`, `removed` by
-            the operator, `custody_offered`, `custody_taken`, `custody_moved`, `custody_refused`.
+        kind: Stable name: `fetched` for a task, `added` or `pulled` by somebody, `mended` where it
+            was damaged, `copy_decided`, `copy_refused`, `copy_arrived` and `copy_failed` of a
+            migration, `evicted`, `removed` by the operator, `custody_offered`, `custody_taken`,
+            `custody_moved`, `custody_refused`.
         artifact_id: Which artifact.
         name: What people call it.
         why: For a person.

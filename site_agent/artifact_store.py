@@ -2,7 +2,8 @@
 
     <root>/artifacts/<hex digest>/manifest.json      what it is: a `StoredArtifact`
                                   files/<path>       its files, read-only
-                                  chunks             digests of their chunks
+                                  chunks.blake3      digests of their chunks
+                                  damaged            there while the files are known to be wrong
     <root>/hub/models--org--name/...                 the same files as the hub's tools know them
     <root>/placements/<hex digest>.json              what is below `hub` for it
     <root>/adopted/<hex digest>/...                  names of other programs' files
@@ -29,7 +30,7 @@ import bisect
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,14 +53,15 @@ from gcos.ids import ArtifactId, SiteId
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import evictor_named
 from site_agent.adopted_files import AdoptedFiles, resolved
-from site_agent.digest_notes import NOTES, BadRange, DigestNotes, read_notes, write_notes
+from site_agent.digest_notes import NOTES, DigestNotes, read_notes, write_notes
 from site_agent.dual_cache import DualCache, Victim
-from site_agent.durable_files import disk_errors, sync_directory
+from site_agent.durable_files import disk_errors, sync_directory, write_durably
 from site_agent.hub_shelf import HubShelf
 from site_agent.partial_file import PartialFile
 from site_agent.source_directory import SourceDirectory, changed, no_checkpoint, open_source
 from site_agent.store_areas import Rejected, StoreAreas, paths_by_content
 from site_agent.stored_artifact import (
+    DAMAGED,
     FILES,
     MANIFEST_MESSAGE_BYTES_MAX,
     NAME_BYTES_MAX,
@@ -123,7 +125,7 @@ class ArtifactStore:
         self._areas = StoreAreas(root)
         #: Of complete artifacts in the caches, the same keys as the books.
         self._records: dict[ArtifactId, StoredArtifact] = {}
-        self._hub = HubShelf(self._areas, self._records.get)
+        self._hub = HubShelf(self._areas, self._shown)
         #: Of artifacts that lie here for good, the residents of the books.
         self._adopted: dict[ArtifactId, StoredArtifact] = {}
         #: Kinds of what was reserved and is not complete.
@@ -132,8 +134,6 @@ class ArtifactStore:
         self._contents: dict[ArtifactId, Mapping[str, str]] = {}
         #: Room of what nobody brings just now, by the id it is reserved under, and where it lies.
         self._parked: dict[ArtifactId, tuple[Reservation, Path]] = {}
-        #: What is wrong with complete artifacts, as far as somebody looked.
-        self._bad: dict[ArtifactId, tuple[BadRange, ...]] = {}
 
     @classmethod
     def open(
@@ -145,12 +145,13 @@ class ArtifactStore:
         data_capacity_bytes: int,
         eviction: str = DEFAULT_EVICTION,
         allowed_roots: Sequence[Path] = (),
+        pinned: Collection[ArtifactId] = (),
     ) -> "ArtifactStore":
         """Open or make the store below `root` and rebuild the books from what lies there.
 
         Partial copies of an earlier process are removed. Each artifact is checked by names and
         sizes; `verify` reads every byte. A copy that no longer fits, because a capacity was
-        lowered, is removed if it can be refetched. Blocking.
+        lowered, is removed if it can be refetched and nobody pinned it. Blocking.
 
         Args:
             root: Used by this process alone: the caller holds a lock on it or on its parent.
@@ -159,9 +160,11 @@ class ArtifactStore:
             data_capacity_bytes: Capacity of the data cache.
             eviction: What goes first when a cache is full (`policies.evictors`).
             allowed_roots: Directories below which `import_directory` may read.
+            pinned: What the operator keeps, here or not.
 
         Raises:
-            CacheFullError: Copies in this site's custody do not fit any more.
+            CacheFullError: Copies that are pinned or in this site's custody do not fit any more;
+                nothing was removed.
             InvalidRequestError: There is no such eviction.
         """
         evictor = evictor_named(eviction)
@@ -169,7 +172,7 @@ class ArtifactStore:
         store = cls(root, site_id=site_id, cache=cache, allowed_roots=allowed_roots)
         store._areas.open()
         store.adopted_files.open()
-        store._rebuild()
+        store._rebuild(frozenset(pinned))
         store._hub.open(sorted(store._records.values(), key=lambda record: record.placed_s))
         return store
 
@@ -191,6 +194,21 @@ class ArtifactStore:
             raise ArtifactNotFoundError(
                 f"{artifact_id} is not held by site {self.site_id}",
                 hint="ask another holder; this one may have evicted it",
+            )
+        return record
+
+    def whole_record_of(self, artifact_id: ArtifactId) -> StoredArtifact:
+        """Return what is known of an artifact that may be used and served.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+            DigestMismatchError: The copy is known to be damaged.
+        """
+        record = self.record_of(artifact_id)
+        if self.cache.is_damaged(artifact_id):
+            raise DigestMismatchError(
+                f"the copy of {record.names[0]} at site {self.site_id} is damaged on disk",
+                hint="ask another holder",
             )
         return record
 
@@ -220,14 +238,12 @@ class ArtifactStore:
 
         Raises:
             ArtifactNotFoundError: The artifact is not complete here, or has no such file.
-            DigestMismatchError: The file is known to be damaged.
+            DigestMismatchError: The copy is known to be damaged.
         """
-        files = self.record_of(artifact_id).manifest.files
+        files = self.whole_record_of(artifact_id).manifest.files
         index = bisect.bisect_left(files, path, key=lambda entry: entry.path)
         if index == len(files) or files[index].path != path:
             raise ArtifactNotFoundError(f"{artifact_id} has no file {path[:80]!r}")
-        if any(bad.path == path for bad in self._bad.get(artifact_id, ())):
-            raise _damaged(artifact_id, path)
         return files[index]
 
     def stored_bytes(self, kind: ArtifactKind) -> int:
@@ -251,8 +267,8 @@ class ArtifactStore:
     ) -> Examination:
         """Read every byte of a complete artifact and say what is wrong. Blocking; pin it meanwhile.
 
-        Where nothing is and its chunks have no digests yet, they are written down. What is wrong is
-        not served until it is mended.
+        Where nothing is and its chunks have no digests yet, they are written down. A copy that is
+        wrong counts as missing, over restarts too, until another examination finds it right.
 
         Raises:
             ArtifactNotFoundError: It is not complete here.
@@ -260,10 +276,8 @@ class ArtifactStore:
         manifest = self.record_of(artifact_id).manifest
         notes = self.path_of(artifact_id).with_name(NOTES)
         report = examine(manifest, notes, functools.partial(self.file_of, artifact_id), checkpoint)
-        if report.bad:
-            self._bad[artifact_id] = report.bad
-        else:
-            self._bad.pop(artifact_id, None)
+        if bool(report.bad) != self.cache.is_damaged(artifact_id):
+            self._note_damage(artifact_id, bool(report.bad))
         return report
 
     def verify(self, artifact_id: ArtifactId) -> None:
@@ -304,6 +318,20 @@ class ArtifactStore:
                 mend(files, entry, bad, notes, read, is_ours=self._areas.has_all_names)
         self.verify(artifact_id)
         self._hub.show(artifact_id)
+
+    def repair_from(self, source: SourceDirectory, artifact_id: ArtifactId) -> None:
+        """Mend a damaged copy from a directory with the same content. Blocking; pin it meanwhile.
+
+        Raises:
+            ArtifactNotFoundError: It is not complete here.
+            WrongStateError: Its files are another program's.
+            DigestMismatchError: The directory changed; the artifact stays damaged.
+            CacheFullError: The disk is full.
+        """
+        self.repair(
+            self.examine(artifact_id),
+            lambda entry, offset, length: source.part(entry.path, offset, length),
+        )
 
     # ---- how an artifact comes: reserve, clear, partial_file, seal, publish, sync ------------
 
@@ -471,7 +499,7 @@ class ArtifactStore:
 
     def is_known(self, artifact_id: ArtifactId) -> bool:
         """Tell whether an artifact is here, adopted or not, or on its way."""
-        return self.cache.has(artifact_id) or self.cache.is_reserved(artifact_id)
+        return self.cache.is_known(artifact_id)
 
     def settle(self, record: StoredArtifact) -> Artifact:
         """Let a foreign artifact that `adopted_files` linked be found, advertised and served.
@@ -514,6 +542,8 @@ class ArtifactStore:
         checked_name(name, field="name")
         with self.open_source(path) as source:
             manifest = self.survey(source, kind)
+            if self.cache.is_damaged(manifest.artifact_id):
+                self.repair_from(source, manifest.artifact_id)
             if self.cache.has(manifest.artifact_id):
                 return self.add_name(manifest.artifact_id, name, custodian)
             record = StoredArtifact((name,), manifest, placed_s=now_s, custodian=custodian)
@@ -632,7 +662,8 @@ class ArtifactStore:
         with disk_errors(self._root):
             write_record(directory, record)
             sync_directory(directory)
-        self._hub.show_as(record)
+        if not self.cache.is_damaged(record.manifest.artifact_id):
+            self._hub.show_as(record)
 
     def adopt(self, record: StoredArtifact, name: str) -> tuple[Artifact, bool]:
         """Enter a rewritten record into the books.
@@ -653,7 +684,7 @@ class ArtifactStore:
     def check_invariants(self) -> None:
         """Assert that books, records and directories agree."""
         self.cache.check_invariants()
-        held = {artifact.artifact_id for artifact in self.cache.holdings()}
+        held = {artifact.artifact_id for artifact in self.cache.kept()}
         assert held == self._records.keys() | self._adopted.keys(), "books and records differ"
         assert not self._records.keys() & self._adopted.keys(), "an artifact is in two places"
         complete = {hex_of(artifact_id) for artifact_id in self._records}
@@ -668,7 +699,7 @@ class ArtifactStore:
         for known_id, paths in list(self._contents.items()):
             record = self._records.get(known_id)
             is_shared = record is not None and record.manifest.kind is kind
-            if is_shared and known_id not in self._bad and entry.sha256 in paths:
+            if is_shared and not self.cache.is_damaged(known_id) and entry.sha256 in paths:
                 return self._areas.complete(known_id) / FILES / paths[entry.sha256]
         return None
 
@@ -686,8 +717,27 @@ class ArtifactStore:
 
     def _forget(self, artifact_id: ArtifactId) -> StoredArtifact:
         self._contents.pop(artifact_id, None)
-        self._bad.pop(artifact_id, None)
         return self._records.pop(artifact_id)
+
+    def _shown(self, artifact_id: ArtifactId) -> StoredArtifact | None:
+        """Return the record of what the hub's tools may see."""
+        return None if self.cache.is_damaged(artifact_id) else self._records.get(artifact_id)
+
+    def _note_damage(self, artifact_id: ArtifactId, is_damaged: bool) -> None:
+        """Write down whether a complete artifact is known to be wrong. Blocking."""
+        mark = self.path_of(artifact_id).with_name(DAMAGED)
+        if is_damaged:
+            # At once; on a full disk that is all, and holds as long as this process does.
+            self.cache.set_damaged(artifact_id, True)
+            with contextlib.suppress(CacheFullError), disk_errors(mark):
+                write_durably(mark, b"")
+                sync_directory(mark.parent)
+        else:
+            mark.unlink(missing_ok=True)
+            sync_directory(mark.parent)
+            self.cache.set_damaged(artifact_id, False)
+        if artifact_id in self._records:
+            self._hub.show(artifact_id)
 
     def _remove(self, reservation: Reservation) -> None:
         """Remove what was evicted for a reservation, all its names first."""
@@ -697,21 +747,47 @@ class ArtifactStore:
             if directory.exists():
                 shutil.rmtree(directory)
 
-    def _rebuild(self) -> None:
+    def _rebuild(self, pinned: frozenset[ArtifactId]) -> None:
         found, rejected = self._areas.found()
-        # Custody first: it must stay. Then the newest, since those are the likeliest to be used.
-        found.sort(key=lambda r: (r.custodian != self.site_id, -r.placed_s, r.manifest.artifact_id))
-        for record in found:
+        keyed = [(record.manifest.artifact_id, record) for record in found]
+        protected = {
+            artifact_id
+            for artifact_id, record in keyed
+            if record.custodian == self.site_id or artifact_id in pinned
+        }
+        # What must stay comes first. Then the newest, the likeliest to be used.
+        keyed.sort(key=lambda each: (each[0] not in protected, -each[1].placed_s, each[0]))
+        for artifact_id, record in keyed:
             artifact = record.artifact()
-            fits = self.cache.evictions_for(artifact.kind, artifact.size_bytes) == ()
-            if fits or record.custodian == self.site_id:
-                # For a custodian's copy that does not fit this raises: nothing may be dropped.
+            if self.cache.evictions_for(artifact.kind, artifact.size_bytes) == ():
                 self._readmit(record)
-                continue
-            shutil.rmtree(self._areas.to_trash(artifact.artifact_id))
-            why = "the cache is smaller now"
-            rejected.append(Rejected(hex_of(artifact.artifact_id), why=why, is_kept=False))
+            elif artifact_id in protected:
+                raise self._too_small(artifact, is_pinned=artifact_id in pinned)
+            else:
+                shutil.rmtree(self._areas.to_trash(artifact_id))
+                why = f"the {artifact.kind.value.lower()} cache is smaller now"
+                rejected.append(
+                    Rejected(hex_of(artifact_id), why=why, is_kept=False, artifact=artifact)
+                )
         self.rejected = tuple(rejected)
+
+    def _too_small(self, artifact: Artifact, *, is_pinned: bool) -> CacheFullError:
+        """Return why the store cannot be opened: something that must stay does not fit."""
+        usage = self.cache.usage(artifact.kind)
+        kind = artifact.kind.value.lower()
+        let_go = (
+            f"unpin it: gcos cache unpin {artifact.name} --site {self.site_id}"
+            if is_pinned
+            else f"give it up: gcos cache rm {artifact.name} --site {self.site_id}"
+            " --give-up-custody"
+        )
+        why = "pinned" if is_pinned else "in this site's custody"
+        return CacheFullError(
+            f"{artifact.name} is {why} and does not fit: its {artifact.size_bytes} bytes and the "
+            f"{usage.occupied_bytes} of what else must stay are more than the "
+            f"{usage.capacity_bytes} of the {kind} cache",
+            hint=f"raise {kind}_cache_bytes, or start with the limit as it was and {let_go}",
+        )
 
     def _readmit(self, record: StoredArtifact) -> None:
         """Enter what lies on disk into the books."""
@@ -724,10 +800,12 @@ class ArtifactStore:
             self.cache.add_name(artifact_id, name)
         self._records[artifact_id] = record
         self._contents[artifact_id] = paths_by_content(record)
+        is_damaged = (self._areas.complete(artifact_id) / DAMAGED).exists()
+        self.cache.set_damaged(artifact_id, is_damaged)
 
 
 def _damaged(artifact_id: ArtifactId, path: str) -> DigestMismatchError:
     return DigestMismatchError(
         f"{path!r} of {artifact_id} is damaged on disk",
-        hint="repair the copy, or remove it and fetch it from another holder",
+        hint="mend it: gcos cache verify --repair; or add or pull it again",
     )

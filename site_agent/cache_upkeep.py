@@ -70,7 +70,7 @@ class CacheUpkeep:
         self._clock = clock
         self._log = log
         for artifact_id in marks.pinned():
-            if store.cache.has(artifact_id):
+            if store.cache.is_known(artifact_id):
                 store.cache.pin(artifact_id, OPERATOR)
 
     def find(self, text: str) -> Artifact:
@@ -133,7 +133,7 @@ class CacheUpkeep:
         found = [self.find(text)] if text else list(self._held())
         for artifact in {each.artifact_id: each for each in reversed(found)}.values():
             artifact_id = artifact.artifact_id
-            if not self._store.cache.has(artifact_id):
+            if not self._store.cache.is_known(artifact_id):
                 continue  # evicted while others were read
             is_cached = self._entry(artifact_id) is not None
             if is_cached:
@@ -218,7 +218,7 @@ class CacheUpkeep:
             raise WrongStateError(f"{artifact.name} stays: {_READ.why}", hint=_READ.hint) from exc
 
     def _held(self) -> tuple[Artifact, ...]:
-        return self._store.cache.holdings()
+        return self._store.cache.kept()
 
     def _entry(self, artifact_id: ArtifactId) -> CacheEntry | None:
         entries = self._store.cache.entries()

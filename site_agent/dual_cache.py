@@ -4,6 +4,9 @@ Each has a capacity of its own, so that a large data set never drives out the mo
 share, nor the reverse. An artifact's kind says where it belongs; its id is enough to find it again,
 because the kind is part of what the id hashes.
 
+A copy that is known to be *damaged* on disk keeps its room and all that protects it, but is neither
+found nor advertised until it is mended: whoever needs it lacks it.
+
 Beside the caches a site may have *residents*: artifacts that lie there for good, such as an
 upstream's copies. They are found and served like any other, take no room, and are never evicted.
 
@@ -11,7 +14,7 @@ upstream's copies. They are found and served like any other, take no room, and a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gcos.artifacts import Artifact, ArtifactKind, CacheEntry, CacheUsage
 from gcos.errors import ArtifactNotFoundError, WrongStateError
@@ -63,6 +66,7 @@ class DualCache:
             for kind, capacity in capacities.items()
         }
         self._residents: dict[ArtifactId, Artifact] = {}
+        self._damaged: set[ArtifactId] = set()
 
     @classmethod
     def shared(
@@ -107,13 +111,37 @@ class DualCache:
         """Return how full the caches are, the model cache first."""
         return tuple(cache.usage() for cache in self._distinct())
 
+    def set_damaged(self, artifact_id: ArtifactId, is_damaged: bool) -> None:
+        """Note what reading a complete artifact found.
+
+        One step on one set: unlike all else here, any thread may take it.
+        """
+        if is_damaged:
+            self._damaged.add(artifact_id)
+        else:
+            self._damaged.discard(artifact_id)
+
+    def is_damaged(self, artifact_id: ArtifactId) -> bool:
+        """Tell whether the artifact lies here with wrong bytes."""
+        return artifact_id in self._damaged
+
+    def is_resident(self, artifact_id: ArtifactId) -> bool:
+        """Tell whether the artifact lies here for good, outside of the caches."""
+        return artifact_id in self._residents
+
+    def is_known(self, artifact_id: ArtifactId) -> bool:
+        """Tell whether the artifact has its room here: whole, damaged or on its way."""
+        return artifact_id in self._residents or self._where(artifact_id) is not None
+
     def find(self, artifact_id: ArtifactId) -> Artifact | None:
-        """Return the artifact under its first name if it is complete; changes nothing."""
+        """Return the artifact under its first name if it is whole; changes nothing."""
+        if artifact_id in self._damaged:
+            return None
         cache = self._where(artifact_id)
         return self._residents.get(artifact_id) if cache is None else cache.find(artifact_id)
 
     def has(self, artifact_id: ArtifactId) -> bool:
-        """Tell whether the artifact is complete here."""
+        """Tell whether the artifact is complete here, and not damaged."""
         return self.find(artifact_id) is not None
 
     def is_reserved(self, artifact_id: ArtifactId) -> bool:
@@ -184,7 +212,11 @@ class DualCache:
             raise WrongStateError(f"{artifact.name} lies here for good")
         if known is not None and known.kind not in (None, artifact.kind):
             raise WrongStateError(f"{artifact.artifact_id} is in the {known.kind.value} cache")
-        return self._caches[artifact.kind].reserve(artifact, now_s=now_s, is_custodian=is_custodian)
+        evicted = self._caches[artifact.kind].reserve(
+            artifact, now_s=now_s, is_custodian=is_custodian
+        )
+        self._damaged.difference_update(evicted)
+        return evicted
 
     def insert(self, artifact_id: ArtifactId) -> None:
         """Turn a reservation into a complete entry: its bytes are here and verified.
@@ -210,6 +242,7 @@ class DualCache:
             WrongStateError: It is in use, or this site is its custodian.
         """
         self._holding(artifact_id).drop(artifact_id)
+        self._damaged.discard(artifact_id)
 
     def pin(self, artifact_id: ArtifactId, run_id: RunId) -> None:
         """Keep the artifact for a run, complete or on its way; a second time changes nothing.
@@ -261,16 +294,29 @@ class DualCache:
         self._holding(artifact_id).set_custodian(artifact_id, custodian, is_custodian=is_custodian)
 
     def holdings(self) -> tuple[Artifact, ...]:
-        """Return what the site may advertise: each complete artifact once for each of its names.
+        """Return what the site may advertise: each whole artifact once for each of its names.
 
         Sorted by kind, the models first, then by name and id; residents come last. Bytes are those
         of `usages`: names share them.
         """
+        kept = self.kept()
+        if not self._damaged:
+            return kept
+        return tuple(each for each in kept if each.artifact_id not in self._damaged)
+
+    def kept(self) -> tuple[Artifact, ...]:
+        """Return what lies here as `holdings` does, what is damaged included."""
         return (*(entry.artifact for entry in self.entries()), *self._residents.values())
 
     def entries(self) -> tuple[CacheEntry, ...]:
-        """Return the complete artifacts of the caches with their use, as `holdings` orders them."""
-        return tuple(entry for cache in self._distinct() for entry in cache.entries())
+        """Return the complete artifacts of the caches with their use, as `kept` orders them."""
+        return tuple(
+            replace(entry, is_damaged=True)
+            if entry.artifact.artifact_id in self._damaged
+            else entry
+            for cache in self._distinct()
+            for entry in cache.entries()
+        )
 
     def check_invariants(self) -> None:
         """Assert I4 of the caches and that no artifact is in two places."""
@@ -280,6 +326,7 @@ class DualCache:
             for entry in {each.artifact.artifact_id for each in cache.entries()}:
                 assert entry not in seen, "an artifact is in two places"
                 seen.add(entry)
+        assert self._damaged <= seen, "what is not here is damaged"
 
     def _distinct(self) -> tuple[Cache, ...]:
         return tuple(dict.fromkeys(self._caches.values()))

@@ -3,10 +3,11 @@
 import asyncio
 import functools
 import threading
+from collections.abc import Callable
 
 from gcos.artifacts import FileEntry
 from gcos.clock import Clock
-from gcos.contract_net import ArtifactNeed
+from gcos.contract_net import ArtifactNeed, Holder
 from gcos.errors import (
     ArtifactNotFoundError,
     DigestMismatchError,
@@ -17,6 +18,7 @@ from gcos.rpc.channels import Channels
 from site_agent.artifact_store import ArtifactStore
 from site_agent.peer_source import PeerSource, SourceError
 from site_agent.serving import IDLE_S
+from site_agent.source_pool import FetchPart
 from site_agent.threads import in_thread
 from site_agent.verification import Examination
 
@@ -28,7 +30,8 @@ async def mended(
     store: ArtifactStore,
     channels: Channels,
     clock: Clock,
-) -> None:
+    on_part: Callable[[FetchPart], None],
+) -> Holder:
     """Bring what is wrong with an artifact, holder by holder until it is right.
 
     Somebody reads or pins it meanwhile.
@@ -39,6 +42,10 @@ async def mended(
         store: This site's.
         channels: To the holders.
         clock: Protocol time.
+        on_part: Told what each holder sent, in vain or not.
+
+    Returns:
+        The holder that made it right.
 
     Raises:
         ArtifactNotFoundError: Nobody else has it, or it went.
@@ -56,20 +63,29 @@ async def mended(
     is_wrong = True
     for holder in holders:
         source = PeerSource(holder, need, channels=channels, clock=clock, idle_s=IDLE_S)
+        received_bytes: list[int] = []
         try:
-            await _mended_from(source, examination, store)
+            await _mended_from(source, examination, store, received_bytes.append)
         except SourceError as exc:
             is_wrong = is_wrong and isinstance(exc.error, DigestMismatchError)
             failures.append(str(exc))
         except DigestMismatchError as exc:
             failures.append(f"{holder.site_id}: {exc.message}")
         else:
-            return
+            return holder
+        finally:
+            if received_bytes:
+                on_part(FetchPart(holder, sum(received_bytes)))
     message = f"no holder could mend {need.name}: " + "; ".join(failures)
     raise DigestMismatchError(message) if is_wrong else PeerUnreachableError(message)
 
 
-async def _mended_from(source: PeerSource, examination: Examination, store: ArtifactStore) -> None:
+async def _mended_from(
+    source: PeerSource,
+    examination: Examination,
+    store: ArtifactStore,
+    on_bytes: Callable[[int], None],
+) -> None:
     loop = asyncio.get_running_loop()
     stop = threading.Event()
 
@@ -77,7 +93,9 @@ async def _mended_from(source: PeerSource, examination: Examination, store: Arti
         if stop.is_set():
             raise SiteDrainingError("the repair was stopped")
         asked = _part(source, entry.path, offset_bytes, length_bytes)
-        return asyncio.run_coroutine_threadsafe(asked, loop).result()
+        data = asyncio.run_coroutine_threadsafe(asked, loop).result()
+        on_bytes(len(data))
+        return data
 
     await in_thread(functools.partial(store.repair, examination, read), stop=stop)
 

@@ -79,6 +79,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             runner.log,
             notes=copy_log,
         )
+        plane.mend_from_upstream = self._puller.mend
         shutil.rmtree(uploads, ignore_errors=True)  # of an earlier process, never complete
         uploads.mkdir(mode=0o700, parents=True)
 
@@ -203,6 +204,8 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
                 if found.bad and request.is_repairing:
                     problem = await self._mend(artifact, found)
                 is_mended = problem == ""
+                if found.bad:
+                    await self._runner.beat_now()  # others learn at once who has it
                 await context.write(
                     operator_pb2.VerifyArtifactsResponse(
                         artifact=to_proto(artifact, common_pb2.Artifact),
@@ -216,7 +219,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
                 )
 
     async def _mend(self, artifact: Artifact, found: Examination) -> str:
-        """Mend an artifact from its other holders; return why that failed, else nothing."""
+        """Mend an artifact from its holders or its source; return why that failed, else nothing."""
         need = ArtifactNeed(
             artifact.artifact_id,
             kind=artifact.kind,
@@ -294,13 +297,14 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
                 pin_count=int(self._marks.of(artifact.artifact_id).is_pinned),
                 last_used_s=store.record_of(artifact.artifact_id).placed_s,
                 hit_count=0,
+                is_damaged=store.cache.is_damaged(artifact.artifact_id),
             )
             for artifact in store.cache.residents()
         ]
 
     def _mark_messages(self) -> list[ListCacheResponse.Mark]:
         adopted = {artifact.artifact_id for artifact in self._plane.cache.residents()}
-        held = dict.fromkeys(each.artifact_id for each in self._plane.cache.holdings())
+        held = dict.fromkeys(each.artifact_id for each in self._plane.cache.kept())
         arrivals = self._copy_log.arrivals()
         marks = []
         for artifact_id in sorted(held):

@@ -190,11 +190,13 @@ class SiteOutlook:
         copies = [
             (resident, OutlookCopy(resident.artifact_id, True, False, 0.0))
             for resident in cache.residents()
+            if not cache.is_damaged(resident.artifact_id)
         ]
         for standing in () if self._participant.is_draining else cache.standings():
             known = standing.artifact.artifact_id
             uses = cache.demand.here(known) + ELSEWHERE_WEIGHT * cache.demand.elsewhere(known)
-            copy = OutlookCopy(known, standing.is_complete, standing.is_evictable, uses)
+            is_whole = standing.is_complete and not cache.is_damaged(known)
+            copy = OutlookCopy(known, is_whole, standing.is_evictable, uses)
             copies.append((standing.artifact, copy))
         if len(copies) > COPY_COUNT_MAX:
             copies.sort(key=lambda each: (-each[1].use_count, each[1].artifact_id))

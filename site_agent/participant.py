@@ -316,6 +316,11 @@ class Participant:
         for need in announcement.needs:
             if self.cache.has(need.artifact_id):
                 continue
+            if self.cache.is_damaged(need.artifact_id) and self.cache.is_resident(need.artifact_id):
+                return self._refuse(
+                    Reason.ARTIFACT_UNREACHABLE,
+                    f"the copy of {need.name} in another program's store is damaged",
+                )
             is_too_large = need.size_bytes > self.cache.capacity_bytes(need.kind)
             if is_too_large and not self.streams_to_scratch:
                 return self._refuse(
@@ -330,7 +335,8 @@ class Participant:
             if self.cache.is_reserved(need.artifact_id):
                 waiting_s += fetch.duration_s  # under way for another run, and paid there
                 continue
-            if not is_too_large:
+            # A damaged copy is mended in the room that it has.
+            if not is_too_large and not self.cache.is_damaged(need.artifact_id):
                 missing_bytes[need.kind] = missing_bytes.get(need.kind, 0) + need.size_bytes
             fetches.append(fetch)
             transfers += charge
@@ -501,7 +507,7 @@ class Participant:
         """Hold on to what the run needs and the cache has, complete or on its way (I5)."""
         for need in run.award.needs:
             known = need.artifact_id
-            if self.cache.has(known) or self.cache.is_reserved(known):
+            if self.cache.is_known(known):
                 self.cache.pin(known, run.run_id)
 
     def _staged_by_s(self, award: Award, now_s: float) -> float:
@@ -789,7 +795,8 @@ class Participant:
         if run is None or run.report is not None or run.started_s is not None:
             return NOTHING
         if self.missing(run_id):
-            return Ready((), (Stage(run_id),))  # another run's fetch, counted on, came to nothing
+            # Another run's fetch, counted on, came to nothing, or a copy turned out to be damaged.
+            return Ready((), (Stage(run_id),))
         for need in run.award.needs:
             if self.cache.has(need.artifact_id):
                 self.cache.hit(need.artifact_id, run_id, now_s=now.world_s)
@@ -818,18 +825,22 @@ class Participant:
 
     def start_what_fits(self, *, now: Now) -> Ready:
         """Start every run that is staged, confirmed and has room."""
-        effects: list[Effect] = []
+        waiting = [
+            run
+            for run in self.runs.values()
+            if run.staged_s is not None and run.started_s is None and run.report is None
+        ]
+        staging = self._stage_damaged(waiting)
+        effects: list[Effect] = [Stage(run_id) for run_id in staging]
         writes: list[Write] = []
         may_start = frozenset(
             run.run_id
-            for run in self.runs.values()
-            if run.staged_s is not None
-            and run.started_s is None
-            and run.report is None
+            for run in waiting
+            if run.run_id not in staging
             and now.protocol_s < self.lease_until_s.get(run.run_id, 0.0)
         )
         if not may_start:
-            return NOTHING
+            return Ready((), tuple(effects))
         for schedule in self.schedules.values():
             while (run_id := schedule.startable(now.world_s, may_start=may_start)) is not None:
                 devices = schedule.start(run_id, now_s=now.world_s)
@@ -842,6 +853,19 @@ class Participant:
             if self.may_preempt:
                 effects += self._preempt(schedule, may_start)
         return Ready(tuple(writes), tuple(effects))
+
+    def _stage_damaged(self, waiting: Sequence[HeldRun]) -> list[RunId]:
+        """Return which runs have to stage again: a copy of theirs was found damaged meanwhile."""
+        found = []
+        for run in waiting:
+            scratch = self.scratch.get(run.run_id, ())
+            if any(
+                self.cache.is_damaged(need.artifact_id) and need.artifact_id not in scratch
+                for need in run.award.needs
+            ):
+                self.runs[run.run_id] = replace(run, staged_s=None)
+                found.append(run.run_id)
+        return found
 
     def _preempt(self, schedule: PoolSchedule, may_start: frozenset[RunId]) -> list[Effect]:
         """Stop runs of lower priority where the most urgent waiting one needs their GPUs."""

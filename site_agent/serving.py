@@ -82,9 +82,10 @@ class ArtifactServicer:
         Raises:
             InvalidRequestError: The id is none.
             ArtifactNotFoundError: It is not complete here.
+            DigestMismatchError: The copy is known to be damaged.
         """
         del context
-        record = self._store.record_of(checked_id(request.artifact_id))
+        record = self._store.whole_record_of(checked_id(request.artifact_id))
 
         def answer() -> GetManifestResponse:
             # Some 100 ms for the longest manifest.

@@ -87,6 +87,21 @@ class SourceDirectory:
         Raises:
             InvalidRequestError: It is not a plain file any more, or cannot be read.
         """
+        with self._opened(path) as file:
+            while chunk := os.read(file, CHUNK_BYTES):
+                yield chunk
+
+    def part(self, path: str, offset_bytes: int, length_bytes: int) -> bytes:
+        """Return a part of one file; fewer bytes where the file ends.
+
+        Raises:
+            InvalidRequestError: It is not a plain file any more, or cannot be read.
+        """
+        with self._opened(path) as file:
+            return os.pread(file, length_bytes, offset_bytes)
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
         with _read_errors(self.path):
             *directories, name = path.split("/")
             descriptor = _open_below(self.descriptor, directories)
@@ -97,8 +112,7 @@ class SourceDirectory:
             try:
                 if not stat.S_ISREG(os.fstat(file).st_mode):
                     raise _refused(path)
-                while chunk := os.read(file, CHUNK_BYTES):
-                    yield chunk
+                yield file
             finally:
                 os.close(file)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gcos.artifacts import Artifact
 from gcos.errors import GcosError
 from gcos.ids import ArtifactId
 from site_agent.durable_files import disk_errors, sync_directory
@@ -26,11 +27,13 @@ class Rejected:
         directory: Its name.
         why: One sentence.
         is_kept: It was set aside in `damaged/`, since it may be a custodian's; else removed.
+        artifact: What it was, where it was whole.
     """
 
     directory: str
     why: str
     is_kept: bool
+    artifact: Artifact | None = None
 
 
 class StoreAreas:

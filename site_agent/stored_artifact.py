@@ -2,6 +2,7 @@
 
 <directory>/manifest.json   what it is: a `StoredArtifact`
             files/<path>    its files, read-only
+            damaged         empty; there while the files are known to be wrong
 """
 
 import os
@@ -25,6 +26,7 @@ NAME_BYTES_MAX = 255
 
 RECORD = "manifest.json"
 FILES = "files"
+DAMAGED = "damaged"
 
 
 @dataclass(frozen=True, slots=True)

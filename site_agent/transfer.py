@@ -11,7 +11,7 @@ The books change on the event loop only; the hashing of files and the disk work 
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing import Self
 from gcos.artifacts import Artifact, ArtifactKind, checked_name
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Holder
-from gcos.errors import ArtifactNotFoundError, SiteDrainingError
+from gcos.errors import ArtifactNotFoundError, GcosError, SiteDrainingError
 from gcos.ids import ArtifactId, RunId, SiteId, TaskId, task_of
 from gcos.logs import Log
 from gcos.rpc.channels import Channels
@@ -99,6 +99,7 @@ class ArtifactPlane:
     Attributes:
         store: The disk.
         notes: Takes note of what comes and goes, and why.
+        mend_from_upstream: Mends a damaged copy from where it was pulled; None: there is no way.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class ArtifactPlane:
         """Make a plane; `link_cap_bytes_per_s` caps what each holder sends here, 0 nothing."""
         self.store = store
         self.notes = notes or Unnoted()
+        self.mend_from_upstream: Callable[[Artifact], Awaitable[None]] | None = None
         self._channels = channels
         self._clock = clock
         self._log = log
@@ -146,6 +148,9 @@ class ArtifactPlane:
                 why=rejected.why,
                 is_kept=rejected.is_kept,
             )
+            if rejected.artifact is not None:
+                gone = rejected.artifact
+                self.notes.note("evicted", gone.artifact_id, gone.name, rejected.why)
         return self
 
     async def __aexit__(
@@ -181,6 +186,7 @@ class ArtifactPlane:
     ) -> FetchResult:
         """Bring an artifact here and pin it for a run; returns at once where it is here.
 
+        A copy that is here and damaged is mended: what is wrong with it comes, and nothing else.
         Cancelling leaves the transfer to others who wait for it, and stops it where none does.
 
         Args:
@@ -210,6 +216,10 @@ class ArtifactPlane:
             self.cache.pin(artifact_id, run_id)
             return _shared(artifact_id, source)
         holders = self._distinct((source, *beside, *need.holders))
+        if self.cache.is_damaged(artifact_id):
+            return await self._fetch_mended(
+                replace(need, holders=holders), source, run_id, on_waste
+            )
         at_once = len(self._distinct((source, *beside)))
         transfer = self._transfers.get(artifact_id)
         if transfer is None:
@@ -234,7 +244,9 @@ class ArtifactPlane:
 
         Raises:
             ArtifactNotFoundError: It is not complete here.
+            DigestMismatchError: The copy is known to be damaged.
         """
+        self.store.whole_record_of(artifact_id)
         return self.store.path_of(artifact_id)
 
     async def add(self, path: Path, name: str, kind: ArtifactKind) -> tuple[Artifact, bool]:
@@ -266,6 +278,11 @@ class ArtifactPlane:
                 await self._arrivals[artifact_id].wait()
             if self._is_closing:
                 raise _draining()
+            if self.cache.is_damaged(artifact_id):
+                async with self._mending(artifact_id):
+                    mending = functools.partial(store.repair_from, source, artifact_id)
+                    await in_thread(mending)
+                self.notes.note("mended", artifact_id, name, "added again at this site")
             if self.cache.has(artifact_id):
                 return await self._rename(artifact_id, name)
             now_s = self._clock.world_s()
@@ -286,9 +303,102 @@ class ArtifactPlane:
         Raises:
             GcosError: As `mending.mended` says.
         """
-        await mended(
-            examination, need, store=self.store, channels=self._channels, clock=self._clock
+        parts: list[FetchPart] = []
+        async with self._mending(need.artifact_id):
+            last = await self._mended(examination, need, parts)
+        self._note_mended(examination, need.name, last)
+
+    async def _mended(
+        self, examination: Examination, need: ArtifactNeed, parts: list[FetchPart]
+    ) -> Holder | None:
+        """Mend an artifact from its holders, or else from where it was pulled.
+
+        Returns:
+            The holder that made it right; None where that was its upstream.
+        """
+        try:
+            return await mended(
+                examination,
+                need,
+                store=self.store,
+                channels=self._channels,
+                clock=self._clock,
+                on_part=parts.append,
+            )
+        except GcosError as exc:
+            if self.mend_from_upstream is None:
+                raise
+            try:
+                await self.mend_from_upstream(self.store.record_of(need.artifact_id).artifact())
+            except ArtifactNotFoundError:
+                raise exc from None  # it has no upstream: what its holders said tells more
+            return None
+        finally:
+            self.received_bytes += sum(part.bytes_moved for part in parts)
+
+    async def _fetch_mended(
+        self,
+        need: ArtifactNeed,
+        source: Holder,
+        run_id: RunId,
+        on_waste: Callable[[tuple[FetchPart, ...]], None],
+    ) -> FetchResult:
+        """Mend a damaged copy and pin it for a run."""
+        artifact_id = need.artifact_id
+        had_pin = self.cache.is_pinned(artifact_id, run_id)
+        self.cache.pin(artifact_id, run_id)
+        parts: list[FetchPart] = []
+        last: Holder | None = None
+        started_s = self._clock.protocol_s()
+        try:
+            async with self._mending(artifact_id):
+                # What was found once may be less than what is wrong by now.
+                found = await interruptible(functools.partial(self.store.examine, artifact_id))
+                if found.bad:
+                    last = await self._mended(found, need, parts)
+        except BaseException:
+            if not had_pin:
+                self.cache.unpin(artifact_id, run_id)
+            if parts:
+                on_waste(tuple(parts))
+            raise
+        self._note_mended(found, need.name, last, task_of(run_id))
+        return FetchResult(
+            artifact_id,
+            bytes_moved=sum(part.bytes_moved for part in parts),
+            duration_s=self._clock.protocol_s() - started_s,
+            source=last or source,
+            evicted=(),
+            is_shared=False,
+            parts=tuple(parts),
         )
+
+    def _note_mended(
+        self, found: Examination, name: str, last: Holder | None, cause: TaskId | None = None
+    ) -> None:
+        """Note what came from a holder; what an upstream gave, its puller notes."""
+        if last is not None:
+            self.notes.note(
+                "mended",
+                found.artifact_id,
+                name,
+                f"{found.bad_bytes} bytes came anew",
+                task_id=cause,
+                site_id=last.site_id,
+            )
+
+    @contextlib.asynccontextmanager
+    async def _mending(self, artifact_id: ArtifactId) -> AsyncIterator[None]:
+        """Let nobody else bring or mend an artifact in the block, and nobody evict it."""
+        while artifact_id in self._arrivals:
+            await self._arrivals[artifact_id].wait()
+        self.cache.open_reader(artifact_id)
+        self._arrivals[artifact_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            self._arrivals.pop(artifact_id).set()
+            self.cache.close_reader(artifact_id)
 
     # ---- one transfer -----------------------------------------------------------------------
 

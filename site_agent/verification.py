@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcos.artifacts import CHUNK_BYTES, FileEntry, Manifest
-from gcos.errors import CacheFullError, DigestMismatchError
+from gcos.errors import DigestMismatchError
 from gcos.ids import ArtifactId
 from site_agent.digest_notes import (
     BadRange,
@@ -65,8 +65,8 @@ def examine(
         bad += bad_ranges(entry, found, known)
         chunks += found.chunks
     if not bad and known is None:
-        # A full disk takes no notes, and is no reason to call a good copy bad.
-        with contextlib.suppress(CacheFullError), disk_errors(notes):
+        # A disk that takes no notes is no reason to call a good copy bad.
+        with contextlib.suppress(OSError):
             write_notes(notes, chunks)
     return Examination(manifest.artifact_id, tuple(bad))
 

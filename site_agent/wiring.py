@@ -30,6 +30,7 @@ from site_agent import journal
 from site_agent.actors import Actors
 from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
+from site_agent.cache_marks import CacheMarks
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
 from site_agent.copy_log import CopyLog
@@ -44,7 +45,7 @@ from site_agent.foreign_stores import counts
 from site_agent.lease import LeaseTerms
 from site_agent.metrics import AgentMetrics
 from site_agent.migration import Migration
-from site_agent.operator_servicer import OperatorServicer
+from site_agent.operator_servicer import MARKS_NAME, OperatorServicer
 from site_agent.origin import Origin, OriginSettings
 from site_agent.outlook import SiteOutlook
 from site_agent.participant import Participant
@@ -117,6 +118,7 @@ class _Agent:
     async def run(self, stopping: asyncio.Event) -> None:
         """Recover, serve, drain."""
         config = self._config
+        marks = await asyncio.to_thread(CacheMarks, config.data_dir / MARKS_NAME)
         artifacts = await asyncio.to_thread(
             ArtifactStore.open,
             config.data_dir / "cache",
@@ -130,6 +132,7 @@ class _Agent:
                 (config.data_dir / OUTPUTS_NAME).resolve(),
                 (config.data_dir / UPLOADS_NAME).resolve(),
             ),
+            pinned=marks.pinned(),
         )
         await asyncio.to_thread(self._adopt, artifacts)
         copy_log = CopyLog(self._store, self._clock, self._log)

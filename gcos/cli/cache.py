@@ -245,11 +245,15 @@ async def verify_cache(
         str, typer.Argument(metavar="[NAME]", help="One artifact; all of the site by default.")
     ] = "",
     repair: Annotated[
-        bool, typer.Option("--repair", help="Bring what is damaged from other sites that have it.")
+        bool, typer.Option("--repair", help="Bring what is damaged from other sites or its source.")
     ] = False,
     site: SiteOption = None,
 ) -> int:
-    """Read every byte again and compare it with its digest. What is damaged is not served.
+    """Read every byte again and compare it with its digest.
+
+    What is damaged counts as missing, over restarts too, until it is mended: no peer gets it, and a
+    task that comes there has it mended first, from a site that holds it. --repair mends it, and so
+    does to add or pull it again.
 
     Exit codes:
       0  everything is as it should be
@@ -283,9 +287,9 @@ async def verify_cache(
         session.out.warn(
             f"{counted(len(damaged), 'artifact')} of {len(found)} damaged on disk",
             reason="DIGEST_MISMATCH",
-            hint="remove it and bring it again: gcos cache rm NAME, gcos cache pull REFERENCE"
+            hint="bring it again: gcos cache pull REFERENCE, or gcos cache add DIRECTORY"
             if repair
-            else "mend it from a site that has it, too: gcos cache verify --repair",
+            else "mend it from another site or its source: gcos cache verify --repair",
         )
         return ExitCode.INTERNAL
     session.out.say(f"{counted(len(found), 'artifact')} verified")
@@ -319,6 +323,13 @@ async def prune_cache(
             "nothing says how much to remove",
             field="--to-gb",
             hint="give --to-gb, --unused-for or both; --to-gb 0 removes all that may go",
+        )
+    # Also what is no number; a count of bytes travels as 64 bits.
+    if to_gb is not None and not to_gb * _GB < 2**63:
+        raise InvalidRequestError(
+            f"{to_gb:g} GB is no size of a cache",
+            field="--to-gb",
+            hint="give a number of GB, such as 50; without --to-gb there is no limit",
         )
     unused_for_s = 0.0 if unused_for is None else span_s(unused_for, option="--unused-for")
     async with session.connect() as client:

@@ -134,7 +134,7 @@ def _entry(site_id: str, entry: CacheEntry, mark: CacheMark, now_s: float) -> tu
         entry.artifact.kind.value.lower(),
         entry.artifact.name,
         size(entry.artifact.size_bytes),
-        "pinned" if mark.is_pinned else "whole",
+        _state(entry, mark),
         str(entry.pin_count - mark.is_pinned),
         str(entry.hit_count),
         instant(entry.last_used_s or None, now_s),
@@ -143,6 +143,12 @@ def _entry(site_id: str, entry: CacheEntry, mark: CacheMark, now_s: float) -> tu
         mark.why or NOTHING,
         _short_id(entry.artifact.artifact_id),
     )
+
+
+def _state(entry: CacheEntry, mark: CacheMark) -> str:
+    if entry.is_damaged:
+        return "damaged, pinned" if mark.is_pinned else "damaged"
+    return "pinned" if mark.is_pinned else "whole"
 
 
 def _arrival(site_id: str, arrival: Arrival) -> tuple[str, ...]:

@@ -269,12 +269,15 @@ class CacheEntry(_message.Message):
     PIN_COUNT_FIELD_NUMBER: _builtins.int
     LAST_USED_S_FIELD_NUMBER: _builtins.int
     HIT_COUNT_FIELD_NUMBER: _builtins.int
+    IS_DAMAGED_FIELD_NUMBER: _builtins.int
     pin_count: _builtins.int
     """Runs that use it now."""
     last_used_s: _builtins.float
     """Instant of the last use."""
     hit_count: _builtins.int
     """Runs that found it here."""
+    is_damaged: _builtins.bool
+    """Its bytes are known to be wrong: nobody gets it until it is mended."""
     @_builtins.property
     def artifact(self) -> _common_pb2.Artifact:
         """The artifact."""
@@ -286,10 +289,11 @@ class CacheEntry(_message.Message):
         pin_count: _builtins.int = ...,
         last_used_s: _builtins.float = ...,
         hit_count: _builtins.int = ...,
+        is_damaged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "hit_count", b"hit_count", "last_used_s", b"last_used_s", "pin_count", b"pin_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "hit_count", b"hit_count", "is_damaged", b"is_damaged", "last_used_s", b"last_used_s", "pin_count", b"pin_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

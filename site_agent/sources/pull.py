@@ -15,13 +15,18 @@ import asyncio
 import contextlib
 import functools
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcos.artifacts import CHUNK_BYTES, Artifact, ArtifactKind, FileEntry, Manifest, checked_name
 from gcos.clock import Clock
-from gcos.errors import InvalidRequestError, QueueFullError
+from gcos.errors import (
+    ArtifactNotFoundError,
+    DigestMismatchError,
+    InvalidRequestError,
+    QueueFullError,
+)
 from gcos.ids import ArtifactId
 from gcos.logs import Log
 from site_agent.artifact_store import (
@@ -52,9 +57,16 @@ from site_agent.sources.reference import (
     parse_source,
     shown,
 )
-from site_agent.sources.source import Listing, Source, SourceFile, checked_listing
+from site_agent.sources.source import (
+    Listing,
+    Source,
+    SourceFile,
+    TransientError,
+    checked_listing,
+)
 from site_agent.stored_artifact import FILES, checked_origin
 from site_agent.threads import in_thread
+from site_agent.verification import ReadRange
 
 PULLS_AT_ONCE = 2
 PULL_COUNT_MAX = 32
@@ -204,6 +216,7 @@ class Puller:
     async def pull(self, order: "PullOrder") -> Pulled:
         """Bring an artifact from its source; returns at once where it is here.
 
+        A copy that is here and damaged is mended.
         Cancelling stops it and leaves nothing of it.
 
         Raises:
@@ -227,10 +240,31 @@ class Puller:
             if not any(other.reference == pull.reference for other in self._pulls):
                 self._locks.pop((pull.reference, kind), None)
 
+    async def mend(self, artifact: Artifact) -> None:
+        """Mend a damaged artifact from where it was pulled; somebody pins it meanwhile.
+
+        Raises:
+            ArtifactNotFoundError: It was not pulled, or went.
+            DigestMismatchError: Its source has other bytes by now.
+            GcosError: As of `pull`.
+        """
+        text = self._marks.of(artifact.artifact_id).reference
+        if not text:
+            raise ArtifactNotFoundError(
+                f"{artifact.name} was not pulled from anywhere", hint="add it anew"
+            )
+        pull = Pull(text, artifact.name)
+        async with self._slots, self._opened(parse_source(text), pull, artifact.kind) as opened:
+            if not await self._mended(artifact.artifact_id, opened):
+                raise DigestMismatchError(
+                    f"{text} is not what {artifact.name} was pulled from any more",
+                    hint="pull what is there now under another name",
+                )
+
     async def save_marks(self) -> None:
         """Make the marks durable as they are now."""
         async with self._saving:
-            held = {artifact.artifact_id for artifact in self._store.cache.holdings()}
+            held = {artifact.artifact_id for artifact in self._store.cache.kept()}
             snapshot = self._marks.snapshot(held)
             await in_thread(functools.partial(self._marks.save, snapshot))
 
@@ -239,23 +273,15 @@ class Puller:
     async def _pull(self, order: "PullOrder") -> Pulled:
         pull, kind, reference = order.pull, order.kind, order.reference
         started_s = self._clock.protocol_s()
-        stop = Stop()
-        tries = Tries(self._pause or stop.pause, functools.partial(self._tell, pull))
-        source = await in_thread(
-            functools.partial(open_reference, reference, self._settings), stop=stop
-        )
-        try:
-            listing = await in_thread(
-                functools.partial(_listed, source, pull, stop, tries, self._capacity_bytes(kind)),
-                stop=stop,
-            )
+        async with self._opened(reference, pull, kind) as opened:
+            listing = opened.listing
             pull.size_bytes, pull.note = listing.size_bytes, ""
             known = self._known(pull.reference, listing, kind)
-            if known is not None:
+            if known is not None and (
+                self._store.cache.has(known) or await self._mended(known, opened)
+            ):
                 return await self._name(pull, known, listing)
-            pulled = await self._bring(order, source, listing, stop, tries)
-        finally:
-            await in_thread(source.close)
+            pulled = await self._bring(order, opened)
         self._log.info(
             "artifact_pulled",
             artifact=pull.name,
@@ -269,11 +295,56 @@ class Puller:
         self._notes.note("pulled", known_id, pull.name, f"from {pull.reference}")
         return pulled
 
+    @contextlib.asynccontextmanager
+    async def _opened(
+        self, reference: SourceReference, pull: Pull, kind: ArtifactKind
+    ) -> AsyncIterator["_Opened"]:
+        """Open a source and list what is there, for the block."""
+        stop = Stop()
+        tries = Tries(self._pause or stop.pause, functools.partial(self._tell, pull))
+        source = await in_thread(
+            functools.partial(open_reference, reference, self._settings), stop=stop
+        )
+        try:
+            listing = await in_thread(
+                functools.partial(_listed, source, pull, stop, tries, self._capacity_bytes(kind)),
+                stop=stop,
+            )
+            yield _Opened(source, listing, stop, tries)
+        finally:
+            await in_thread(source.close)
+
+    async def _mended(self, artifact_id: ArtifactId, opened: "_Opened") -> bool:
+        """Bring what is wrong with a damaged copy; False where its source could not give that."""
+        parts = _Parts(opened)
+        try:
+            await self._repair(artifact_id, parts.read, opened.stop)
+        except (DigestMismatchError, TransientError) as exc:
+            self._log.warning("mending_failed", artifact_id=artifact_id, error=str(exc))
+            return False
+        finally:
+            await in_thread(parts.close)
+        return True
+
+    async def _repair(self, artifact_id: ArtifactId, read: ReadRange, stop: Stop) -> None:
+        store = self._store
+
+        def work() -> None:
+            store.repair(store.examine(artifact_id, stop.check), read)
+
+        store.cache.open_reader(artifact_id)
+        try:
+            await in_thread(work, stop=stop)
+        finally:
+            store.cache.close_reader(artifact_id)
+        name = store.record_of(artifact_id).names[0]
+        self._notes.note("mended", artifact_id, name, "what was wrong came from its source")
+
     def _capacity_bytes(self, kind: ArtifactKind) -> int:
         return self._store.cache.capacity_bytes(kind)
 
     def _known(self, reference: str, listing: Listing, kind: ArtifactKind) -> ArtifactId | None:
-        """Return what a listing stands for where it is here already."""
+        """Return what a listing stands for where it is here already, damaged or not."""
         digests = [(file, file.sha256) for file in listing.files]
         ids = list(self._marks.pulled(reference, listing.revision)) if listing.revision else []
         entries = tuple(
@@ -285,20 +356,18 @@ class Puller:
             ids.append(Manifest(kind, entries).artifact_id)
         cache = self._store.cache
         for artifact_id in ids:
-            found = cache.find(artifact_id)
-            if found is not None and found.kind is kind:
+            is_here = cache.has(artifact_id) or cache.is_damaged(artifact_id)
+            if is_here and self._store.record_of(artifact_id).manifest.kind is kind:
                 return artifact_id
         return None
 
     async def _bring(
         self,
         order: "PullOrder",
-        source: Source,
-        listing: Listing,
-        stop: Stop,
-        tries: Tries,
+        opened: "_Opened",
     ) -> Pulled:
         pull, kind = order.pull, order.kind
+        source, listing, stop, tries = opened.source, opened.listing, opened.stop, opened.tries
         key = key_of(pull.reference, kind)
         place = self._staging / key
         promise = promise_of(key, kind, pull.name, listing.size_bytes)
@@ -326,6 +395,13 @@ class Puller:
             )
             manifest = checked_storable(Manifest(kind, tuple(part.entry() for part in parts)))
             await self._not_arriving(pull, manifest.artifact_id)
+            if self._store.cache.is_damaged(manifest.artifact_id):
+                places = {part.file.path: part.known for part in parts}
+                await self._repair(
+                    manifest.artifact_id,
+                    lambda entry, offset, length: _bytes_at(places[entry.path], offset, length),
+                    stop,
+                )
             if self._store.cache.has(manifest.artifact_id):
                 return await self._name(pull, manifest.artifact_id, listing)
             return await self._publish(order, promised, manifest, parts, listing)
@@ -464,6 +540,16 @@ class PullOrder:
     pull: Pull
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A source, what it lists, and what stops and paces reading it."""
+
+    source: Source
+    listing: Listing
+    stop: Stop
+    tries: Tries
+
+
 @dataclass(eq=False, slots=True)
 class _Promise:
     """The room of a pull while its content has no id."""
@@ -527,6 +613,53 @@ def _parts(
         staged.resume(stop)
         parts.append(_Part(file, path, staged))
     return parts
+
+
+class _Parts:
+    """Parts of a source's files. Where one begins at the end of the last, reading goes on."""
+
+    def __init__(self, opened: _Opened) -> None:
+        self._opened = opened
+        self._files = {file.path: file for file in opened.listing.files}
+        #: Path and offset that the next part is expected to have.
+        self._next: tuple[str, int] | None = None
+        self._chunks: Generator[bytes, None, None] | None = None
+        self._ahead = b""
+
+    def read(self, entry: FileEntry, offset_bytes: int, length_bytes: int) -> bytes:
+        """Return a part of a file; fewer bytes where it ends. Blocking.
+
+        Raises:
+            DigestMismatchError: The source has no such file.
+            TransientError: It did not answer.
+            WrongStateError: The reading was stopped.
+        """
+        self._opened.stop.check()
+        file = self._files.get(entry.path)
+        if file is None:
+            raise DigestMismatchError(f"the source has no file {entry.path[:80]!r} any more")
+        if self._chunks is None or self._next != (entry.path, offset_bytes):
+            self.close()
+            self._chunks = self._opened.source.read(file, offset_bytes)
+        data = bytearray(self._ahead)
+        while len(data) < length_bytes and (chunk := next(self._chunks, b"")):
+            data += chunk
+        self._ahead = bytes(data[length_bytes:])
+        self._next = (entry.path, offset_bytes + length_bytes)
+        return bytes(data[:length_bytes])
+
+    def close(self) -> None:
+        """End what is being read."""
+        self._ahead = b""
+        if self._chunks is not None:
+            self._chunks.close()
+            self._chunks = None
+
+
+def _bytes_at(path: Path, offset_bytes: int, length_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset_bytes)
+        return file.read(length_bytes)
 
 
 def _hand_over(store: ArtifactStore, manifest: Manifest, parts: list[_Part]) -> None:

@@ -3,7 +3,7 @@ import hashlib
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,12 @@ def root(tmp_path: Path) -> Path:
 
 
 def open_store(
-    root: Path, models: Path, *, model_bytes: int = 1000, data_bytes: int = 1000
+    root: Path,
+    models: Path,
+    *,
+    model_bytes: int = 1000,
+    data_bytes: int = 1000,
+    pinned: Collection[ArtifactId] = (),
 ) -> ArtifactStore:
     return ArtifactStore.open(
         root,
@@ -50,6 +55,7 @@ def open_store(
         model_capacity_bytes=model_bytes,
         data_capacity_bytes=data_bytes,
         allowed_roots=[models],
+        pinned=pinned,
     )
 
 
@@ -392,6 +398,28 @@ def test_a_smaller_cache_keeps_custody_and_the_newest_and_drops_the_rest(
     with pytest.raises(CacheFullError):
         open_store(root, models, model_bytes=3)
     assert len(list((root / "artifacts").iterdir())) == 2, "nothing in custody was dropped"
+
+
+def test_a_smaller_cache_keeps_what_is_pinned_or_is_not_opened(root: Path, models: Path) -> None:
+    store = open_store(root, models)
+    ids = [
+        add(store, write_files(models / name, {"f": name.encode()}), name, now_s=s, custodian=None)[
+            0
+        ]
+        for s, name in enumerate(("oldest", "middle", "newest"))
+    ]
+    pinned = {ids[0].artifact_id, ids[1].artifact_id}
+    with pytest.raises(CacheFullError, match=r"oldest is pinned and does not fit") as told:
+        open_store(root, models, model_bytes=11, pinned=pinned)
+    assert "raise model_cache_bytes" in (told.value.hint or "")
+    assert "gcos cache unpin oldest --site" in (told.value.hint or "")
+    assert len(list((root / "artifacts").iterdir())) == 3
+    again = open_store(root, models, model_bytes=12, pinned=pinned)
+    assert [artifact.name for artifact in again.cache.holdings()] == ["middle", "oldest"]
+    assert [rejected.artifact for rejected in again.rejected] == [ids[2]]
+    assert [each.name for each in open_store(root, models, model_bytes=6).cache.holdings()] == [
+        "middle"
+    ]
 
 
 # ---- manifests from the wire --------------------------------------------------------------------

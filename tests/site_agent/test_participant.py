@@ -628,6 +628,31 @@ def test_a_run_that_counted_on_a_fetch_that_failed_stages_again() -> None:
     assert bench.state(award.run_id) is RunState.LEASED
 
 
+def test_a_run_does_not_start_on_a_copy_that_was_found_damaged() -> None:
+    bench = Bench()
+    award = award_of(A)
+    bench.award(award)
+    bring(bench, A, award.run_id)
+    bench.staged(award.run_id)
+    cache = bench.participant.cache
+    cache.set_damaged(A.artifact_id, True)
+    ready = bench.renewed(award.run_id)
+    assert effects_of(ready, Stage) == [Stage(award.run_id)]
+    assert not effects_of(ready, StartRun)
+    assert not effects_of(bench.renewed(award.run_id), Stage), "it is being mended"
+    cache.set_damaged(A.artifact_id, False)
+    assert effects_of(bench.staged(award.run_id), StartRun)
+
+
+def test_a_damaged_copy_is_fetched_into_the_room_that_it_has() -> None:
+    bench = Bench()
+    bring(bench, A, RunId("oslo-9.1.1"))
+    bench.participant.cache.set_damaged(A.artifact_id, True)
+    offer = bid(bench.participant, announcement_of(A))
+    assert [fetch.artifact_id for fetch in offer.fetches] == [A.artifact_id]
+    assert offer.evictions == ()
+
+
 def test_staging_that_fails_fails_the_run_and_frees_what_it_held() -> None:
     bench = Bench()
     award = award_of(A, B)

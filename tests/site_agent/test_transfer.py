@@ -1208,6 +1208,20 @@ async def test_a_damaged_file_is_told_as_data_loss(network: Network) -> None:
     assert store.cache.pinned_bytes(MODEL) == 0
 
 
+async def test_what_a_smaller_cache_drops_at_the_start_is_noted(network: Network) -> None:
+    store = network.store("iad")
+    source = network.path / "upstream"
+    source.mkdir()
+    (source / "f").write_bytes(b"abc")
+    gone, _ = store.import_directory(source, "gone", MODEL, None, now_s=0.0)
+    notes = CopyLog(MemoryStore(), SystemClock(), get_logger())
+    smaller = network.store("iad", capacity_bytes=2)
+    async with ArtifactPlane(smaller, network.channels, SystemClock(), get_logger(), notes=notes):
+        (event,) = notes.latest(10)
+    assert (event.kind, event.artifact_id, event.name) == ("evicted", gone.artifact_id, "gone")
+    assert event.why == "the model cache is smaller now"
+
+
 # ---- mending ------------------------------------------------------------------------------------
 
 
@@ -1222,6 +1236,10 @@ async def damaged_copy(network: Network) -> tuple[ArtifactStore, Artifact]:
         file.seek(5 * CHUNK_BYTES + 7)
         file.write(b"!")
     return here, artifact
+
+
+def read_long(entry: FileEntry, offset: int, length: int) -> bytes:
+    return LONG[entry.path][offset : offset + length]
 
 
 async def test_a_damaged_copy_is_mended_with_the_bad_chunk_alone(network: Network) -> None:
@@ -1258,6 +1276,62 @@ async def test_a_holder_that_is_away_or_wrong_is_passed_over_when_mending(
         with pytest.raises(ArtifactNotFoundError):
             await plane.mend(found, need_of(artifact))
         await plane.mend(found, need_of(artifact, away, wrong, good))
+    assert_holds(here, artifact, LONG)
+
+
+async def test_a_fetch_of_a_damaged_copy_brings_the_bad_chunk_alone(network: Network) -> None:
+    store = network.store("fra")
+    network.content(store, LONG)
+    counting = Counting(store)
+    holder = await network.serve(store, counting)
+    here, artifact = await damaged_copy(network)
+    here.examine(artifact.artifact_id)
+    async with network.plane(here) as plane:
+        with pytest.raises(DigestMismatchError):
+            plane.path_of(artifact.artifact_id)
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(fetch(plane, artifact, holder))
+            second = group.create_task(fetch(plane, artifact, holder, run_id=OTHER_RUN))
+        assert plane.received_bytes == CHUNK_BYTES
+    assert first.result().bytes_moved + second.result().bytes_moved == CHUNK_BYTES
+    assert counting.asked == [("weights", 5 * CHUNK_BYTES)]
+    assert here.cache.is_pinned(artifact.artifact_id, RUN)
+    assert here.cache.is_pinned(artifact.artifact_id, OTHER_RUN)
+    assert_holds(here, artifact, LONG)
+
+
+async def test_a_damaged_copy_is_no_holder_and_a_fetch_that_cannot_mend_it_keeps_it(
+    network: Network,
+) -> None:
+    here, artifact = await damaged_copy(network)
+    here.examine(artifact.artifact_id)
+    holder = await network.serve(here)
+    other = network.store("sin")
+    async with network.plane(other) as plane:
+        with pytest.raises((DigestMismatchError, PeerUnreachableError)):
+            await fetch(plane, artifact, holder)
+    away = Holder(SiteId("gone"), zone="X", address="127.0.0.1:1")
+    async with network.plane(here) as plane:
+        with pytest.raises(PeerUnreachableError):
+            await fetch(plane, artifact, away)
+        asked: list[Artifact] = []
+
+        async def upstream(wanted: Artifact) -> None:
+            asked.append(wanted)
+            here.repair(here.examine(wanted.artifact_id), read_long)
+
+        plane.mend_from_upstream = upstream
+        assert (await fetch(plane, artifact, away)).bytes_moved == 0
+    assert [each.artifact_id for each in asked] == [artifact.artifact_id]
+    assert_holds(here, artifact, LONG)
+
+
+async def test_adding_what_is_damaged_here_mends_it(network: Network) -> None:
+    here, artifact = await damaged_copy(network)
+    here.examine(artifact.artifact_id)
+    async with network.plane(here) as plane:
+        _, is_new = await plane.add(network.path / "source-iad-tiny", "tiny", MODEL)
+    assert not is_new
     assert_holds(here, artifact, LONG)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from gcos.artifacts import CHUNK_BYTES, Artifact, ArtifactKind, FileEntry
-from gcos.errors import DigestMismatchError
-from gcos.ids import SiteId
+from gcos.errors import DigestMismatchError, WrongStateError
+from gcos.ids import RunId, SiteId
 from site_agent.artifact_store import ArtifactStore
 from site_agent.digest_notes import NOTES, BadRange
 
@@ -207,12 +207,84 @@ def test_a_file_known_to_be_damaged_is_not_served_or_shared(
     flip(large(store, artifact), 0)
     with pytest.raises(DigestMismatchError, match=r"'weights/large\.bin' of"):
         store.verify(artifact.artifact_id)
-    with pytest.raises(DigestMismatchError):
-        store.entry_of(artifact.artifact_id, "weights/large.bin")
-    assert store.entry_of(artifact.artifact_id, "config.json").size_bytes == 2
+    for path in FILES:
+        with pytest.raises(DigestMismatchError):
+            store.entry_of(artifact.artifact_id, path)
     (source / "extra").write_bytes(b"x")
     other, _ = store.import_directory(source, "other", ArtifactKind.MODEL, None, now_s=1.0)
     store.verify(other.artifact_id)
+
+
+def reopened(store: ArtifactStore, source: Path) -> ArtifactStore:
+    return ArtifactStore.open(
+        store.hub_root.parent,
+        site_id=SiteId("iad"),
+        model_capacity_bytes=20 * CHUNK_BYTES,
+        data_capacity_bytes=0,
+        allowed_roots=[source],
+    )
+
+
+def test_a_damaged_copy_counts_as_missing_over_restarts_until_it_is_mended(
+    store: ArtifactStore, artifact: Artifact, source: Path
+) -> None:
+    known = artifact.artifact_id
+    flip(large(store, artifact), 0)
+    report = store.examine(known)
+    for each in (store, reopened(store, source)):
+        assert each.cache.is_damaged(known)
+        assert each.cache.is_known(known)
+        assert not each.cache.has(known)
+        assert each.cache.holdings() == ()
+        assert [kept.artifact_id for kept in each.cache.kept()] == [known]
+        assert [entry.is_damaged for entry in each.cache.entries()] == [True]
+        assert not list((each.hub_root / "models--org--m").rglob("*.bin"))
+        each.check_invariants()
+    again = reopened(store, source)
+    again.repair(report, Upstream().read)
+    for each in (again, reopened(store, source)):
+        assert each.cache.has(known)
+        assert [entry.is_damaged for entry in each.cache.entries()] == [False]
+        assert list((each.hub_root / "models--org--m").rglob("*.bin"))
+        each.check_invariants()
+
+
+def test_what_protects_a_copy_protects_it_while_it_is_damaged(
+    store: ArtifactStore, artifact: Artifact
+) -> None:
+    flip(large(store, artifact), 0)
+    store.examine(artifact.artifact_id)
+    store.cache.pin(artifact.artifact_id, RunId("iad-1.1.1"))
+    assert store.cache.evictions_for(ArtifactKind.MODEL, 20 * CHUNK_BYTES) is None
+    with pytest.raises(WrongStateError):
+        store.drop(artifact.artifact_id)
+    store.cache.unpin(artifact.artifact_id, RunId("iad-1.1.1"))
+    store.discard(artifact.artifact_id, store.drop(artifact.artifact_id))
+    assert not store.cache.is_damaged(artifact.artifact_id)
+    store.check_invariants()
+
+
+def test_adding_a_damaged_copy_again_mends_it(
+    store: ArtifactStore, artifact: Artifact, source: Path
+) -> None:
+    flip(large(store, artifact), CHUNK_BYTES)
+    store.examine(artifact.artifact_id)
+    added, is_new = store.import_directory(source, "org/m", ArtifactKind.MODEL, None, now_s=1.0)
+    assert (added.artifact_id, is_new) == (artifact.artifact_id, False)
+    assert store.cache.has(artifact.artifact_id)
+    assert large(store, artifact).read_bytes() == LARGE
+
+
+def test_notes_that_cannot_be_read_are_no_notes(store: ArtifactStore, artifact: Artifact) -> None:
+    notes = store.path_of(artifact.artifact_id).with_name(NOTES)
+    notes.unlink()
+    notes.mkdir()
+    assert store.examine(artifact.artifact_id).bad == ()
+    flip(large(store, artifact), 0)
+    report = store.examine(artifact.artifact_id)
+    assert [(part.offset_bytes, part.length_bytes) for part in report.bad] == [(0, len(LARGE))]
+    store.repair(report, Upstream().read)
+    assert large(store, artifact).read_bytes() == LARGE
 
 
 def test_an_examination_can_be_stopped(store: ArtifactStore, artifact: Artifact) -> None:

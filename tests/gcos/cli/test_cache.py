@@ -351,6 +351,13 @@ async def test_prune_removes_what_was_used_longest_ago(cluster: Cluster, pull: P
     cluster.store.check_invariants()
 
 
+@pytest.mark.parametrize("size", ["inf", "nan", "1e300", "1e10"])
+async def test_prune_refuses_what_is_no_size(cluster: Cluster, size: str) -> None:
+    ran = await cluster.gcos("cache", "prune", "--to-gb", size, "--dry-run")
+    assert ran.code == 2
+    assert "--to-gb" in ran.err
+
+
 async def test_prune_must_be_told_how_much(cluster: Cluster) -> None:
     ran = await cluster.gcos("cache", "prune")
     assert ran.code == 2
@@ -358,7 +365,7 @@ async def test_prune_must_be_told_how_much(cluster: Cluster) -> None:
 
 
 async def test_verify_reads_every_byte_and_names_what_is_damaged(
-    cluster: Cluster, pull: Pull
+    cluster: Cluster, upstream: FakeUpstream, pull: Pull
 ) -> None:
     artifact_id = await pull("a")
     await pull("b")
@@ -371,15 +378,36 @@ async def test_verify_reads_every_byte_and_names_what_is_damaged(
     assert ran.code == 4
     assert "damaged" in ran.out
     hints = []
+    upstream.put("/a", b"?" * (len(BODY) + 1))
     for more in ((), ("--repair",)):
         told = await cluster.gcos("cache", "verify", "a", "-o", "json", *more)
         assert told.code == 4
         hints.append(json.loads(told.err.splitlines()[-1])["hint"])
     assert "gcos cache verify --repair" in hints[0]
-    assert "gcos cache rm" in hints[1]
+    assert "gcos cache pull" in hints[1]
     (entry,) = json.loads(told.out)
-    assert "no other site is known to hold a" in entry["repair_problem"]
+    assert "is not what a was pulled from any more" in entry["repair_problem"]
+    (cache,) = json.loads((await cluster.gcos("cache", "ls", "-o", "json")).out)["items"]
+    assert [each["is_damaged"] for each in cache["entries"]] == [True, False]
+    assert [mark["reference"] for mark in cache["marks"]] == [
+        f"{upstream.url}/{name}" for name in sorted("ab", key=cache_ids(cache).__getitem__)
+    ]
+    assert "damaged" in (await cluster.gcos("cache", "ls")).out
+    assert "pinned a" in (await cluster.gcos("cache", "pin", "a")).err
+    assert "damaged, pinned" in (await cluster.gcos("cache", "ls")).out
+    upstream.put("/a", BODY + b"a")
+    mended = await cluster.gcos("cache", "verify", "a", "--repair")
+    assert mended.code == 0
+    assert "mended 1 MB" in mended.err
+    assert "damaged" not in (await cluster.gcos("cache", "ls")).out
+    log = (await cluster.gcos("cache", "log")).out
+    assert "mended" in log
     assert (await cluster.gcos("cache", "verify", "none")).code == 2
+
+
+def cache_ids(cache: dict[str, Any]) -> dict[str, str]:
+    artifacts = [entry["artifact"] for entry in cache["entries"]]
+    return {each["name"]: each["artifact_id"] for each in artifacts}
 
 
 async def test_a_name_of_two_contents_must_be_told_apart(cluster: Cluster, pull: Pull) -> None:

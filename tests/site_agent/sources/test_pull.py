@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from gcos.artifacts import ArtifactKind
-from gcos.errors import InvalidRequestError, QueueFullError, UnavailableError, WrongStateError
+from gcos.errors import (
+    ArtifactNotFoundError,
+    DigestMismatchError,
+    InvalidRequestError,
+    QueueFullError,
+    UnavailableError,
+    WrongStateError,
+)
+from site_agent.cache_marks import OPERATOR
 from site_agent.sources import pull as pull_module
 from site_agent.sources import source as source_module
 from site_agent.sources.download import StagedFile, Stop, Tries, bring_all
@@ -223,3 +231,50 @@ async def test_a_pull_says_what_interrupted_it_until_bytes_come(
     assert len(notes) == 2
     assert all(note.startswith("interrupted, to be tried again: ") for note in notes)
     assert order.pull.note == ""
+
+
+def damage(site: Any, pulled: Any) -> None:
+    """Flip a byte of the only file of what was pulled, and have that found."""
+    known = pulled.artifact.artifact_id
+    (path,) = (path for path in site.store.path_of(known).rglob("*") if path.is_file())
+    path.chmod(0o600)
+    path.write_bytes(b"!" + path.read_bytes()[1:])
+    assert site.store.examine(known).bad
+    assert not site.store.cache.has(known)
+
+
+@pytest.mark.parametrize("is_web", [False, True])
+async def test_pulling_what_is_damaged_here_mends_it(
+    site: Any, upstream: FakeUpstream, is_web: bool
+) -> None:
+    (site.path / "shared" / "text").write_bytes(BODY)
+    web = upstream.put("/text", BODY)
+    reference = web if is_web else f"file://{site.path}/shared/text"
+    pulled = await site.pull(reference, "text", DATA)
+    damage(site, pulled)
+    if not is_web:  # known by the digest of its listing, it is mended where it lies
+        site.store.cache._caches[DATA].capacity_bytes = len(BODY)
+    site.store.cache.pin(pulled.artifact.artifact_id, OPERATOR)
+    again = await site.pull(reference, "text", DATA)
+    assert again.artifact.artifact_id == pulled.artifact.artifact_id
+    assert site.store.cache.has(pulled.artifact.artifact_id)
+    assert list(site.files(again).values()) == [BODY]
+
+
+async def test_a_damaged_copy_is_mended_from_where_it_was_pulled(site: Any) -> None:
+    path = site.path / "shared" / "text"
+    path.write_bytes(BODY)
+    puller = site.puller()
+    pulled = await puller.pull(puller.prepared(f"file://{path}", "text", DATA))
+    damage(site, pulled)
+    path.write_bytes(b"?" + BODY[1:])
+    with pytest.raises(DigestMismatchError, match="any more"):
+        await puller.mend(pulled.artifact)
+    assert not site.store.cache.has(pulled.artifact.artifact_id)
+    path.write_bytes(BODY)
+    await puller.mend(pulled.artifact)
+    assert list(site.files(pulled).values()) == [BODY]
+    site.marks._marks.clear()
+    with pytest.raises(ArtifactNotFoundError, match="not pulled"):
+        await puller.mend(pulled.artifact)
+    site.check_clean()
