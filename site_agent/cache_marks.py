@@ -13,6 +13,9 @@ from gcos.client_records import CacheMark
 from gcos.ids import ArtifactId, RunId
 from site_agent.durable_files import disk_errors, sync_directory, write_durably
 
+MARKS_NAME = "cache-marks.json"
+"""The file, in the agent's data directory."""
+
 OPERATOR = RunId("operator")
 """Pins in the name of the operator; no run has this id, since those begin with a task's."""
 

@@ -41,7 +41,6 @@ PULL_BEAT_S = 0.25
 IDLE_S = 20.0
 """A caller is gone that takes no word for so long, protocol seconds."""
 
-MARKS_NAME = "cache-marks.json"
 PULLS_NAME = "pulls"
 
 _KINDS = {
@@ -54,14 +53,18 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
     """One site as its operator sees it."""
 
     def __init__(
-        self, runner: Runner, plane: ArtifactPlane, copy_log: CopyLog, uploads: Path
+        self,
+        runner: Runner,
+        plane: ArtifactPlane,
+        copy_log: CopyLog,
+        marks: CacheMarks,
+        uploads: Path,
     ) -> None:
         self._runner = runner
         self._copy_log = copy_log
         self._plane = plane
         self._uploads = uploads
         config = runner.config
-        marks = CacheMarks(config.data_dir / MARKS_NAME)
         self._upkeep = CacheUpkeep(plane.store, marks, runner.clock, runner.log, copy_log)
         self._marks = marks
         self._puller = Puller(

@@ -30,7 +30,7 @@ from site_agent import journal
 from site_agent.actors import Actors
 from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
-from site_agent.cache_marks import CacheMarks
+from site_agent.cache_marks import MARKS_NAME, CacheMarks
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies
 from site_agent.copy_log import CopyLog
@@ -45,7 +45,7 @@ from site_agent.foreign_stores import counts
 from site_agent.lease import LeaseTerms
 from site_agent.metrics import AgentMetrics
 from site_agent.migration import Migration
-from site_agent.operator_servicer import MARKS_NAME, OperatorServicer
+from site_agent.operator_servicer import OperatorServicer
 from site_agent.origin import Origin, OriginSettings
 from site_agent.outlook import SiteOutlook
 from site_agent.participant import Participant
@@ -150,7 +150,7 @@ class _Agent:
         ):
             with contextlib.ExitStack() as stack:
                 runner = await self._runner(plane, group, self._recorder(stack))
-                await self._work(runner, plane, copy_log, group, stopping)
+                await self._work(runner, plane, copy_log, marks, group, stopping)
         await copy_log.save()
 
     def _recorder(self, stack: contextlib.ExitStack) -> Record | None:
@@ -165,6 +165,7 @@ class _Agent:
         runner: Runner,
         plane: ArtifactPlane,
         copy_log: CopyLog,
+        marks: CacheMarks,
         group: asyncio.TaskGroup,
         stopping: asyncio.Event,
     ) -> None:
@@ -172,7 +173,7 @@ class _Agent:
         loops = self._loops(runner, group)
         loops.append(group.create_task(copy_log.save_forever(), name="copy log"))
         try:
-            await self._serve(runner, plane, copy_log, stopping)
+            await self._serve(runner, plane, copy_log, marks, stopping)
         finally:
             for loop in loops:
                 loop.cancel()
@@ -340,10 +341,16 @@ class _Agent:
         return loops
 
     async def _serve(
-        self, runner: Runner, plane: ArtifactPlane, copy_log: CopyLog, stopping: asyncio.Event
+        self,
+        runner: Runner,
+        plane: ArtifactPlane,
+        copy_log: CopyLog,
+        marks: CacheMarks,
+        stopping: asyncio.Event,
     ) -> None:
         site = SiteServicer(runner)
-        operator = OperatorServicer(runner, plane, copy_log, self._config.data_dir / UPLOADS_NAME)
+        uploads = self._config.data_dir / UPLOADS_NAME
+        operator = OperatorServicer(runner, plane, copy_log, marks, uploads)
         servicer = ArtifactServicer(plane.store)
         register = (
             lambda server: tasks_pb2_grpc.add_TaskServiceServicer_to_server(

@@ -22,6 +22,7 @@ from gcos.rpc.channels import Channels
 from gcos.store import MemoryStore
 from gcos.system import SystemClock
 from site_agent.artifact_store import ArtifactStore
+from site_agent.cache_marks import MARKS_NAME, CacheMarks
 from site_agent.config import AgentConfig, SourcesConfig
 from site_agent.copy_log import CopyLog
 from site_agent.operator_servicer import OperatorServicer
@@ -115,7 +116,8 @@ class Cluster:
                 cache=plane.cache, site=SimpleNamespace(site_id=SiteId("de"))
             ),
         )
-        return OperatorServicer(runner, plane, self.copy_log, self.path / "uploads")
+        marks = CacheMarks(config.data_dir / MARKS_NAME)
+        return OperatorServicer(runner, plane, self.copy_log, marks, self.path / "uploads")
 
 
 async def run_main(words: Sequence[str], environ: dict[str, str]) -> int:
