@@ -5,7 +5,8 @@ its template is remembered. New ones are read by `gcos.rpc.wire`, which knows th
 error.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol, cast
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -119,37 +120,37 @@ class QuestionReader:
         return template
 
 
-def under(place: str, error: InvalidRequestError) -> InvalidRequestError:
-    """Return `error` with `place` before its field and message."""
-    return InvalidRequestError(
-        f"{place}: {error.message}", field=f"{place}.{error.field}", hint=error.hint
-    )
+@contextlib.contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Put `place` before the field and the message of an error raised inside.
+
+    Raises:
+        InvalidRequestError: Something inside is refused, or its bytes are no message.
+    """
+    try:
+        yield
+    except DecodeError as exc:
+        raise _no_message(place) from exc
+    except InvalidRequestError as exc:
+        raise InvalidRequestError(
+            f"{place}: {exc.message}", field=f"{place}.{exc.field}", hint=exc.hint
+        ) from exc
 
 
 def _read(document: bytes, index: int) -> WorkFeatures:
     """Return a task that is within its limits."""
-    place = f"works[{index}]"
-    try:
+    with placed(f"works[{index}]"):
         features = from_proto(predictor_pb2.WorkFeatures.FromString(document), WorkFeatures)
         check_features(features)
-    except DecodeError as exc:
-        raise _no_message(place) from exc
-    except InvalidRequestError as exc:
-        raise under(place, exc) from exc
-    return features
+        return features
 
 
 def _read_pool(document: bytes, index: int) -> PoolSpeed:
     """Return a pool type that is within its limits."""
-    place = f"pools[{index}]"
-    try:
+    with placed(f"pools[{index}]"):
         pool = from_proto(predictor_pb2.PoolSpeed.FromString(document), PoolSpeed)
         check_pool(pool)
-    except DecodeError as exc:
-        raise _no_message(place) from exc
-    except InvalidRequestError as exc:
-        raise under(place, exc) from exc
-    return pool
+        return pool
 
 
 def _no_message(place: str) -> InvalidRequestError:

@@ -1,9 +1,8 @@
 """The predictor on the wire: observations are durable before they are answered."""
 
 import asyncio
-import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +22,7 @@ from gcos.store import Delete, Put, Store
 from gcos.v1 import predictor_pb2, predictor_pb2_grpc
 from predictor.features import check_observation
 from predictor.fit import Fit
-from predictor.question_wire import QuestionReader, asked_in, under
+from predictor.question_wire import QuestionReader, asked_in, placed
 from predictor.task_predictor import Structure, TaskPredictor
 
 _SERVICE: Final = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"]
@@ -159,7 +158,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         _check_count(len(request.observations), OBSERVATION_COUNT_MAX, "observations")
         asked = from_proto(request, _ObserveRequest)
         for index, observation in enumerate(asked.observations):
-            with _placed(f"observations[{index}]"):
+            with placed(f"observations[{index}]"):
                 check_observation(observation)
         # One at a time: of two that tell the same run, the second must see what the first did.
         async with self._observing:
@@ -259,15 +258,6 @@ def _check_count(count: int, limit: int, field: str) -> None:
         raise InvalidRequestError(
             f"{count} {field} are more than {limit}", field=field, hint="ask in several calls"
         )
-
-
-@contextlib.contextmanager
-def _placed(place: str) -> Iterator[None]:
-    """Put `place` before the field and the message of an error raised inside."""
-    try:
-        yield
-    except InvalidRequestError as exc:
-        raise under(place, exc) from exc
 
 
 class _Remembered:
