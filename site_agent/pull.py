@@ -7,7 +7,7 @@ A worker claims a range, asks for it, verifies chunk by chunk and hands them to 
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -83,6 +83,8 @@ class Pull:
         self._wrong_counts: Counter[int] = Counter()
         #: A chunk whose list has been wrong `WRONG_COUNT_MAX` times, and right for nothing.
         self._suspect: ChunkId | None = None
+        #: Batches that have left the board, and whose writing has not begun.
+        self._leaving: deque[list[Arrived]] = deque()
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -109,6 +111,8 @@ class Pull:
 
     async def _keep(self) -> None:
         """Write what came in order before sources failed: another go need not ask for it."""
+        while self._leaving:  # a task that is cancelled before it begins has done nothing
+            await self._assembly.write(self._leaving.popleft())
         while True:
             await self._assembly.settle()
             gone = [] if self._assembly.is_complete else self._board.leave(BATCH_BYTES)
@@ -129,15 +133,16 @@ class Pull:
                 continue
             # The window has room again at once: beside it, two batches at most are in memory.
             self._bell.ring()
-            last = self._group.create_task(self._put(gone))
+            self._leaving.append(gone)
+            last = self._group.create_task(self._put())
             if gone[-1].chunk.ends(self._files[gone[-1].chunk.file_index]):
                 await last
             elif before is not None:
                 await before
             before = last
 
-    async def _put(self, chunks: list[Arrived]) -> None:
-        await self._assembly.write(chunks)
+    async def _put(self) -> None:
+        await self._assembly.write(self._leaving.popleft())
         self._on_progress()
 
     async def _staff(self) -> None:
