@@ -69,6 +69,12 @@ class ChunkDigests:
         """Tell whether the digest of `chunk` is a holder's word, not part of the artifact's id."""
         return not self._is_whole_file(chunk)
 
+    def forget_unknown(self) -> None:
+        """Have what nobody told asked for again: there are other givers now."""
+        for key, segment in list(self._segments.items()):
+            if segment.done() and not segment.cancelled() and segment.result() is None:
+                del self._segments[key]
+
     def cancel(self) -> None:
         """Give up what was asked for and did not come yet."""
         for segment in self._segments.values():

@@ -18,7 +18,7 @@ from typing import Final
 from gcos.artifacts import Manifest
 from gcos.clock import Clock
 from gcos.contract_net import ArtifactNeed, Holder
-from gcos.errors import InvalidRequestError, PeerUnreachableError
+from gcos.errors import InvalidRequestError
 from gcos.ids import SiteId
 from gcos.logs import Log
 from gcos.rpc.channels import Channels
@@ -73,7 +73,7 @@ class Download:
         self._on_progress = on_progress
         self._pool = SourcePool(need, log)
         self._bell = Bell()
-        #: Since when nothing has come, and how much was here then; None: bytes come.
+        #: Since when nothing has come, and how much had come then; None: bytes come.
         self._silent_since_s: float | None = None
         self._silent_bytes = 0
         self._pause_s = _PAUSE_S_MIN
@@ -163,13 +163,11 @@ class Download:
             passage=self._passage,
             clock=self._clock,
             bell=self._bell,
+            has_patience=self._has_patience,
             on_progress=lambda: self._on_progress(assembly.kept_bytes),
         )
         try:
             await pull.run()
-        except PeerUnreachableError:
-            if not await self._has_patience(assembly.kept_bytes):
-                raise
         except ListWrongError as exc:
             givers = digests.told_by(exc.chunk.file_index)
             others = {source.site_id for source in pool.live} - givers - pool.distrusted
@@ -192,16 +190,19 @@ class Download:
         finally:
             pool.rest()
 
-    async def _has_patience(self, kept_bytes: int) -> bool:
+    async def _has_patience(self) -> bool:
         """Wait for holders that fell silent, each time longer; return False in the end."""
+        pool = self._pool
         now_s = self._clock.protocol_s()
-        if self._silent_since_s is None or kept_bytes > self._silent_bytes:
-            self._silent_since_s, self._silent_bytes = now_s, kept_bytes
+        if self._silent_since_s is None or pool.received_bytes > self._silent_bytes:
+            self._silent_since_s, self._silent_bytes = now_s, pool.received_bytes
             self._pause_s = _PAUSE_S_MIN
-        if now_s + self._pause_s > self._silent_since_s + PATIENCE_S:
+        until_s = now_s + self._pause_s
+        if not pool.can_recall or until_s > self._silent_since_s + PATIENCE_S:
             return False
-        if not self._pool.recall():
-            return False
-        await self._bell.wait(self._pause_s)
+        # The bell rings for other reasons, too; one that matters is a source that was just offered.
+        while not pool.live and (rest_s := until_s - self._clock.protocol_s()) > 0:
+            await self._bell.wait(rest_s)
+        pool.recall()
         self._pause_s = min(2 * self._pause_s, _PAUSE_S_MAX)
         return True

@@ -7,13 +7,12 @@ A worker claims a range, asks for it, verifies chunk by chunk and hands them to 
 """
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gcos.artifacts import CHUNK_BYTES, FileEntry
 from gcos.clock import Clock
-from gcos.errors import PeerUnreachableError
 from gcos.ids import SiteId
 from site_agent.assembly import Assembly
 from site_agent.chunk_board import Arrived, ChunkBoard, ChunkId, Claim
@@ -55,8 +54,13 @@ class Pull:
         passage: Passage,
         clock: Clock,
         bell: Bell,
+        has_patience: Callable[[], Awaitable[bool]],
         on_progress: Callable[[], None],
     ) -> None:
+        """Bring `files` to `assembly` from the sources of `pool`.
+
+        `has_patience` is awaited when no source is left: it tells whether one can be asked again.
+        """
         self._files = files
         self._assembly = assembly
         self._pool = pool
@@ -65,6 +69,7 @@ class Pull:
         self._clock = clock
         #: Rings when board or pool change.
         self._bell = bell
+        self._has_patience = has_patience
         self._on_progress = on_progress
         assembly.look()
         self._board = ChunkBoard(
@@ -83,8 +88,6 @@ class Pull:
         self._wrong_counts: Counter[int] = Counter()
         #: A chunk whose list has been wrong `WRONG_COUNT_MAX` times, and right for nothing.
         self._suspect: ChunkId | None = None
-        #: Batches that have left the board, and whose writing has not begun.
-        self._leaving: deque[list[Arrived]] = deque()
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -104,21 +107,7 @@ class Pull:
                 sources.cancel()
                 self._digests.cancel()
         except BaseExceptionGroup as exc:
-            failure = _first(exc)
-            if isinstance(failure, PeerUnreachableError):
-                await self._keep()
-            raise failure from None
-
-    async def _keep(self) -> None:
-        """Write what came in order before sources failed: another go need not ask for it."""
-        while self._leaving:  # a task that is cancelled before it begins has done nothing
-            await self._assembly.write(self._leaving.popleft())
-        while True:
-            await self._assembly.settle()
-            gone = [] if self._assembly.is_complete else self._board.leave(BATCH_BYTES)
-            if not gone:
-                return
-            await self._assembly.write(gone)
+            raise _first(exc) from None
 
     async def _write(self) -> None:
         """Write chunks as they come in order; the next batch is at the thread when one is done."""
@@ -133,16 +122,15 @@ class Pull:
                 continue
             # The window has room again at once: beside it, two batches at most are in memory.
             self._bell.ring()
-            self._leaving.append(gone)
-            last = self._group.create_task(self._put())
+            last = self._group.create_task(self._put(gone))
             if gone[-1].chunk.ends(self._files[gone[-1].chunk.file_index]):
                 await last
             elif before is not None:
                 await before
             before = last
 
-    async def _put(self) -> None:
-        await self._assembly.write(self._leaving.popleft())
+    async def _put(self, gone: list[Arrived]) -> None:
+        await self._assembly.write(gone)
         self._on_progress()
 
     async def _staff(self) -> None:
@@ -151,7 +139,10 @@ class Pull:
         async with asyncio.TaskGroup() as group:
             while True:
                 if not pool.live and not self._hold_counts and not self._board.is_all_here:
-                    raise pool.undelivered()
+                    # Meanwhile what has come stays on the board, also where it waits for its turn.
+                    if not await self._has_patience():
+                        raise pool.undelivered()
+                    self._digests.forget_unknown()
                 if not pool.live:
                     # What has come is still being looked at; it may be all.
                     await self._bell.wait()

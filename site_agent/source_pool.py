@@ -72,6 +72,11 @@ class SourcePool:
         return tuple(self._parts.values())
 
     @property
+    def received_bytes(self) -> int:
+        """What came from all of them, discarded bytes included."""
+        return sum(part.bytes_moved for part in self._parts.values())
+
+    @property
     def live(self) -> tuple[PeerSource, ...]:
         """Who delivers or may yet."""
         return (*self.active.values(), *self._standby)
@@ -129,14 +134,15 @@ class SourcePool:
         elif error.is_silence and self._received_bytes(source.site_id):
             self._silent.append(source)
 
-    def recall(self) -> bool:
-        """Let those stand by again that fell silent; return False where nobody did.
+    @property
+    def can_recall(self) -> bool:
+        """Somebody fell silent who may be asked again."""
+        return bool(self._silent) and len(self._failures) < ATTEMPT_COUNT_MAX
 
-        What they had delivered is not asked for again.
-        """
+    def recall(self) -> None:
+        """Let those stand by again that fell silent."""
         self._standby.extend(self._silent)
         self._silent.clear()
-        return bool(self._standby) and len(self._failures) < ATTEMPT_COUNT_MAX
 
     def fail_all(self, site_ids: Iterable[SiteId], why: str) -> None:
         """Give up those of some sites that are live: their bytes or their digests are wrong."""
