@@ -10,7 +10,7 @@ demo: $(VENV)/.demo-installed
 	@$(VENV)/bin/python -m testbed.demo --json demo.json
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff check .
