@@ -28,7 +28,6 @@ from policies.interface import Bidder
 from policies.maccs.task_actor import PART as TASK_PART
 from site_agent import journal
 from site_agent.actors import Actors
-from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
 from site_agent.cache_marks import MARKS_NAME, CacheMarks
 from site_agent.config import AgentConfig
@@ -41,7 +40,6 @@ from site_agent.decisions import Record, RecordingBidder
 from site_agent.demand_log import DemandLog
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
-from site_agent.foreign_stores import counts
 from site_agent.lease import LeaseTerms
 from site_agent.metrics import AgentMetrics
 from site_agent.migration import Migration
@@ -134,7 +132,8 @@ class _Agent:
             ),
             pinned=marks.pinned(),
         )
-        await asyncio.to_thread(self._adopt, artifacts)
+        if config.sources.adopt:
+            await asyncio.to_thread(self._adopt, artifacts)
         copy_log = CopyLog(self._store, self._clock, self._log)
         await copy_log.restore()
         async with (
@@ -182,6 +181,9 @@ class _Agent:
 
     def _adopt(self, artifacts: ArtifactStore) -> None:
         """Serve what lies in other programs' stores too; before anybody else uses the books."""
+        from site_agent.adoption import adopt, store_named  # noqa: PLC0415  few agents adopt
+        from site_agent.foreign_stores import counts  # noqa: PLC0415
+
         for name in self._config.sources.adopt:
             path = store_named(name, os.environ, Path.home())
             try:
