@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gcos import logs
 from gcos.clock import Clock
@@ -35,8 +36,6 @@ from site_agent.copies import Copies
 from site_agent.copy_log import CopyLog
 from site_agent.copy_planning import Tariff
 from site_agent.custody import CustodyShell
-from site_agent.decision_log import DECISIONS_NAME, DecisionLog
-from site_agent.decisions import Record, RecordingBidder
 from site_agent.demand_log import DemandLog
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
@@ -60,6 +59,9 @@ from site_agent.task_bids import TaskBids
 from site_agent.task_servicer import TaskServicer
 from site_agent.transfer import ArtifactPlane
 from site_agent.yardstick import charge_at_origin
+
+if TYPE_CHECKING:
+    from site_agent.decision_log import DecisionLog
 
 UPLOADS_NAME = "uploads"
 PLANS_NAME = "plans"
@@ -148,16 +150,17 @@ class _Agent:
             asyncio.TaskGroup() as group,
         ):
             with contextlib.ExitStack() as stack:
-                runner = await self._runner(plane, group, self._recorder(stack))
+                runner = await self._runner(plane, group, self._recording(stack))
                 await self._work(runner, plane, copy_log, marks, group, stopping)
         await copy_log.save()
 
-    def _recorder(self, stack: contextlib.ExitStack) -> Record | None:
+    def _recording(self, stack: contextlib.ExitStack) -> "DecisionLog | None":
         """Return where decisions go, if anybody wants them."""
         if not self._config.record_decisions:
             return None
-        path = self._config.data_dir / DECISIONS_NAME
-        return stack.enter_context(DecisionLog(path, self._log)).write
+        from site_agent.decision_log import DECISIONS_NAME, DecisionLog  # noqa: PLC0415
+
+        return stack.enter_context(DecisionLog(self._config.data_dir / DECISIONS_NAME, self._log))
 
     async def _work(
         self,
@@ -197,7 +200,7 @@ class _Agent:
             )
 
     async def _runner(
-        self, plane: ArtifactPlane, group: asyncio.TaskGroup, record: Record | None
+        self, plane: ArtifactPlane, group: asyncio.TaskGroup, recording: "DecisionLog | None"
     ) -> Runner:
         config = self._config
         now_s = self._clock.world_s()
@@ -214,7 +217,7 @@ class _Agent:
         participant = Participant(
             site=self._site,
             cache=plane.cache,
-            bidder=bidder if record is None else RecordingBidder(policy.name, bidder, record),
+            bidder=bidder if recording is None else recording.bidder(policy.name, bidder),
             links=_link,
             signals=signals,
             byte_ratio=config.world.byte_ratio,
@@ -302,7 +305,7 @@ class _Agent:
             links=_link,
             group=group,
             log=self._log,
-            record=record,
+            record_award=None if recording is None else recording.award,
         )
 
     async def _recover(self, runner: Runner) -> None:
