@@ -25,7 +25,6 @@ from gcos.transfer_files import Arriving
 from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc
 from gcos.v1.operator_pb2 import ListCacheResponse
 from site_agent.cache_marks import CacheMarks
-from site_agent.cache_upkeep import CacheUpkeep
 from site_agent.config import SourcesConfig
 from site_agent.copy_log import CopyLog
 from site_agent.runner import Runner
@@ -34,6 +33,7 @@ from site_agent.transfer import ArtifactPlane
 from site_agent.verification import Examination
 
 if TYPE_CHECKING:
+    from site_agent.cache_upkeep import CacheUpkeep
     from site_agent.sources.pull import Pull, Puller
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -69,7 +69,6 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         self._plane = plane
         self._uploads = uploads
         config = runner.config
-        self._upkeep = CacheUpkeep(plane.store, marks, runner.clock, runner.log, copy_log)
         self._marks = marks
         self._pulls_root = config.data_dir / PULLS_NAME
         plane.mend_from_upstream = self._mend_from_upstream
@@ -77,6 +76,14 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             _ = self._puller
         shutil.rmtree(uploads, ignore_errors=True)  # of an earlier process, never complete
         uploads.mkdir(mode=0o700, parents=True)
+
+    @functools.cached_property
+    def _upkeep(self) -> "CacheUpkeep":
+        """What verifies, pins and removes, imported with the first of it."""
+        from site_agent.cache_upkeep import CacheUpkeep  # noqa: PLC0415
+
+        runner = self._runner
+        return CacheUpkeep(self._plane.store, self._marks, runner.clock, runner.log, self._copy_log)
 
     @functools.cached_property
     def _puller(self) -> "Puller":

@@ -40,7 +40,6 @@ from site_agent.demand_log import DemandLog
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
 from site_agent.lease import LeaseTerms
-from site_agent.metrics import AgentMetrics
 from site_agent.migration import Migration
 from site_agent.operator_servicer import OperatorServicer
 from site_agent.origin import Origin, OriginSettings
@@ -61,6 +60,10 @@ from site_agent.transfer import ArtifactPlane
 from site_agent.yardstick import charge_at_origin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client.core import Metric
+
     from site_agent.decision_log import DecisionLog
 
 UPLOADS_NAME = "uploads"
@@ -374,7 +377,7 @@ class _Agent:
             token=self._token,
             log=self._log,
             metrics_address=self._config.metrics_address,
-            families=AgentMetrics(runner, plane, servicer).families,
+            families=self._families(runner, plane, servicer),
         ) as running:
             self._log.info("agent_serving", address=running.address, zone=self._site.zone)
             try:
@@ -383,6 +386,16 @@ class _Agent:
                 site.hang_up()
                 operator.keep_unfinished()
             self._log.info("agent_stopped")
+
+    def _families(
+        self, runner: Runner, plane: ArtifactPlane, servicer: ArtifactServicer
+    ) -> "Callable[[], Iterable[Metric]]":
+        """Return what reads the metrics of the agent, if anybody wants them."""
+        if not self._config.metrics_address:
+            return tuple
+        from site_agent.metrics import AgentMetrics  # noqa: PLC0415
+
+        return AgentMetrics(runner, plane, servicer).families
 
     async def _until_stopped(
         self, runner: Runner, running: Running, stopping: asyncio.Event
