@@ -120,6 +120,25 @@ class CacheUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheMark:
+    """What the operator and the sources say of an artifact.
+
+    Attributes:
+        artifact_id: Which.
+        is_pinned: The operator keeps it.
+        reference: Where it was pulled from; empty where it was not.
+        revision: State of that upstream, such as a commit; empty where it has none.
+        why: How it came here, for a person; empty where that is known no more.
+    """
+
+    artifact_id: ArtifactId
+    is_pinned: bool = False
+    reference: str = ""
+    revision: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """What a task names: a name, or a name with the content it must have."""
 

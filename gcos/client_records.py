@@ -6,11 +6,11 @@ Field for field as the messages of `tasks.proto` and `operator.proto`; `gcos.rpc
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from gcos.artifacts import Artifact, CacheEntry, CacheUsage
+from gcos.artifacts import Artifact, CacheEntry, CacheMark, CacheUsage
 from gcos.contract_net import Bid, Change, Refusal, Terms
 from gcos.copy_events import CopyEvent
 from gcos.durations import Prediction
-from gcos.ids import ArtifactId, RunId, SiteId
+from gcos.ids import RunId, SiteId
 from gcos.known_sites import KnownSite
 from gcos.ledger import LedgerEntry
 from gcos.signals import Provenance
@@ -112,25 +112,6 @@ class SiteListing:
 
     sites: tuple[KnownSite, ...]
     is_fresh: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CacheMark:
-    """What the operator and the sources say of an artifact.
-
-    Attributes:
-        artifact_id: Which.
-        is_pinned: The operator keeps it.
-        reference: Where it was pulled from; empty where it was not.
-        revision: State of that upstream, such as a commit; empty where it has none.
-        why: How it came here, for a person; empty where that is known no more.
-    """
-
-    artifact_id: ArtifactId
-    is_pinned: bool = False
-    reference: str = ""
-    revision: str = ""
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

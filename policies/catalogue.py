@@ -9,18 +9,17 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from gcos.errors import InvalidRequestError
 from policies.baselines import rules
-from policies.baselines.genetic import GeneticDispatcher
 from policies.baselines.joint import JointBidder, LookaheadBidder
-from policies.baselines.milp import MilpDispatcher
 from policies.baselines.rules import RuleBidder
 from policies.interface import Bidder, Dispatcher, Migrator
 from policies.migrators import NoMigrator, Popularity, Regret
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DEFAULT: Final = "maccs"
 """What live agents run unless told otherwise."""
@@ -57,7 +56,7 @@ class Policy:
     bidder: Callable[[], Bidder]
     gives_back_late: bool = False
     migrator: Callable[[], Migrator] = NoMigrator
-    dispatcher: Callable[[np.random.Generator], Dispatcher] | None = None
+    dispatcher: "Callable[[np.random.Generator], Dispatcher] | None" = None
     foresight: Foresight | None = None
     learned: tuple[str, ...] = ()
 
@@ -77,6 +76,19 @@ _in_time = rules.in_time_first
 
 def _rule(name: str, summary: str, score: rules.Score, *, waits: bool = False) -> Policy:
     return Policy(name, summary, lambda: RuleBidder(name, score, waits=waits))
+
+
+# Agents know no batches, so they need not wait for what assigns them.
+def _genetic(draws: "np.random.Generator") -> Dispatcher:
+    from policies.baselines.genetic import GeneticDispatcher  # noqa: PLC0415
+
+    return GeneticDispatcher(draws)
+
+
+def _milp(_draws: "np.random.Generator") -> Dispatcher:
+    from policies.baselines.milp import MilpDispatcher  # noqa: PLC0415
+
+    return MilpDispatcher()
 
 
 POLICIES: Final = {
@@ -132,13 +144,13 @@ POLICIES: Final = {
             "genetic",
             "joint's offers, assigned in batches of 15 min by a genetic algorithm",
             JointBidder,
-            dispatcher=GeneticDispatcher,
+            dispatcher=_genetic,
         ),
         Policy(
             "milp",
             "joint's offers, assigned in batches of 15 min by a mixed-integer programme",
             JointBidder,
-            dispatcher=lambda _draws: MilpDispatcher(),
+            dispatcher=_milp,
         ),
         Policy(
             "plan",

@@ -15,10 +15,10 @@ from gcos.actor_status import ActorStatus
 from gcos.logs import Log
 from policies.features import UNITS
 from policies.maccs.actor import Actor, Rows, actor_path, load_actor
-from policies.maccs.actor_card import Fallback, FallbackReason
 from policies.maccs.artifact_features import FEATURES as ARTIFACT_FEATURES
 from policies.maccs.artifact_features import PART as ARTIFACT
 from policies.maccs.copy_plan import UNLEARNED, Learned
+from policies.maccs.fallback import Fallback, FallbackReason
 from policies.maccs.task_actor import PART as TASK
 
 #: Inputs of each part's actor as they are computed here: unit by name.

@@ -26,7 +26,6 @@ from pathlib import Path
 from gcos import codec
 from gcos.artifacts import CHUNK_BYTES, FileEntry, Manifest
 from gcos.errors import GcosError
-from gcos.ids import ArtifactId
 from site_agent.durable_files import disk_errors, write_durably
 from site_agent.foreign_stores import (
     Candidate,
@@ -35,12 +34,12 @@ from site_agent.foreign_stores import (
     SkipReason,
 )
 from site_agent.source_directory import no_checkpoint
+from site_agent.store_areas import StoreAreas
 from site_agent.stored_artifact import (
     FILES,
     HubOrigin,
     StoredArtifact,
     checked_record,
-    hex_of,
     write_record,
 )
 
@@ -131,21 +130,12 @@ class AdoptedFiles:
     """The names that adopted files have here. Blocking; one thread at a time.
 
     Args:
-        root: Of the store; the same file system as far as possible.
+        areas: Of the store; the same file system as far as possible.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._directory = root / "adopted"
-        self._memory = DigestMemory(root / "adopted-digests.json")
-
-    def open(self) -> None:
-        """Remove the names that an earlier process made, and nothing else."""
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir(mode=0o700)
-
-    def path_of(self, artifact_id: ArtifactId) -> Path:
-        """Return the directory with the names of an adopted artifact's files."""
-        return self._directory / hex_of(artifact_id) / FILES
+    def __init__(self, areas: StoreAreas) -> None:
+        self._areas = areas
+        self._memory = DigestMemory(areas.root / "adopted-digests.json")
 
     def record_of(
         self,
@@ -190,7 +180,7 @@ class AdoptedFiles:
         Raises:
             CacheFullError: The disk is full.
         """
-        directory = self._directory / hex_of(record.manifest.artifact_id)
+        directory = self._areas.adopted(record.manifest.artifact_id)
         try:
             with disk_errors(directory):
                 for file in candidate.files:
@@ -205,11 +195,6 @@ class AdoptedFiles:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return None
-
-
-def resolved(path: Path) -> Path:
-    """Return the plain file that has the bytes of a file of `AdoptedFiles.path_of`."""
-    return Path(path.readlink()) if path.is_symlink() else path
 
 
 def _share(file: ForeignFile, path: Path) -> None:

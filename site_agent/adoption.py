@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcos.artifacts import Artifact
+from site_agent.adopted_files import AdoptedFiles
 from site_agent.artifact_store import ArtifactStore
 from site_agent.foreign_stores import Skipped, SkipReason, survey
 from site_agent.source_directory import no_checkpoint
@@ -49,7 +50,7 @@ def adopt(
     """Serve what lies in a Hugging Face cache or an Ollama store, without copying it.
 
     Nothing there is changed, evicted or counted. Blocking, for use where no loop runs; where one
-    does, survey, `adopted_files.record_of` and `link` go to a thread, and `settle` to the loop.
+    does, survey, `AdoptedFiles.record_of` and `link` go to a thread, and `settle` to the loop.
 
     Args:
         store: Of this site.
@@ -62,10 +63,10 @@ def adopt(
         CacheFullError: The disk is full.
     """
     found = survey(path)
+    files = AdoptedFiles(store.areas)
     artifacts: list[Artifact] = []
     skipped = list(found.skipped)
     for candidate in found.candidates:
-        files = store.adopted_files
         record = files.record_of(candidate, now_s=now_s, checkpoint=checkpoint)
         if isinstance(record, Skipped):
             skipped.append(record)

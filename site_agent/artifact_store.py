@@ -52,7 +52,6 @@ from gcos.errors import (
 from gcos.ids import ArtifactId, SiteId
 from policies.evictors import DEFAULT as DEFAULT_EVICTION
 from policies.evictors import evictor_named
-from site_agent.adopted_files import AdoptedFiles, resolved
 from site_agent.digest_notes import NOTES, DigestNotes, read_notes, write_notes
 from site_agent.dual_cache import DualCache, Victim
 from site_agent.durable_files import disk_errors, sync_directory, write_durably
@@ -110,7 +109,7 @@ class ArtifactStore:
         site_id: This site; copies whose custodian it is are protected.
         cache: The books.
         rejected: What was found at the start and is not served.
-        adopted_files: Names of other programs' files, for `site_agent.adoption`.
+        areas: The directories.
     """
 
     def __init__(
@@ -119,13 +118,12 @@ class ArtifactStore:
         self.site_id = site_id
         self.cache = cache
         self.rejected: tuple[Rejected, ...] = ()
-        self.adopted_files = AdoptedFiles(root)
+        self.areas = StoreAreas(root)
         self._root = root
         self._allowed_roots = tuple(allowed_roots)
-        self._areas = StoreAreas(root)
         #: Of complete artifacts in the caches, the same keys as the books.
         self._records: dict[ArtifactId, StoredArtifact] = {}
-        self._hub = HubShelf(self._areas, self._shown)
+        self._hub = HubShelf(self.areas, self._shown)
         #: Of artifacts that lie here for good, the residents of the books.
         self._adopted: dict[ArtifactId, StoredArtifact] = {}
         #: Kinds of what was reserved and is not complete.
@@ -170,8 +168,7 @@ class ArtifactStore:
         evictor = evictor_named(eviction)
         cache = DualCache(model_capacity_bytes, data_capacity_bytes, evictor)
         store = cls(root, site_id=site_id, cache=cache, allowed_roots=allowed_roots)
-        store._areas.open()
-        store.adopted_files.open()
+        store.areas.open()
         store._rebuild(frozenset(pinned))
         store._hub.open(sorted(store._records.values(), key=lambda record: record.placed_s))
         return store
@@ -220,8 +217,8 @@ class ArtifactStore:
         """
         self.record_of(artifact_id)
         if artifact_id in self._adopted:
-            return self.adopted_files.path_of(artifact_id)
-        return self._areas.complete(artifact_id) / FILES
+            return self.areas.adopted(artifact_id) / FILES
+        return self.areas.complete(artifact_id) / FILES
 
     def file_of(self, artifact_id: ArtifactId, entry: FileEntry) -> Path:
         """Return the plain file with the bytes of `entry`; below `path_of`, it may be a link.
@@ -231,7 +228,8 @@ class ArtifactStore:
         """
         path = self.path_of(artifact_id) / entry.path
         # Only adopted files are links that we made; one among our own files is somebody's trick.
-        return resolved(path) if artifact_id in self._adopted else path
+        is_link = artifact_id in self._adopted and path.is_symlink()
+        return path.readlink() if is_link else path
 
     def entry_of(self, artifact_id: ArtifactId, path: str) -> FileEntry:
         """Return one file of a complete artifact.
@@ -249,7 +247,7 @@ class ArtifactStore:
     def stored_bytes(self, kind: ArtifactKind) -> int:
         """Return what complete artifacts of one kind take on disk, each inode once. Blocking."""
         records = [record for record in self._records.values() if record.manifest.kind is kind]
-        return self._areas.stored_bytes(records)
+        return self.areas.stored_bytes(records)
 
     # ---- verification -----------------------------------------------------------------------
 
@@ -315,7 +313,7 @@ class ArtifactStore:
         for entry in record.manifest.files:
             bad = [part for part in examination.bad if part.path == entry.path]
             if bad:
-                mend(files, entry, bad, notes, read, is_ours=self._areas.has_all_names)
+                mend(files, entry, bad, notes, read, is_ours=self.areas.has_all_names)
         self.verify(artifact_id)
         self._hub.show(artifact_id)
 
@@ -355,7 +353,7 @@ class ArtifactStore:
         gone_count = len(trash)
         try:
             for victim in evicted:
-                trash.append(self._areas.to_trash(victim))
+                trash.append(self.areas.to_trash(victim))
         except BaseException:
             self.cache.release(artifact.artifact_id)
             for record in records[len(trash) - gone_count :]:
@@ -373,14 +371,14 @@ class ArtifactStore:
         """
         with disk_errors(self._root):
             self._remove(reservation)
-            self._areas.partial(reservation.artifact.artifact_id).mkdir()
+            self.areas.partial(reservation.artifact.artifact_id).mkdir()
 
     def partial_file(self, artifact_id: ArtifactId, entry: FileEntry) -> PartialFile:
         """Return a file to write under a reservation. `entry` is of a checked manifest.
 
         Where another artifact of its cache has the same file, all of it is there already.
         """
-        path = self._areas.partial(artifact_id) / FILES / entry.path
+        path = self.areas.partial(artifact_id) / FILES / entry.path
         return PartialFile(path, entry, self._known_file(artifact_id, entry))
 
     def note_chunks(self, artifact_id: ArtifactId, digests: Sequence[bytes]) -> None:
@@ -390,7 +388,7 @@ class ArtifactStore:
             artifact_id: Under a reservation.
             digests: Of each chunk, file after file in the manifest's order.
         """
-        path = self._areas.partial(artifact_id) / NOTES
+        path = self.areas.partial(artifact_id) / NOTES
         # A full disk takes no notes; the copy is good without them.
         with contextlib.suppress(CacheFullError), disk_errors(path):
             write_notes(path, digests)
@@ -402,7 +400,7 @@ class ArtifactStore:
             CacheFullError: The disk is full.
         """
         checked_record(record)
-        self._areas.seal(record)
+        self.areas.seal(record)
         self._contents[record.manifest.artifact_id] = paths_by_content(record)
 
     def publish(self, record: StoredArtifact) -> None:
@@ -413,7 +411,7 @@ class ArtifactStore:
         """
         artifact_id = record.manifest.artifact_id
         assert self.cache.is_reserved(artifact_id), "published without a reservation"
-        self._areas.publish(artifact_id)
+        self.areas.publish(artifact_id)
         is_custodian = record.custodian == self.site_id
         self.cache.set_custodian(artifact_id, record.custodian, is_custodian=is_custodian)
         self.cache.insert(artifact_id)
@@ -427,13 +425,13 @@ class ArtifactStore:
         Raises:
             CacheFullError: The disk is full; what is not shown yet will be at the next call.
         """
-        self._areas.sync()
+        self.areas.sync()
         self._hub.show_waiting()
 
     def drop_partial(self, reservation: Reservation) -> None:
         """Remove what came so far; `release` the reservation after it. Blocking."""
         self._remove(reservation)
-        self._areas.drop_partial(reservation.artifact.artifact_id)
+        self.areas.drop_partial(reservation.artifact.artifact_id)
 
     def release(self, reservation: Reservation) -> None:
         """Give the room back."""
@@ -468,7 +466,7 @@ class ArtifactStore:
         self.cache.drop(artifact_id)
         record = self._forget(artifact_id)
         try:
-            return self._areas.to_trash(artifact_id)
+            return self.areas.to_trash(artifact_id)
         except BaseException:
             self._readmit(record)
             raise
@@ -658,7 +656,7 @@ class ArtifactStore:
         Raises:
             CacheFullError: The disk is full.
         """
-        directory = self._areas.complete(record.manifest.artifact_id)
+        directory = self.areas.complete(record.manifest.artifact_id)
         with disk_errors(self._root):
             write_record(directory, record)
             sync_directory(directory)
@@ -688,7 +686,7 @@ class ArtifactStore:
         assert held == self._records.keys() | self._adopted.keys(), "books and records differ"
         assert not self._records.keys() & self._adopted.keys(), "an artifact is in two places"
         complete = {hex_of(artifact_id) for artifact_id in self._records}
-        assert self._areas.names() == complete, "disk differs"
+        assert self.areas.names() == complete, "disk differs"
 
     # ---- inside -----------------------------------------------------------------------------
 
@@ -700,7 +698,7 @@ class ArtifactStore:
             record = self._records.get(known_id)
             is_shared = record is not None and record.manifest.kind is kind
             if is_shared and not self.cache.is_damaged(known_id) and entry.sha256 in paths:
-                return self._areas.complete(known_id) / FILES / paths[entry.sha256]
+                return self.areas.complete(known_id) / FILES / paths[entry.sha256]
         return None
 
     def _make_way(self, artifact: Artifact) -> list[Path]:
@@ -710,7 +708,7 @@ class ArtifactStore:
             if self.cache.evictions_for(artifact.kind, artifact.size_bytes) == ():
                 break
             if reservation.artifact.kind is artifact.kind:
-                trash.append(self._areas.place_to_trash(place))
+                trash.append(self.areas.place_to_trash(place))
                 del self._parked[artifact_id]
                 self.release(reservation)
         return trash
@@ -748,7 +746,7 @@ class ArtifactStore:
                 shutil.rmtree(directory)
 
     def _rebuild(self, pinned: frozenset[ArtifactId]) -> None:
-        found, rejected = self._areas.found()
+        found, rejected = self.areas.found()
         keyed = [(record.manifest.artifact_id, record) for record in found]
         protected = {
             artifact_id
@@ -764,7 +762,7 @@ class ArtifactStore:
             elif artifact_id in protected:
                 raise self._too_small(artifact, is_pinned=artifact_id in pinned)
             else:
-                shutil.rmtree(self._areas.to_trash(artifact_id))
+                shutil.rmtree(self.areas.to_trash(artifact_id))
                 why = f"the {artifact.kind.value.lower()} cache is smaller now"
                 rejected.append(
                     Rejected(hex_of(artifact_id), why=why, is_kept=False, artifact=artifact)
@@ -800,7 +798,7 @@ class ArtifactStore:
             self.cache.add_name(artifact_id, name)
         self._records[artifact_id] = record
         self._contents[artifact_id] = paths_by_content(record)
-        is_damaged = (self._areas.complete(artifact_id) / DAMAGED).exists()
+        is_damaged = (self.areas.complete(artifact_id) / DAMAGED).exists()
         self.cache.set_damaged(artifact_id, is_damaged)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gcos import codec
-from gcos.client_records import CacheMark
+from gcos.artifacts import CacheMark
 from gcos.ids import ArtifactId, RunId
 from site_agent.durable_files import disk_errors, sync_directory, write_durably
 

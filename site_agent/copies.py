@@ -25,11 +25,11 @@ from gcos.tasks import RunState, WorkKind
 from site_agent.config import AgentConfig
 from site_agent.copy_planning import PlannedCopy
 from site_agent.custody import CustodyShell
+from site_agent.fetch_part import FetchPart
 from site_agent.handoff import CustodyAnswer, CustodyOffer
 from site_agent.links import Priority
 from site_agent.migration import Migration, Pull
 from site_agent.participant import Participant
-from site_agent.source_pool import FetchPart
 from site_agent.sourcing import Links, charge_of_fetch, cheapest_fetch
 from site_agent.transfer import ArtifactPlane
 

@@ -7,7 +7,10 @@ from typing import BinaryIO, Final, Self
 
 from gcos import codec
 from gcos.logs import Log
-from site_agent.decisions import Decision
+from gcos.task_record import Task
+from policies.interface import Bidder
+from site_agent.auction import Auction
+from site_agent.decisions import Decision, RecordingBidder, award_decision
 
 DECISIONS_NAME: Final = "decisions.jsonl"
 #: Some 50,000 decisions; then recording ends, and the log says so.
@@ -44,6 +47,14 @@ class DecisionLog:
     ) -> None:
         """Close it."""
         self._end()
+
+    def bidder(self, policy: str, bidder: Bidder) -> Bidder:
+        """Return a bidder whose choices under a policy are recorded."""
+        return RecordingBidder(policy, bidder, self.write)
+
+    def award(self, before: Task, after: Task, auction: Auction, at_s: float) -> None:
+        """Add what became of an auction (`decisions.award_decision`)."""
+        self.write(award_decision(before, after, auction, at_s))
 
     def write(self, decision: Decision) -> None:
         """Add a decision, unless the recording has ended."""

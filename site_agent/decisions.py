@@ -14,7 +14,8 @@ import numpy as np
 from gcos import codec
 from gcos.errors import GcosError, InvalidRequestError
 from gcos.ids import SiteId, TaskId
-from gcos.tasks import TaskSpec
+from gcos.task_record import Task
+from gcos.tasks import TaskSpec, TaskState
 from policies.catalogue import policy_named
 from policies.interface import Bidder, Choice, Option, Seen, SiteView
 from site_agent.auction import Auction, judge
@@ -81,6 +82,28 @@ class Decision:
 
 
 Record = Callable[[Decision], None]
+
+
+def award_decision(before: Task, after: Task, auction: Auction, at_s: float) -> Decision:
+    """Return what became of an auction.
+
+    Args:
+        before: The task when it was announced.
+        after: The task once the auction was closed.
+        auction: What the announcement brought.
+        at_s: World instant.
+    """
+    is_chosen = after.state in {TaskState.AWARDING, TaskState.WAITING}
+    return Decision(
+        award=AwardDecision(
+            at_s=at_s,
+            task_id=after.task_id,
+            attempt=before.fence.attempt + 1,
+            spec=after.spec,
+            auction=auction,
+            chosen=after.bid.site_id if is_chosen and after.bid is not None else None,
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,11 @@ from gcos.rpc.channels import Channels
 from site_agent.artifact_store import ArtifactStore
 from site_agent.assembly import Assembly, FileWrongError
 from site_agent.chunk_digests import ChunkDigests
+from site_agent.fetch_part import FetchPart
 from site_agent.link_gate import Bell, Passage
 from site_agent.peer_source import PeerSource, SourceError
 from site_agent.pull import ListWrongError, Pull
-from site_agent.source_pool import FetchPart, SourcePool
+from site_agent.source_pool import SourcePool
 
 PATIENCE_S: Final = 60.0
 """Protocol seconds without a byte for which holders that fell silent are asked again.

@@ -16,9 +16,9 @@ from gcos.errors import (
 )
 from gcos.rpc.channels import Channels
 from site_agent.artifact_store import ArtifactStore
+from site_agent.fetch_part import FetchPart
 from site_agent.peer_source import PeerSource, SourceError
 from site_agent.serving import IDLE_S
-from site_agent.source_pool import FetchPart
 from site_agent.threads import in_thread
 from site_agent.verification import Examination
 

@@ -16,7 +16,7 @@ from gcos.ids import RunId
 from gcos.ledger import LedgerEntry
 from gcos.rpc.metric_families import Labelled, build_info, counter, gauge
 from gcos.tasks import RunState, TaskState
-from policies.maccs.actor_card import FallbackReason
+from policies.maccs.fallback import FallbackReason
 from site_agent.runner import Runner
 from site_agent.serving import ArtifactServicer
 from site_agent.transfer import ArtifactPlane

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 import math
 import os
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
@@ -24,13 +25,16 @@ from gcos.transfer_files import Arriving
 from gcos.v1 import common_pb2, operator_pb2, operator_pb2_grpc
 from gcos.v1.operator_pb2 import ListCacheResponse
 from site_agent.cache_marks import CacheMarks
-from site_agent.cache_upkeep import CacheUpkeep
+from site_agent.config import SourcesConfig
 from site_agent.copy_log import CopyLog
 from site_agent.runner import Runner
-from site_agent.sources.opening import settings_of
-from site_agent.sources.pull import Pull, Puller
+from site_agent.sources import ENDPOINTS
 from site_agent.transfer import ArtifactPlane
 from site_agent.verification import Examination
+
+if TYPE_CHECKING:
+    from site_agent.cache_upkeep import CacheUpkeep
+    from site_agent.sources.pull import Pull, Puller
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -65,11 +69,32 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         self._plane = plane
         self._uploads = uploads
         config = runner.config
-        self._upkeep = CacheUpkeep(plane.store, marks, runner.clock, runner.log, copy_log)
         self._marks = marks
-        self._puller = Puller(
-            plane.store,
-            marks,
+        self._pulls_root = config.data_dir / PULLS_NAME
+        plane.mend_from_upstream = self._mend_from_upstream
+        if self._must_be_able_to_pull():
+            _ = self._puller
+        shutil.rmtree(uploads, ignore_errors=True)  # of an earlier process, never complete
+        uploads.mkdir(mode=0o700, parents=True)
+
+    @functools.cached_property
+    def _upkeep(self) -> "CacheUpkeep":
+        """What verifies, pins and removes, imported with the first of it."""
+        from site_agent.cache_upkeep import CacheUpkeep  # noqa: PLC0415
+
+        runner = self._runner
+        return CacheUpkeep(self._plane.store, self._marks, runner.clock, runner.log, self._copy_log)
+
+    @functools.cached_property
+    def _puller(self) -> "Puller":
+        """What pulls from upstreams. Imported with the first use: a start need not wait for it."""
+        from site_agent.sources.opening import settings_of  # noqa: PLC0415
+        from site_agent.sources.pull import Puller  # noqa: PLC0415
+
+        config = self._runner.config
+        return Puller(
+            self._plane.store,
+            self._marks,
             settings_of(
                 config.sources.hosts,
                 config.sources.networks,
@@ -77,18 +102,31 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
                 config.artifact_roots,
                 os.environ,
             ),
-            config.data_dir / PULLS_NAME,
-            runner.clock,
-            runner.log,
-            notes=copy_log,
+            self._pulls_root,
+            self._runner.clock,
+            self._runner.log,
+            notes=self._copy_log,
         )
-        plane.mend_from_upstream = self._puller.mend
-        shutil.rmtree(uploads, ignore_errors=True)  # of an earlier process, never complete
-        uploads.mkdir(mode=0o700, parents=True)
+
+    def _must_be_able_to_pull(self) -> bool:
+        """Tell whether settings may be wrong, or an earlier process has left pulls."""
+        return (
+            replace(self._runner.config.sources, adopt=()) != SourcesConfig()
+            or any(name in os.environ for name in ENDPOINTS)
+            or (self._pulls_root.is_dir() and any(self._pulls_root.iterdir()))
+        )
+
+    def _pulls(self) -> "tuple[Pull, ...]":
+        """Return what is on its way from upstreams."""
+        return self._puller.pulls() if "_puller" in vars(self) else ()
+
+    async def _mend_from_upstream(self, artifact: Artifact) -> None:
+        await self._puller.mend(artifact)
 
     def keep_unfinished(self) -> None:
         """Let the next process go on with pulls that this one does not end."""
-        self._puller.keep_unfinished()
+        if "_puller" in vars(self):
+            self._puller.keep_unfinished()
 
     async def DescribeSite(
         self, request: operator_pb2.DescribeSiteRequest, context: Context
@@ -137,7 +175,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
                     size_bytes=pull.size_bytes,
                     note=pull.note,
                 )
-                for pull in self._puller.pulls()
+                for pull in self._pulls()
             ],
         )
 
@@ -278,7 +316,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             artifact=to_proto(artifact, common_pb2.Artifact), names=names
         )
 
-    async def _tell_progress(self, pull: Pull, context: Context) -> None:
+    async def _tell_progress(self, pull: "Pull", context: Context) -> None:
         """Tell how far a pull is; a caller that takes nothing any more ends it."""
         async with asyncio.timeout(IDLE_S):
             await context.write(

@@ -32,10 +32,10 @@ from gcos.log_tails import TAIL_BYTES_MAX, LogTail, tail_of
 from gcos.tasks import OutputKind, Reason
 from site_agent.config import AgentConfig
 from site_agent.executors.interface import Executor, ExitReason, RunCommand, RunPhase, RunStatus
+from site_agent.fetch_part import FetchPart
 from site_agent.held_run import HeldRun
 from site_agent.outputs import Outputs, as_directory, copy_to, lacking
 from site_agent.participant import Exit, Participant
-from site_agent.source_pool import FetchPart
 from site_agent.sourcing import Links, charge_of_fetch, sources_together
 from site_agent.threads import in_thread
 from site_agent.transfer import ArtifactPlane

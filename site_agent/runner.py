@@ -43,14 +43,13 @@ from gcos.store import Store
 from gcos.system import unique_text
 from gcos.tables import zones
 from gcos.task_record import Task
-from gcos.tasks import Reason, RunState, TaskSpec, TaskState
+from gcos.tasks import Reason, RunState, TaskSpec
 from policies.features import cluster_of
 from site_agent import effects as fx
 from site_agent.actors import Actors
 from site_agent.auction import Auction
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies, CopyPorts
-from site_agent.decisions import AwardDecision, Decision, Record
 from site_agent.effects import Now, Ready
 from site_agent.feasibility import impossibility, unknown_placement
 from site_agent.journal import rows_of
@@ -105,9 +104,10 @@ class Runner:
         links: Links,
         group: asyncio.TaskGroup,
         log: Log,
-        record: Record | None = None,
+        record_award: Callable[[Task, Task, Auction, float], None] | None = None,
     ) -> None:
-        self._record = record
+        #: Takes a task before and after an auction, what that brought, and the world instant.
+        self._record_award = record_award
         self.config = config
         self.clock = clock
         self.store = store
@@ -492,24 +492,12 @@ class Runner:
             self._remember(task, auction.needs or task.needs, auction.predictions)
         steps.closed_s = self.clock.protocol_s()
         ready = self.origin.close_auction(task_id, auction, now=self.now())
-        if self._record is not None and ready.writes:
-            self._record(Decision(award=self._decided(task, auction)))
+        if self._record_award is not None and ready.writes:
+            after = self.origin.tasks[task_id]
+            self._record_award(task, after, auction, self.clock.world_s())
         await self.apply(ready)
         if task_id not in self.origin.award_until_s:
             self._steps.pop(task_id, None)  # nothing was awarded
-
-    def _decided(self, before: Task, auction: Auction) -> AwardDecision:
-        """Return what became of an auction that was closed just now."""
-        task = self.origin.tasks[before.task_id]
-        is_chosen = task.state in {TaskState.AWARDING, TaskState.WAITING}
-        return AwardDecision(
-            at_s=self.clock.world_s(),
-            task_id=task.task_id,
-            attempt=before.fence.attempt + 1,
-            spec=task.spec,
-            auction=auction,
-            chosen=task.bid.site_id if is_chosen and task.bid is not None else None,
-        )
 
     def _remember(
         self, task: Task, needs: Sequence[ArtifactNeed], predictions: Sequence[Prediction]

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from gcos.contract_net import ArtifactNeed, Holder
@@ -15,6 +14,7 @@ from gcos.errors import (
 )
 from gcos.ids import SiteId
 from gcos.logs import Log
+from site_agent.fetch_part import FetchPart
 from site_agent.peer_source import PeerSource, SourceError
 
 ATTEMPT_COUNT_MAX: Final = 16
@@ -22,19 +22,6 @@ ATTEMPT_COUNT_MAX: Final = 16
 
 WRONG_COUNT_MAX: Final = 8
 """A source with so many wrong chunks is given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class FetchPart:
-    """What came from one source.
-
-    Attributes:
-        source: Who sent it.
-        bytes_moved: Bytes received, discarded ones included.
-    """
-
-    source: Holder
-    bytes_moved: int
 
 
 class SourcePool:

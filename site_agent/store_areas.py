@@ -37,7 +37,7 @@ class Rejected:
 
 
 class StoreAreas:
-    """`artifacts`, `partial`, `trash` and `damaged` below one root."""
+    """`artifacts`, `adopted`, `partial`, `trash` and `damaged` below one root."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,14 +47,19 @@ class StoreAreas:
         """Make the areas; what an earlier process was bringing or removing goes."""
         # Models and data may be confidential: nobody but the agent's user reads them.
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("trash", "partial"):
+        # Names of adopted files are made anew: who owns the bytes may have removed theirs.
+        for name in ("trash", "partial", "adopted"):
             shutil.rmtree(self.root / name, ignore_errors=True)
-        for name in ("trash", "partial", "artifacts", "damaged"):
+        for name in ("trash", "partial", "adopted", "artifacts", "damaged"):
             (self.root / name).mkdir(exist_ok=True)
 
     def complete(self, artifact_id: ArtifactId) -> Path:
         """Return where a complete artifact lies."""
         return self.root / "artifacts" / hex_of(artifact_id)
+
+    def adopted(self, artifact_id: ArtifactId) -> Path:
+        """Return where the names of another program's files lie."""
+        return self.root / "adopted" / hex_of(artifact_id)
 
     def partial(self, artifact_id: ArtifactId) -> Path:
         """Return where an artifact lies while it arrives."""

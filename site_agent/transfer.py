@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from gcos.artifacts import Artifact, ArtifactKind, checked_name
 from gcos.clock import Clock
@@ -26,15 +26,16 @@ from gcos.logs import Log
 from gcos.rpc.channels import Channels
 from site_agent.artifact_store import ArtifactStore, Reservation, StoredArtifact
 from site_agent.copy_log import CopyNotes, Unnoted
-from site_agent.download import Download
 from site_agent.dual_cache import DualCache
+from site_agent.fetch_part import FetchPart
 from site_agent.link_gate import LinkGate, Passage
 from site_agent.links import Links, Priority
-from site_agent.mending import mended
 from site_agent.serving import IDLE_S, checked_id
-from site_agent.source_pool import FetchPart
 from site_agent.threads import in_thread, interruptible
 from site_agent.verification import Examination
+
+if TYPE_CHECKING:
+    from site_agent.download import Download
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class _Transfer:
     #: The task that asked for it first; None: a copy ahead of need.
     cause: TaskId | None
     reservation: Reservation
-    download: Download
+    download: "Download"
     passage: Passage
     started_s: float
     #: The source that delivered the last of it, or the error for all who wait.
@@ -316,6 +317,8 @@ class ArtifactPlane:
         Returns:
             The holder that made it right; None where that was its upstream.
         """
+        from site_agent.mending import mended  # noqa: PLC0415  as `Download`
+
         try:
             return await mended(
                 examination,
@@ -441,6 +444,9 @@ class ArtifactPlane:
         def on_progress(kept_bytes: int) -> None:
             for waiter in waiters:
                 waiter.on_progress(kept_bytes)
+
+        # What carries a transfer is imported with the first: a start need not wait for it.
+        from site_agent.download import Download  # noqa: PLC0415
 
         passage = self._gate.enter(priority)
         download = Download(

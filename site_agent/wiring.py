@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gcos import logs
 from gcos.clock import Clock
@@ -28,7 +29,6 @@ from policies.interface import Bidder
 from policies.maccs.task_actor import PART as TASK_PART
 from site_agent import journal
 from site_agent.actors import Actors
-from site_agent.adoption import adopt, store_named
 from site_agent.artifact_store import ArtifactStore
 from site_agent.cache_marks import MARKS_NAME, CacheMarks
 from site_agent.config import AgentConfig
@@ -36,14 +36,10 @@ from site_agent.copies import Copies
 from site_agent.copy_log import CopyLog
 from site_agent.copy_planning import Tariff
 from site_agent.custody import CustodyShell
-from site_agent.decision_log import DECISIONS_NAME, DecisionLog
-from site_agent.decisions import Record, RecordingBidder
 from site_agent.demand_log import DemandLog
 from site_agent.effects import Now
 from site_agent.executors.process import ProcessExecutor
-from site_agent.foreign_stores import counts
 from site_agent.lease import LeaseTerms
-from site_agent.metrics import AgentMetrics
 from site_agent.migration import Migration
 from site_agent.operator_servicer import OperatorServicer
 from site_agent.origin import Origin, OriginSettings
@@ -62,6 +58,13 @@ from site_agent.task_bids import TaskBids
 from site_agent.task_servicer import TaskServicer
 from site_agent.transfer import ArtifactPlane
 from site_agent.yardstick import charge_at_origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client.core import Metric
+
+    from site_agent.decision_log import DecisionLog
 
 UPLOADS_NAME = "uploads"
 PLANS_NAME = "plans"
@@ -134,7 +137,8 @@ class _Agent:
             ),
             pinned=marks.pinned(),
         )
-        await asyncio.to_thread(self._adopt, artifacts)
+        if config.sources.adopt:
+            await asyncio.to_thread(self._adopt, artifacts)
         copy_log = CopyLog(self._store, self._clock, self._log)
         await copy_log.restore()
         async with (
@@ -149,16 +153,17 @@ class _Agent:
             asyncio.TaskGroup() as group,
         ):
             with contextlib.ExitStack() as stack:
-                runner = await self._runner(plane, group, self._recorder(stack))
+                runner = await self._runner(plane, group, self._recording(stack))
                 await self._work(runner, plane, copy_log, marks, group, stopping)
         await copy_log.save()
 
-    def _recorder(self, stack: contextlib.ExitStack) -> Record | None:
+    def _recording(self, stack: contextlib.ExitStack) -> "DecisionLog | None":
         """Return where decisions go, if anybody wants them."""
         if not self._config.record_decisions:
             return None
-        path = self._config.data_dir / DECISIONS_NAME
-        return stack.enter_context(DecisionLog(path, self._log)).write
+        from site_agent.decision_log import DECISIONS_NAME, DecisionLog  # noqa: PLC0415
+
+        return stack.enter_context(DecisionLog(self._config.data_dir / DECISIONS_NAME, self._log))
 
     async def _work(
         self,
@@ -182,6 +187,9 @@ class _Agent:
 
     def _adopt(self, artifacts: ArtifactStore) -> None:
         """Serve what lies in other programs' stores too; before anybody else uses the books."""
+        from site_agent.adoption import adopt, store_named  # noqa: PLC0415  few agents adopt
+        from site_agent.foreign_stores import counts  # noqa: PLC0415
+
         for name in self._config.sources.adopt:
             path = store_named(name, os.environ, Path.home())
             try:
@@ -195,7 +203,7 @@ class _Agent:
             )
 
     async def _runner(
-        self, plane: ArtifactPlane, group: asyncio.TaskGroup, record: Record | None
+        self, plane: ArtifactPlane, group: asyncio.TaskGroup, recording: "DecisionLog | None"
     ) -> Runner:
         config = self._config
         now_s = self._clock.world_s()
@@ -212,7 +220,7 @@ class _Agent:
         participant = Participant(
             site=self._site,
             cache=plane.cache,
-            bidder=bidder if record is None else RecordingBidder(policy.name, bidder, record),
+            bidder=bidder if recording is None else recording.bidder(policy.name, bidder),
             links=_link,
             signals=signals,
             byte_ratio=config.world.byte_ratio,
@@ -300,7 +308,7 @@ class _Agent:
             links=_link,
             group=group,
             log=self._log,
-            record=record,
+            record_award=None if recording is None else recording.award,
         )
 
     async def _recover(self, runner: Runner) -> None:
@@ -369,7 +377,7 @@ class _Agent:
             token=self._token,
             log=self._log,
             metrics_address=self._config.metrics_address,
-            families=AgentMetrics(runner, plane, servicer).families,
+            families=self._families(runner, plane, servicer),
         ) as running:
             self._log.info("agent_serving", address=running.address, zone=self._site.zone)
             try:
@@ -378,6 +386,16 @@ class _Agent:
                 site.hang_up()
                 operator.keep_unfinished()
             self._log.info("agent_stopped")
+
+    def _families(
+        self, runner: Runner, plane: ArtifactPlane, servicer: ArtifactServicer
+    ) -> "Callable[[], Iterable[Metric]]":
+        """Return what reads the metrics of the agent, if anybody wants them."""
+        if not self._config.metrics_address:
+            return tuple
+        from site_agent.metrics import AgentMetrics  # noqa: PLC0415
+
+        return AgentMetrics(runner, plane, servicer).families
 
     async def _until_stopped(
         self, runner: Runner, running: Running, stopping: asyncio.Event

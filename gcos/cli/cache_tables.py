@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
-from gcos.artifacts import CacheEntry
+from gcos.artifacts import CacheEntry, CacheMark
 from gcos.cli.output import Table
 from gcos.cli.quantities import NOTHING, counted, instant, percentage, size
 from gcos.client_records import (
     Arrival,
-    CacheMark,
     Pruned,
     SiteCache,
     SiteCopyLog,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from gcos.errors import WrongStateError
 from gcos.logs import Log
@@ -68,6 +67,34 @@ class Health:
     async def _set(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for name in self._names:
             await self._servicer.set(name, status)
+
+
+class _Reflection(grpc.GenericRpcHandler):
+    """The reflection service, imported with its first call: people ask it, and they can wait."""
+
+    _NAME: Final = "grpc.reflection.v1alpha.ServerReflection"
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = (*names, self._NAME)
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Return what answers a call; None: it is of another service."""
+        if not handler_call_details.method.startswith(f"/{self._NAME}/"):
+            return None
+        return self._service.service(handler_call_details)
+
+    @functools.cached_property
+    def _service(self) -> grpc.GenericRpcHandler:
+        from grpc_reflection.v1alpha import reflection, reflection_pb2  # noqa: PLC0415
+
+        info = grpc.stream_stream_rpc_method_handler(
+            reflection.aio.ReflectionServicer(self._names).ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(self._NAME, {"ServerReflectionInfo": info})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +160,7 @@ async def serving(
         add(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection(
-        (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
+    server.add_generic_rpc_handlers([_Reflection((*service_names, health.SERVICE_NAME))])
     port = _bound(server, address)
     running = Running(
         server,

@@ -17,17 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcos.errors import InvalidRequestError
-from policies.maccs.actor_card import (
-    CARD_KEY,
-    ActorCard,
-    Fallback,
-    FallbackReason,
-    decoded,
-    mismatch,
-)
+from policies.maccs.fallback import Fallback, FallbackReason
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from policies.maccs.actor_card import ActorCard
 
 Rows: TypeAlias = NDArray[Any]
 """Features of candidates, (n, width)."""
@@ -60,7 +55,7 @@ class Actor:
         run: Computes the outputs of rows.
     """
 
-    card: ActorCard
+    card: "ActorCard"
     version: str
     run: Callable[[Rows], Rows]
 
@@ -118,6 +113,8 @@ def required(found: Actor | Fallback) -> Actor:
 
 
 def _loaded(path: Path, part: str, features: Mapping[str, str]) -> Actor | Fallback:
+    from policies.maccs.actor_card import CARD_KEY, decoded, mismatch  # noqa: PLC0415  as below
+
     try:
         if path.stat().st_size > FILE_BYTES_MAX:
             return Fallback(FallbackReason.CORRUPT, "it is too large for an actor")

@@ -7,10 +7,11 @@ something else would answer, and nobody would see that it answers nonsense.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 import msgspec
+
+from policies.maccs.fallback import Fallback, FallbackReason
 
 #: Metadata key of the card in an ONNX file.
 CARD_KEY: Final = "gcos.actor"
@@ -18,32 +19,6 @@ CARD_KEY: Final = "gcos.actor"
 FORMAT_VERSION: Final = 1
 #: Weights that the ship gate may give to what was learned (DESIGN section 7).
 RESIDUAL_SCALES: Final = (0.0, 0.5, 1.0)
-
-
-class FallbackReason(Enum):
-    """Why an actor is not asked, and the rule decides alone."""
-
-    MISSING = "actor-missing"
-    """There is no file."""
-    CORRUPT = "actor-corrupt"
-    """The file is no model, has no card, or the model does not do what the card says."""
-    VERSION = "actor-version"
-    """It is an actor of another format, part or set of features."""
-    RUNTIME = "actor-runtime"
-    """It was loaded, and answered with an error or with what is no number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fallback:
-    """An actor that cannot be asked.
-
-    Attributes:
-        reason: Why.
-        message: One sentence for a person, with the file.
-    """
-
-    reason: FallbackReason
-    message: str
 
 
 @dataclass(frozen=True, slots=True)

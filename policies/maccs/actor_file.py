@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gcos.errors import InvalidRequestError
-from policies.maccs.actor_card import CARD_KEY, ActorCard, Fallback, GateResult, decoded, encoded
+from policies.maccs.actor_card import CARD_KEY, ActorCard, GateResult, decoded, encoded
+from policies.maccs.fallback import Fallback
 
 if TYPE_CHECKING:
     import onnx

@@ -5,7 +5,7 @@ from typing import Final
 
 from policies.features import UNITS
 from policies.maccs.actor import Actor, actor_path, load_actor
-from policies.maccs.actor_card import Fallback
+from policies.maccs.fallback import Fallback
 from policies.maccs.task_bidder import ResidualBidder
 
 #: Name of the part: of its file, and in `policies.catalogue.Policy.learned`.

@@ -10,3 +10,8 @@
 Each source has a file of its own, imported when its first reference comes: the libraries behind
 them (`huggingface_hub`, `fsspec`) are an extra and take up to a second to import.
 """
+
+from typing import Final
+
+ENDPOINTS: Final = ("HF_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+"""Variables of the environment that name an endpoint, which is then allowed as a host."""

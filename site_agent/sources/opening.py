@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from site_agent.sources import ENDPOINTS
 from site_agent.sources.allowed import AllowList, allow_list
 from site_agent.sources.reference import (
     DirectoryReference,
@@ -15,8 +16,6 @@ from site_agent.sources.reference import (
     SourceReference,
 )
 from site_agent.sources.source import Source, library
-
-_ENDPOINTS = ("HF_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def settings_of(
     Raises:
         InvalidRequestError: A host, network or root cannot be understood.
     """
-    parts = [urlsplit(environ.get(name, "")) for name in _ENDPOINTS]
+    parts = [urlsplit(environ.get(name, "")) for name in ENDPOINTS]
     endpoints = [f"{part.scheme}://{part.netloc}" for part in parts if part.netloc]
     allowed = allow_list([*hosts, *endpoints], networks, roots)
     return SourceSettings(allowed, tuple(directories), environ)

@@ -691,7 +691,7 @@ def _clear(store: ArtifactStore, reservation: Reservation, place: Path) -> None:
 
 def _place(store: ArtifactStore, artifact_id: ArtifactId, path: str) -> Path:
     """Return where a file of a partial copy lies."""
-    return store._areas.partial(artifact_id) / FILES / path
+    return store.areas.partial(artifact_id) / FILES / path
 
 
 def _hub_origin(order: PullOrder, manifest: Manifest, listing: Listing) -> HubOrigin | None:

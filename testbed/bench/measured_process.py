@@ -132,7 +132,12 @@ def _is_serving(address: str) -> bool:
 
 
 def _environ() -> Mapping[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("GCOS_")}
+    """Return ours without what configures agents, or keeps modules from being compiled but once."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GCOS_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
 
 
 def _free_address() -> str:

@@ -1,8 +1,6 @@
 """An agent says of each actor whether it is used, and why not."""
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +62,6 @@ async def test_corrupt_actor_is_told(tmp_path: Path) -> None:
     actors, _ = made(tmp_path)
     assert await watched(actors) == {"gcos.actor.artifact": False}
     assert actors.statuses()[0].fallback_reason == "actor-corrupt"
-
-
-def test_agent_imports_neither_runtime_nor_metrics_before_it_needs_them() -> None:
-    heavy = {"onnxruntime", "onnx", "prometheus_client"}
-    code = f"import sys, site_agent.wiring; assert not {heavy} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 async def test_policy_without_actors_has_none_to_tell_of() -> None:

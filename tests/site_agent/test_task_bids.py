@@ -13,7 +13,7 @@ from policies.baselines.joint import JointBidder
 from policies.features import FEATURE_COUNT
 from policies.interface import Option, Seen, SiteView
 from policies.maccs.actor import Actor, ActorError, Rows
-from policies.maccs.actor_card import FallbackReason
+from policies.maccs.fallback import FallbackReason
 from policies.maccs.task_actor import PART, load_task_actor
 from policies.maccs.task_bidder import TAU
 from site_agent.actors import Actors

@@ -8,12 +8,12 @@ import pytest
 
 from broker import registry
 from gcos.accounting import CostScope
-from gcos.artifacts import ArtifactKind, CacheUsage
+from gcos.artifacts import ArtifactKind, CacheMark, CacheUsage
 from gcos.cli import cache_tables, ledger_table, plan_table, refusal_table, site_tables, task_tables
 from gcos.cli.ledger_csv import entries_csv, groups_csv
 from gcos.cli.output import Table, layout
 from gcos.cli.site_tables import SILENT_AFTER_S
-from gcos.client_records import CacheMark, Scales, SiteCache, SiteListing
+from gcos.client_records import Scales, SiteCache, SiteListing
 from gcos.durations import PredictionSource
 from gcos.ids import SiteId, TaskId
 from gcos.known_sites import KnownSite

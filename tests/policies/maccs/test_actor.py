@@ -12,12 +12,11 @@ from gcos.errors import InvalidRequestError
 from policies.maccs.actor import BOUND_ROWS_MAX, INPUT, OUTPUT, Actor, ActorError, load_actor
 from policies.maccs.actor_card import (
     ActorCard,
-    Fallback,
-    FallbackReason,
     Feature,
     GateResult,
 )
 from policies.maccs.actor_file import model_bytes, read_model, set_gate, weights_digest
+from policies.maccs.fallback import Fallback, FallbackReason
 from policies.maccs.network import Weights, forward, graph_of, weights_in
 
 FEATURES = {"price": "log1p($)", "count": "log1p(1)", "kind": "0 or 1"}
