@@ -37,6 +37,12 @@ def hanging_once(mark: Path) -> str:
     return f"if test -e {mark}; then {is_gone}; else echo $$ > {mark}; sleep 600; fi"
 
 
+def alone(mark: Path) -> str:
+    """A command that says where a run of the same job before this one still executes."""
+    is_there = f"test -e {mark} && kill -0 $(cat {mark}) 2> /dev/null"
+    return f"if {is_there}; then mark twice; fi; echo $$ > {mark}; sleep 1"
+
+
 async def appears(path: Path) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not path.exists():
@@ -103,20 +109,21 @@ async def test_an_origin_that_dies_loses_nothing_it_acknowledged(
     live: Any, client: Client, tmp_path: Path
 ) -> None:
     traces = [tmp_path / f"kept{i}" for i in range(6)]
+    specs = [document(trace, alone(trace.with_suffix(".pid"))) for trace in traces]
     submitted = [
-        (await client.submit(document(trace, "sleep 1"), request_id=trace.name)).task.task_id
-        for trace in traces
+        (await client.submit(spec, request_id=trace.name)).task.task_id
+        for spec, trace in zip(specs, traces, strict=True)
     ]
     live.kill("cal")
     live.restart("cal")
-    for task_id, trace in zip(submitted, traces, strict=True):
+    for task_id, spec, trace in zip(submitted, specs, traces, strict=True):
         ended = await client.wait(task_id, timeout_s=PATIENCE_S)
         assert ended.state is TaskState.SUCCEEDED
-        executing: set[str] = set()
-        for state, _, run in lines_of(trace):
-            assert not (state == "start" and executing), "two runs of one task at once"
-            executing = {run} if state == "start" else executing - {run}
-        again = await client.submit(document(trace, "sleep 1"), request_id=trace.name)
+        # A slow machine may let a lease run out first: that run was stopped before the next began.
+        states = [line[0] for line in lines_of(trace)]
+        assert "twice" not in states
+        assert states[-1] == "end"
+        again = await client.submit(spec, request_id=trace.name)
         assert again.is_repeat
         assert again.task.task_id == task_id
 
