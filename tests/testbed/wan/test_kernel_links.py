@@ -2,12 +2,14 @@
 
 import struct
 import subprocess
+import sys
 from random import Random
 
 import pytest
 
 from gcos.errors import InvalidRequestError, UnavailableError
 from gcos.system import SystemClock
+from site_agent.supervisor import process_stat
 from testbed.lateness import total
 from testbed.wan import namespaces
 from testbed.wan.kernel_links import (
@@ -188,6 +190,23 @@ def test_namespaces_are_gone_after_a_failure():
     assert namespace_names() == before
     with pytest.raises(UnavailableError, match="no-such-tool"):
         namespaces.run(["no-such-tool"])
+
+
+@pytest.mark.live
+def test_what_ran_in_a_namespace_has_ended_when_it_is_removed():
+    require_namespaces()
+    # It takes a moment to give back what it holds.
+    script = (
+        "import signal; held = bytearray(200_000_000); print('here', flush=True); signal.pause()"
+    )
+    with namespaces.two_namespaces() as (near, _):
+        command = ["ip", "netns", "exec", near.name, sys.executable, "-c", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout.readline() == "here\n"
+            assert namespaces.remove(near.name.removesuffix("-a")) == 2
+            stat = process_stat(child.pid)
+            assert stat is None or not stat.is_executing
+    assert near.name not in namespace_names()
 
 
 @pytest.mark.live
