@@ -84,7 +84,6 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
         gpu_count=2,
         agent_settings={
             "lease_s": LEASE_S,
-            "bid_window_s": 30.0,  # nobody's bid is missed because the machine is busy
             "drain_s": 1.0,
             "output_roots": [str(directory / "published")],
         },
