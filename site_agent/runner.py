@@ -72,7 +72,6 @@ SIGNALS_REFRESH_S = 900.0
 SIGNALS_BEHIND_H = 31 * 24
 """How far back runs and yardsticks can be charged."""
 SIGNALS_AHEAD_H = 7 * 24
-REPORT_RETRY_MAX_S = 10.0
 REPORT_PATIENCE_S = 2.0
 """Protocol seconds that a draining agent waits for its last reports to be answered."""
 SITES_REFRESH_S = 5.0
@@ -622,7 +621,11 @@ class Runner:
         await self.apply(self.participant.published(run_id, exit_, now=self.now()))
 
     async def _send_report(self, address: str, report: Report) -> None:
-        """Send until answered: a report is the only proof of what was done."""
+        """Send until answered: a report is the only proof of what was done.
+
+        As often as a lease is renewed, since a run that has ended is renewed no more: an origin
+        that was away must hear of it before it gives the task to another site.
+        """
         pause_s = 0.1
         while True:
             try:
@@ -638,7 +641,7 @@ class Runner:
                 if not isinstance(exc, UnavailableError):
                     self.log.warning("report_refused", run_id=report.run_id, error=str(exc))
                 await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, REPORT_RETRY_MAX_S)
+                pause_s = min(pause_s * 2, self._renewal_pause_s())
         self.log.info(
             "run_reported",
             run_id=report.run_id,

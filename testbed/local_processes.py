@@ -147,6 +147,12 @@ def stop(
     return left
 
 
+def kill(process: LocalProcess) -> None:
+    """End a process by SIGKILL, at once; it has ended when this returns."""
+    process.send(signal.SIGKILL)
+    _await_end([process], timeout_s=_KILL_WAIT_S)
+
+
 def log_tail(process: LocalProcess, *, line_count: int) -> list[str]:
     """Return the last lines of a process's output, without what would drive a terminal."""
     try:

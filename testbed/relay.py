@@ -19,7 +19,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import median
@@ -442,10 +442,7 @@ async def _ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> f
 async def _flow(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size_bytes: int
 ) -> float:
-    """Have `size_bytes` sent by the server; return bytes per second over the second half.
-
-    By then congestion control, where it sees the link, has found its rate.
-    """
+    """Have `size_bytes` sent by the server; return bytes per second, see `flow_rate`."""
     writer.write(size_bytes.to_bytes(8, "big"))
     arrivals: list[tuple[float, int]] = []
     count = 0
@@ -455,11 +452,24 @@ async def _flow(
             raise ConnectionResetError("the server ended while bytes were flowing")
         count += len(piece)
         arrivals.append((_now_s(), count))
+    return flow_rate(arrivals)
+
+
+def flow_rate(arrivals: Sequence[tuple[float, int]]) -> float:
+    """Return bytes per second over the second half of a flow.
+
+    By then congestion control, where it sees the link, has found its rate. A reader that was held
+    up in the middle finds what came meanwhile all at once, and sees more than the link carries.
+
+    Args:
+        arrivals: Of each piece the instant, protocol seconds, and how many bytes were here then.
+    """
+    end_s, count = arrivals[-1]
     # Pieces that came at once must not hide the time before them: those after an instant count.
-    began_s, began_count = next(each for each in arrivals if each[1] >= size_bytes // 2)
-    if arrivals[-1][0] - began_s < (began_s - arrivals[0][0]) / 4:
+    began_s, began_count = next(each for each in arrivals if each[1] >= count // 2)
+    if end_s - began_s < (began_s - arrivals[0][0]) / 4:
         began_s, began_count = arrivals[0]
-    return (count - began_count) / max(arrivals[-1][0] - began_s, 1e-9)
+    return (count - began_count) / max(end_s - began_s, 1e-9)
 
 
 class _Echo(asyncio.Protocol):

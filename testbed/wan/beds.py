@@ -109,7 +109,7 @@ class ProcessBed:
 
     async def kill(self, site: str) -> None:
         """End a site's agent at once."""
-        cluster.kill(open_testbed(self._options.directory), site)
+        await asyncio.to_thread(cluster.kill, open_testbed(self._options.directory), site)
 
     async def revive(self) -> None:
         """Start again what has ended."""

@@ -5,7 +5,6 @@ configuration. So each message between two regions, and each byte of an artifact
 between them; clients, who stand beside the cluster, do not.
 """
 
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from gcos import codec
 from gcos.errors import GcosError, NotFoundError, WrongStateError
 from gcos.home import LocalCluster
 from gcos.rpc.security import read_token
-from testbed import local_cluster
+from testbed import local_cluster, local_processes
 from testbed.local_directory import AGENT, SITES_NAME, TOKEN_NAME, WAN, Tell, write_whole
 from testbed.local_plan import Plan, free_addresses, launch_of
 from testbed.local_processes import LocalProcess
@@ -179,7 +178,7 @@ def kill(testbed: Testbed, site: str) -> LocalProcess:
         raise WrongStateError(
             f"{process.name} has ended already", hint="bring it back with: gcos testbed up"
         )
-    process.send(signal.SIGKILL)
+    local_processes.kill(process)
     return process
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from gcos.errors import UnavailableError
-from gcos.system import unique_text
+from gcos.system import SystemClock, sleep_blocking, unique_text
 from testbed.wan.kernel_links import SETTINGS, Command, netem_probe, queue_probe
 from testbed.wan.records import Carrier, WanPlace
 
@@ -26,6 +26,9 @@ ADDRESSES: Final = ("10.231.7.1", "10.231.7.2")
 INTERFACE: Final = "eth0"
 PREFIX: Final = "gcos-wan-"
 _TIMEOUT_S: Final = 20.0
+#: Protocol seconds after SIGKILL: only a process in uninterruptible sleep takes longer.
+_KILL_WAIT_S: Final = 5.0
+_LOOK_S: Final = 0.02
 _BRIDGE: Final = "bridge"
 _NAMESPACES: Final = Path("/run/netns")
 _SETTINGS: Final = Path("/proc/sys")
@@ -184,11 +187,22 @@ def remove(stem: str) -> int:
         return 0  # nobody ever made one
     names = [each.name for each in _NAMESPACES.iterdir() if each.name.startswith(f"{stem}-")]
     for name in names:
-        for pid in run(("ip", "netns", "pids", name), may_fail=True).split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        _end_all_in(name)
         run(("ip", "netns", "del", name))
     return len(names)
+
+
+def _end_all_in(name: str) -> None:
+    """Kill what runs in a namespace, and wait for its end."""
+    clock = SystemClock()
+    until_s = clock.protocol_s() + _KILL_WAIT_S
+    while pids := run(("ip", "netns", "pids", name), may_fail=True).split():
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        if clock.protocol_s() >= until_s:
+            return
+        sleep_blocking(_LOOK_S)
 
 
 def best_carrier() -> tuple[Carrier, str]:

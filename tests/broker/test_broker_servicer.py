@@ -30,6 +30,8 @@ from gcos.tasks import GpuRequest
 from gcos.v1 import broker_pb2, broker_pb2_grpc, common_pb2, operator_pb2
 
 TOKEN = "0123456789abcdef"
+HANG_S = 60.0
+"""A test that waits longer than this has failed; none depends on how long anything takes."""
 MODEL = Artifact(ArtifactId("sha256:" + "a" * 64), ArtifactKind.MODEL, "org/tiny", 1000)
 SITE = Site(
     SiteId("a"),
@@ -209,7 +211,7 @@ async def test_the_process_serves_until_it_is_told_to_stop(tmp_path: Path) -> No
         None, processors=[note], wrapper_class=structlog.make_filtering_bound_logger(0)
     )
     config = BrokerConfig("127.0.0.1:0", token_file=token_file)
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(HANG_S), asyncio.TaskGroup() as group:
         group.create_task(serve(config, stopping, clock=HandClock(), log=log))
         await served.wait()
         address = seen[0]["address"]

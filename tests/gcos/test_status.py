@@ -21,6 +21,8 @@ from gcos.rpc.status import DETAILS_CHARS_MAX, _error_of, _quoted, translated
 from gcos.v1 import artifacts_pb2, artifacts_pb2_grpc
 
 TOKEN = "0123456789abcdef"
+HANG_S = 60.0
+"""A test that waits longer than this has failed; none depends on how long anything takes."""
 CLASSES = [
     cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, GcosError)
 ]
@@ -70,7 +72,7 @@ class Wired:
         received = 0
         request = artifacts_pb2.ReadFileRequest(length_bytes=after_count)
         with translated():
-            async for _ in self.stub.ReadFile(request, timeout=5):
+            async for _ in self.stub.ReadFile(request, timeout=HANG_S):
                 received += 1
         return received
 
@@ -142,7 +144,7 @@ async def test_a_reader_that_leaves_closes_the_stream_and_is_no_failure(wired: W
         call = wired.stub.ReadFile(artifacts_pb2.ReadFileRequest(length_bytes=1 << 20))
         await call.read()
         call.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             await wired.servicer.is_closed.wait()
     assert not [event for event in events if event["log_level"] == "error"]
 

@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 
 from gcos.client import Client
-from gcos.client_records import SiteListing
 from gcos.home import LocalCluster
 from testbed.local_cluster import ClusterOptions, down, read_state, up
 from testbed.local_processes import LocalProcess, start
@@ -55,15 +54,14 @@ class LiveCluster:
         )
         self._pids[site] = process.pid
 
-    @contextlib.asynccontextmanager
-    async def until_beat(self, client: Client, site: str) -> AsyncIterator[None]:
-        """Wait until a site has told the broker what is new there."""
-        before = time_of(await client.sites(), site)
-        async with asyncio.timeout(30):
-            while time_of(await client.sites(), site) >= before:
-                before = time_of(await client.sites(), site)
+    async def until_secret(self, client: Client, site: str, name: str) -> None:
+        """Wait until it is known that a site's store has a secret."""
+        async with asyncio.timeout(60):
+            while not any(
+                known.site.site_id == site and name in known.digest.secret_names
+                for known in (await client.sites()).sites
+            ):
                 await asyncio.sleep(0.1)
-        yield
 
     def __post_init__(self) -> None:
         self._pids: dict[str, int] = {}
@@ -73,10 +71,6 @@ class LiveCluster:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-
-
-def time_of(listing: SiteListing, site: str) -> float:
-    return next(known.age_s for known in listing.sites if known.site.site_id == site)
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,31 @@ pytestmark = pytest.mark.live
 PATIENCE_S = 60.0
 
 
-def document(trace: Path, seconds: float, **more: Any) -> str:
-    """A job that writes when it starts and when it ends, each line with its process group."""
+def document(trace: Path, work: str, **more: Any) -> str:
+    """A job that writes when it starts and when it ends, each line with its run."""
     line = f'echo "$1 $GCOS_SITE $GCOS_RUN_ID" >> {trace}'
-    command = f"mark() {{ {line}; }}; mark start; sleep {seconds}; mark end"
+    command = f"mark() {{ {line}; }}; mark start; {work}; mark end"
     return json.dumps(
         {"apiVersion": "gcos/v1", "kind": "Task", "name": trace.name, "run": command, **more}
     )
+
+
+def hanging_once(mark: Path) -> str:
+    """A command that hangs in its first run; in the next it fails if that one still executes."""
+    is_gone = f"! kill -0 $(cat {mark}) 2> /dev/null"
+    return f"if test -e {mark}; then {is_gone}; else echo $$ > {mark}; sleep 600; fi"
+
+
+def alone(mark: Path) -> str:
+    """A command that says where a run of the same job before this one still executes."""
+    is_there = f"test -e {mark} && kill -0 $(cat {mark}) 2> /dev/null"
+    return f"if {is_there}; then mark twice; fi; echo $$ > {mark}; sleep 1"
+
+
+async def appears(path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not path.exists():
+            await asyncio.sleep(0.05)
 
 
 def lines_of(trace: Path) -> list[list[str]]:
@@ -49,9 +67,13 @@ async def test_a_job_whose_agent_dies_finishes_elsewhere(
     live: Any, client: Client, tmp_path: Path
 ) -> None:
     trace = tmp_path / "elsewhere"
-    spec = document(trace, 3, placement={"allow": ["on", "de"]})
+    first = tmp_path / "first"
+    spec = document(
+        trace, f"{{ {hanging_once(first)}; }} || exit 3", placement={"allow": ["on", "de"]}
+    )
     task_id = (await client.submit(spec)).task.task_id
     running = await until(client, task_id, lambda task: task.state is TaskState.RUNNING)
+    await appears(first)
     live.kill(running.site_id)
     try:
         ended = await client.wait(task_id, timeout_s=PATIENCE_S)
@@ -60,18 +82,18 @@ async def test_a_job_whose_agent_dies_finishes_elsewhere(
     assert ended.state is TaskState.SUCCEEDED
     assert ended.report.site_id != running.site_id
     assert ended.failure_count == 1
-    first, second, end = lines_of(trace)
-    assert (first[0], second[0], end[0]) == ("start", "start", "end"), (
-        "the first attempt was stopped by its supervisor before the second began"
-    )
-    assert first[2] != second[2]
+    start, again, end = lines_of(trace)
+    assert (start[0], again[0], end[0]) == ("start", "start", "end")
+    assert start[2] != again[2]
 
 
 async def test_a_job_whose_agent_restarts_in_time_is_adopted(
     live: Any, client: Client, tmp_path: Path
 ) -> None:
     trace = tmp_path / "adopted"
-    task_id = (await client.submit(document(trace, 5, placement={"allow": ["de"]}))).task.task_id
+    task_id = (
+        await client.submit(document(trace, "sleep 5", placement={"allow": ["de"]}))
+    ).task.task_id
     await until(client, task_id, lambda task: task.state is TaskState.RUNNING)
     live.kill("de")
     live.restart("de")
@@ -87,20 +109,21 @@ async def test_an_origin_that_dies_loses_nothing_it_acknowledged(
     live: Any, client: Client, tmp_path: Path
 ) -> None:
     traces = [tmp_path / f"kept{i}" for i in range(6)]
+    specs = [document(trace, alone(trace.with_suffix(".pid"))) for trace in traces]
     submitted = [
-        (await client.submit(document(trace, 1), request_id=trace.name)).task.task_id
-        for trace in traces
+        (await client.submit(spec, request_id=trace.name)).task.task_id
+        for spec, trace in zip(specs, traces, strict=True)
     ]
     live.kill("cal")
     live.restart("cal")
-    for task_id, trace in zip(submitted, traces, strict=True):
+    for task_id, spec, trace in zip(submitted, specs, traces, strict=True):
         ended = await client.wait(task_id, timeout_s=PATIENCE_S)
         assert ended.state is TaskState.SUCCEEDED
-        executing: set[str] = set()
-        for state, _, run in lines_of(trace):
-            assert not (state == "start" and executing), "two runs of one task at once"
-            executing = {run} if state == "start" else executing - {run}
-        again = await client.submit(document(trace, 1), request_id=trace.name)
+        # A slow machine may let a lease run out first: that run was stopped before the next began.
+        states = [line[0] for line in lines_of(trace)]
+        assert "twice" not in states
+        assert states[-1] == "end"
+        again = await client.submit(spec, request_id=trace.name)
         assert again.is_repeat
         assert again.task.task_id == task_id
 
@@ -109,9 +132,16 @@ async def test_a_job_goes_on_while_its_origin_is_dead_and_counts_afterwards(
     live: Any, client: Client, tmp_path: Path
 ) -> None:
     trace = tmp_path / "orphan"
-    task_id = (await client.submit(document(trace, 1, placement={"allow": ["de"]}))).task.task_id
+    may_end = tmp_path / "may-end"
+    spec = document(
+        trace,
+        f"until test -e {may_end}; do sleep 0.05; done",
+        placement={"allow": ["de"]},
+    )
+    task_id = (await client.submit(spec)).task.task_id
     await until(client, task_id, lambda task: task.state is TaskState.RUNNING)
     live.kill("cal")
+    may_end.touch()
     async with asyncio.timeout(PATIENCE_S):
         while "end" not in [line[0] for line in lines_of(trace)]:
             await asyncio.sleep(0.05)
@@ -124,11 +154,12 @@ async def test_a_job_goes_on_while_its_origin_is_dead_and_counts_afterwards(
 async def test_a_followed_log_goes_on_with_the_next_attempt(
     live: Any, client: Client, tmp_path: Path
 ) -> None:
+    first = tmp_path / "first"
     spec = json.dumps(
         {
             "apiVersion": "gcos/v1",
             "kind": "Task",
-            "run": "echo at $GCOS_SITE; sleep 3; echo end",
+            "run": f"echo at $GCOS_SITE; {hanging_once(first)}; echo end",
             "placement": {"allow": ["on", "de"]},
         }
     )
@@ -139,6 +170,7 @@ async def test_a_followed_log_goes_on_with_the_next_attempt(
         async for piece in client.log(task_id, follow=True):
             seen += piece
             if seen.count(b"at ") == 1 and b"end" not in seen and not live.killed:
+                await appears(first)
                 live.kill(running.site_id)
                 live.killed = True
     live.restart(running.site_id)
@@ -151,8 +183,8 @@ async def test_a_followed_log_goes_on_with_the_next_attempt(
 async def test_a_dead_site_s_last_words_are_told_until_it_is_tried_again(
     live: Any, client: Client, tmp_path: Path
 ) -> None:
-    trace = tmp_path / "tried"
-    command = f"echo words of $GCOS_RUN_ID; test -e {trace} || {{ touch {trace}; sleep 600; }}"
+    first = tmp_path / "first"
+    command = f"echo words of $GCOS_RUN_ID; {hanging_once(first)}"
     spec = {"apiVersion": "gcos/v1", "kind": "Task", "run": command, "placement": {"allow": ["de"]}}
     task_id = (await client.submit(json.dumps(spec))).task.task_id
     await until(client, task_id, lambda task: task.state is TaskState.RUNNING)
@@ -161,6 +193,7 @@ async def test_a_dead_site_s_last_words_are_told_until_it_is_tried_again(
             await asyncio.sleep(0.1)
     run_id = heard.run_id
     words = f"words of {run_id}\n"
+    await appears(first)
     assert heard.tail.text == words
     (found,) = live.directory.glob(f"sites/de/**/runs/{run_id}/supervisor.json")
     live.kill("de")
@@ -196,7 +229,9 @@ async def test_broker_and_predictor_may_die(live: Any, client: Client, tmp_path:
         os.kill(process.pid, signal.SIGKILL)
         os.waitpid(process.pid, 0)
     trace = tmp_path / "alone"
-    task_id = (await client.submit(document(trace, 0.2, placement={"allow": ["de"]}))).task.task_id
+    task_id = (
+        await client.submit(document(trace, "sleep 0.2", placement={"allow": ["de"]}))
+    ).task.task_id
     ended = await client.wait(task_id, timeout_s=PATIENCE_S)
     assert ended.state is TaskState.SUCCEEDED
     assert ended.predictions[0].source.value in {"SNAPSHOT", "PRIOR"}
@@ -208,7 +243,7 @@ async def test_an_origin_that_knows_nobody_refuses_for_now_and_rejects_nothing(
     """The broker is dead since the test before; a restarted origin knows itself only."""
     live.kill("cal")
     live.restart("cal")
-    spec = document(tmp_path / "unknown", 0.1, placement={"allow": ["de"]})
+    spec = document(tmp_path / "unknown", "true", placement={"allow": ["de"]})
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:

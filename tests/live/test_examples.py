@@ -83,6 +83,6 @@ async def test_a_secret_is_found_where_it_lies(live: Any, client: Client) -> Non
     store.mkdir(exist_ok=True)
     (store / "HUB_TOKEN").touch(mode=0o600)
     (store / "HUB_TOKEN").write_text("12345\n")
-    async with live.until_beat(client, SiteId("de")):
-        task = await ended(client, "secrets")
+    await live.until_secret(client, SiteId("de"), "HUB_TOKEN")
+    task = await ended(client, "secrets")
     assert task.report.log_tail == "got a token of 5 characters at de\n"

@@ -106,8 +106,8 @@ async def test_secrets_come_from_the_site_that_executes(live: Any, client: Clien
     store.mkdir(exist_ok=True)
     (store / "TOKEN_OF_HUB").touch(mode=0o600)
     (store / "TOKEN_OF_HUB").write_text("never-written-anywhere\n"[1:])
-    async with live.until_beat(client, SiteId("de")):
-        ended = await client.wait((await client.submit(spec)).task.task_id, timeout_s=60)
+    await live.until_secret(client, SiteId("de"), "TOKEN_OF_HUB")
+    ended = await client.wait((await client.submit(spec)).task.task_id, timeout_s=60)
     assert (ended.state, ended.report.site_id) == (TaskState.SUCCEEDED, "de")
     journals = [path.read_bytes() for path in live.directory.glob("sites/*/data/journal.db*")]
     assert not any(b"written-anywhere" in journal for journal in journals)

@@ -1,5 +1,6 @@
 """What users see, on real processes: plans without side effects, and explanations."""
 
+import asyncio
 import json
 import sqlite3
 from pathlib import Path
@@ -22,13 +23,17 @@ def artifacts(live: Any) -> Path:
     return place
 
 
-async def added(client: Client, artifacts: Path) -> None:
+async def added(client: Client, artifacts: Path, directory: Path) -> None:
+    """Add a model and a data set, and wait until the decision log on disk has them."""
     for site, kind, name in (
         ("on", ArtifactKind.MODEL, "tiny-lm-1500k"),
         ("de", ArtifactKind.DATA, "field-notes"),
     ):
         folder = "models" if kind is ArtifactKind.MODEL else "data"
-        await client.add_artifact(name, kind, artifacts / folder / name, SiteId(site))
+        told = await client.add_artifact(name, kind, artifacts / folder / name, SiteId(site))
+        async with asyncio.timeout(60):
+            while told.artifact.artifact_id not in str(durable(directory)):
+                await asyncio.sleep(0.05)
 
 
 def durable(directory: Path) -> dict[str, object]:
@@ -46,7 +51,7 @@ def durable(directory: Path) -> dict[str, object]:
 async def test_a_plan_changes_no_journal_and_no_cache(
     live: Any, client: Client, artifacts: Path
 ) -> None:
-    await added(client, artifacts)
+    await added(client, artifacts, live.directory)
     document = json.dumps(
         {
             "apiVersion": "gcos/v1",

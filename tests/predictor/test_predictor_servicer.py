@@ -59,6 +59,8 @@ WORK = WorkFeatures(
     WorkKind.EVALUATION, model="llama", model_bytes=10**9, data=("mmlu",), token_count=10**7
 )
 POOLS = (PoolSpeed("H100", 1.0), PoolSpeed("A100", 0.5))
+HANG_S = 60.0
+"""A call that takes longer than this has failed; none depends on how long anything takes."""
 Stub: TypeAlias = "predictor_pb2_grpc.PredictorServiceAsyncStub"
 
 
@@ -102,7 +104,7 @@ def observe_request(observations: Sequence[Observation]) -> predictor_pb2.Observ
 
 
 async def ask(stub: Stub, works: Sequence[WorkFeatures]) -> list[list[Prediction]]:
-    response = await stub.Predict(predict_request(works, POOLS), timeout=5)
+    response = await stub.Predict(predict_request(works, POOLS), timeout=HANG_S)
     return [[from_proto(p, Prediction) for p in work.predictions] for work in response.works]
 
 
@@ -116,9 +118,9 @@ async def test_answers_come_in_the_order_of_works_and_pools() -> None:
 
 async def test_what_is_observed_is_predicted_and_described() -> None:
     async with predicting(MemoryStore()) as stub:
-        first = await stub.Observe(observe_request([run_of(i) for i in range(10)]), timeout=5)
-        again = await stub.Observe(observe_request([run_of(i) for i in range(11)]), timeout=5)
-        known = await stub.Describe(predictor_pb2.DescribeRequest(), timeout=5)
+        first = await stub.Observe(observe_request([run_of(i) for i in range(10)]), timeout=HANG_S)
+        again = await stub.Observe(observe_request([run_of(i) for i in range(11)]), timeout=HANG_S)
+        known = await stub.Describe(predictor_pb2.DescribeRequest(), timeout=HANG_S)
         ((told, _),) = await ask(stub, [WORK])
     assert (first.new_count, again.new_count) == (10, 1)
     assert (known.finished_count, known.censored_count, known.context_count) == (11, 0, 6)
@@ -131,7 +133,7 @@ async def test_a_run_told_twice_in_one_request_is_stored_as_it_is_learned() -> N
     store = MemoryStore()
     async with predicting(store) as stub:
         twice = [run_of(1, elapsed_s=10.0), run_of(1, elapsed_s=9999.0)]
-        answer = await stub.Observe(observe_request(twice), timeout=5)
+        answer = await stub.Observe(observe_request(twice), timeout=HANG_S)
         live = await ask(stub, [WORK])
     assert answer.new_count == 1
     async with predicting(store) as stub:
@@ -143,7 +145,9 @@ async def test_observations_outlive_the_process(tmp_path: Path) -> None:
     async with SqliteStore.open(path) as store, predicting(store) as stub:
         # Not in the order of their ends.
         for index in (5, 1, 3, 2, 4):
-            await stub.Observe(observe_request([run_of(index, elapsed_s=10.0 * index)]), timeout=5)
+            await stub.Observe(
+                observe_request([run_of(index, elapsed_s=10.0 * index)]), timeout=HANG_S
+            )
         before = await ask(stub, [WORK])
     async with SqliteStore.open(path) as store, predicting(store) as stub:
         assert await ask(stub, [WORK]) == before
@@ -153,7 +157,7 @@ async def test_what_the_tree_forgets_leaves_the_store() -> None:
     store = MemoryStore()
     async with predicting(store, tree=TaskPredictor(observation_count_max=2)) as stub:
         for index in (1, 2, 3, 0):
-            await stub.Observe(observe_request([run_of(index)]), timeout=5)
+            await stub.Observe(observe_request([run_of(index)]), timeout=HANG_S)
     assert list(await store.load("observations")) == ["eu-2.1.1", "eu-3.1.1"]
 
 
@@ -169,8 +173,8 @@ async def test_what_cannot_be_stored_is_not_learned() -> None:
     """Else a repeated call would be answered as known, and lost with the process."""
     async with predicting(FullDisk()) as stub:
         with pytest.raises(UnavailableError), translated():
-            await stub.Observe(observe_request([run_of(1)]), timeout=5)
-        known = await stub.Describe(predictor_pb2.DescribeRequest(), timeout=5)
+            await stub.Observe(observe_request([run_of(1)]), timeout=HANG_S)
+        known = await stub.Describe(predictor_pb2.DescribeRequest(), timeout=HANG_S)
     assert known.finished_count == 0
 
 
@@ -195,7 +199,7 @@ async def test_a_bad_question_is_refused_by_field(
 ) -> None:
     async with predicting(MemoryStore()) as stub:
         with pytest.raises(InvalidRequestError) as caught, translated():
-            await stub.Predict(request_, timeout=5)
+            await stub.Predict(request_, timeout=HANG_S)
     assert caught.value.field == field
 
 
@@ -214,8 +218,8 @@ async def test_a_bad_observation_is_refused_with_its_whole_batch(
 ) -> None:
     async with predicting(MemoryStore()) as stub:
         with pytest.raises(InvalidRequestError) as caught, translated():
-            await stub.Observe(observe_request(observations), timeout=5)
-        known = await stub.Describe(predictor_pb2.DescribeRequest(), timeout=5)
+            await stub.Observe(observe_request(observations), timeout=HANG_S)
+        known = await stub.Describe(predictor_pb2.DescribeRequest(), timeout=HANG_S)
     assert caught.value.field == field
     assert known.finished_count == 0
 
@@ -224,14 +228,14 @@ async def test_the_largest_question_is_answered() -> None:
     works = [WORK] * (limits.PREDICTION_COUNT_MAX // limits.POOL_COUNT_MAX)
     pools = [PoolSpeed(f"gpu{index}", 1.0) for index in range(limits.POOL_COUNT_MAX)]
     async with predicting(MemoryStore()) as stub:
-        response = await stub.Predict(predict_request(works, pools), timeout=30)
+        response = await stub.Predict(predict_request(works, pools), timeout=HANG_S)
     assert sum(len(work.predictions) for work in response.works) == limits.PREDICTION_COUNT_MAX
 
 
 async def test_a_snapshot_is_sent_once_a_version() -> None:
     async with predicting(MemoryStore()) as stub:
-        await stub.Observe(observe_request([run_of(i) for i in range(10)]), timeout=5)
-        first = await stub.Snapshot(predictor_pb2.SnapshotRequest(), timeout=5)
+        await stub.Observe(observe_request([run_of(i) for i in range(10)]), timeout=HANG_S)
+        first = await stub.Snapshot(predictor_pb2.SnapshotRequest(), timeout=HANG_S)
         again = await stub.Snapshot(
             predictor_pb2.SnapshotRequest(known_version=first.version), timeout=5
         )
@@ -268,7 +272,7 @@ async def test_a_better_fit_is_adopted_and_outlives_the_process() -> None:
         await servicer.Observe(observe_request(runs[:-1]), context)
         assert not is_fitted.is_set()
         await servicer.Observe(observe_request(runs[-1:]), context)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             version = ""
             while version.count("-") != 3:  # the fit's name is its last part
                 await asyncio.sleep(0)
@@ -331,7 +335,7 @@ async def test_a_killed_predictor_knows_what_it_answered(tmp_path: Path) -> None
     with process(tmp_path / "data", token_file) as child:
         async with Channels(token) as channels:
             stub = predictor_pb2_grpc.PredictorServiceStub(channels.get(address_of(child.stderr)))
-            await stub.Observe(observe_request([run_of(i) for i in range(10)]), timeout=5)
+            await stub.Observe(observe_request([run_of(i) for i in range(10)]), timeout=HANG_S)
             before = await ask(stub, [WORK])
             child.send_signal(signal.SIGKILL)
     with process(tmp_path / "data", token_file) as child:
@@ -339,7 +343,7 @@ async def test_a_killed_predictor_knows_what_it_answered(tmp_path: Path) -> None
             stub = predictor_pb2_grpc.PredictorServiceStub(channels.get(address_of(child.stderr)))
             assert await ask(stub, [WORK]) == before
             child.send_signal(signal.SIGTERM)
-            assert child.wait(timeout=10) == 0
+            assert child.wait(timeout=HANG_S) == 0
 
 
 @pytest.mark.live
@@ -362,11 +366,11 @@ async def test_a_killed_predictor_goes_on_with_its_fit(tmp_path: Path) -> None:
     with process(tmp_path / "data", token_file) as child:
         async with Channels(token) as channels:
             stub = predictor_pb2_grpc.PredictorServiceStub(channels.get(address_of(child.stderr)))
-            await stub.Observe(observe_request(runs[:-20]), timeout=20)
-            async with asyncio.timeout(120):
-                while (await stub.Describe(described, timeout=5)).version.count("-") != 3:
+            await stub.Observe(observe_request(runs[:-20]), timeout=HANG_S)
+            async with asyncio.timeout(2 * HANG_S):
+                while (await stub.Describe(described, timeout=HANG_S)).version.count("-") != 3:
                     await asyncio.sleep(0.2)
-            await stub.Observe(observe_request(runs[-20:]), timeout=20)
+            await stub.Observe(observe_request(runs[-20:]), timeout=HANG_S)
             before = await ask(stub, works)
             child.send_signal(signal.SIGKILL)
     with process(tmp_path / "data", token_file) as child:
@@ -398,7 +402,7 @@ async def test_what_was_asked_before_is_answered_from_memory_until_a_run_ends() 
         first = await ask(stub, [WORK])
         both = await ask(stub, [WORK, other])
         again = await ask(stub, [WORK])
-        await stub.Observe(observe_request([run_of(1)]), timeout=5)
+        await stub.Observe(observe_request([run_of(1)]), timeout=HANG_S)
         after = await ask(stub, [WORK])
     assert asked == [1, 2, 1]
     assert again == first == both[:1]
@@ -449,10 +453,10 @@ async def test_an_answer_during_which_a_run_ended_is_not_remembered() -> None:
 async def test_another_declared_speed_is_another_question_and_changes_the_answers() -> None:
     slow = [PoolSpeed(pool.type, pool.speed_ratio / 3) for pool in POOLS]
     async with predicting(MemoryStore()) as stub:
-        await stub.Observe(observe_request([run_of(i) for i in range(3)]), timeout=5)
+        await stub.Observe(observe_request([run_of(i) for i in range(3)]), timeout=HANG_S)
         told = [
             from_proto(
-                (await stub.Predict(predict_request([WORK], pools), timeout=5))
+                (await stub.Predict(predict_request([WORK], pools), timeout=HANG_S))
                 .works[0]
                 .predictions[1],
                 Prediction,
@@ -531,7 +535,7 @@ def test_a_second_predictor_on_the_same_directory_is_refused(tmp_path: Path) -> 
     with process(tmp_path / "data", token_file) as first:
         address_of(first.stderr)
         with process(tmp_path / "data", token_file) as second:
-            assert second.wait(timeout=20) == 2
+            assert second.wait(timeout=HANG_S) == 2
             assert second.stderr is not None
             assert f"in use by process {first.pid}" in second.stderr.read()
 
@@ -539,4 +543,4 @@ def test_a_second_predictor_on_the_same_directory_is_refused(tmp_path: Path) -> 
 async def test_a_caller_without_the_token_is_refused() -> None:
     async with predicting(MemoryStore(), shown_token="another token of some length") as stub:
         with pytest.raises(UnauthenticatedError), translated():
-            await stub.Describe(predictor_pb2.DescribeRequest(), timeout=5)
+            await stub.Describe(predictor_pb2.DescribeRequest(), timeout=HANG_S)

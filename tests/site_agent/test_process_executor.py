@@ -232,12 +232,17 @@ async def test_a_run_that_nobody_renews_ends_with_its_lease(site: Site) -> None:
 
 
 async def test_an_extended_run_outlives_its_first_lease(site: Site) -> None:
-    extended = site.command("/bin/sh", "-c", "read word < said; exit 5")
-    first_s = site.until_s(1.0)
-    await site.executor.ensure(extended, lease_until_s=first_s)
+    os.mkfifo(site.work / "go")
+    extended = site.command("/bin/sh", "-c", "echo here > said; read word < go; exit 5")
+    await site.executor.ensure(extended, lease_until_s=site.until_s(2.0))
+    async with asyncio.TaskGroup() as group:
+        # However long the start takes, the job lives then.
+        saying = group.create_task(site.hear())
+        while not saying.done():
+            first_s = site.until_s(2.0)
+            await site.executor.extend(extended.run_id, lease_until_s=first_s)
+            await asyncio.wait([saying], timeout=0.1)
     await site.executor.extend(extended.run_id, lease_until_s=first_s + FAR_S)
-    # A renewal that comes late takes nothing back.
-    await site.executor.extend(extended.run_id, lease_until_s=first_s + 0.1)
     # A run of another task under the first lease tells when that has passed.
     other = RunCommand(
         run_id=run_id(task_id(SiteId("there"), unique_text()), FIRST),
@@ -252,7 +257,7 @@ async def test_an_extended_run_outlives_its_first_lease(site: Site) -> None:
     await site.executor.ensure(other, lease_until_s=first_s + 0.1)
     assert (await site.end(other.run_id)).reason is ExitReason.LEASE_EXPIRED
     assert (await site.executor.poll(extended.run_id)).phase is RunPhase.RUNNING
-    await asyncio.to_thread((site.work / "said").write_text, "go\n")
+    await asyncio.to_thread((site.work / "go").write_text, "go\n")
     status = await site.end(extended.run_id)
     assert (status.reason, status.exit_code) == (ExitReason.EXITED, 5)
 

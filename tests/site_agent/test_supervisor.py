@@ -7,7 +7,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,12 +72,34 @@ class Run:
 
     def hear(self) -> str:
         """Wait for the next line that the job writes into the pipe `said`."""
+        return self._hear(HANG_S, lambda: pytest.fail("the job said nothing"))
+
+    def hear_renewing(self, lease_s: float) -> tuple[str, float]:
+        """Wait for a line under leases that go on until it comes; return it and the last one's end.
+
+        However long the start takes, the job lives then, and has so long to live.
+        """
+        clock, until_s = SystemClock(), 0.0
+        hangs_s = clock.protocol_s() + HANG_S
+
+        def renew() -> None:
+            nonlocal until_s
+            assert clock.protocol_s() < hangs_s, "the job said nothing"
+            until_s = clock.protocol_s() + lease_s
+            supervisor.write_lease(str(self.path), until_s)
+
+        renew()
+        return self._hear(lease_s / 20, renew), until_s
+
+    def _hear(self, patience_s: float, act: Callable[[], None]) -> str:
         descriptor = os.open(self.path / "said", os.O_RDWR)
         try:
             text = b""
             while not text.endswith(b"\n"):
-                assert select.select([descriptor], [], [], HANG_S)[0], "the job said nothing"
-                text += os.read(descriptor, 1)
+                if select.select([descriptor], [], [], patience_s)[0]:
+                    text += os.read(descriptor, 1)
+                else:
+                    act()
             return text.decode().strip()
         finally:
             os.close(descriptor)
@@ -245,7 +267,8 @@ def test_at_the_end_of_the_lease_every_process_of_the_job_is_dead(run: Run) -> N
     script = "trap '' TERM; sleep 1000 & a=$!; setsid sleep 1000 & echo $$ $a $! > $DIR/said; wait"
     run.prepare("/bin/sh", "-c", script, lease_s=2.5, grace_s=0.1)
     run.launch()
-    pids = [int(pid) for pid in run.hear().split()]
+    said, _ = run.hear_renewing(2.5)
+    pids = [int(pid) for pid in said.split()]
     assert run.end() == 0
     assert run.record()["reason"] == "LEASE_EXPIRED"
     assert len(pids) == 3
@@ -253,10 +276,11 @@ def test_at_the_end_of_the_lease_every_process_of_the_job_is_dead(run: Run) -> N
 
 
 def test_a_renewed_lease_keeps_the_job_alive_past_the_first_deadline(run: Run) -> None:
-    run.prepare("/bin/sh", "-c", "read word < $DIR/said; exit 5", lease_s=1.0)
-    first_s = supervisor.read_lease(str(run.path))
-    assert first_s is not None
+    script = "echo here > $DIR/said; read word < $DIR/go; exit 5"
+    run.prepare("/bin/sh", "-c", script, lease_s=2.0)
+    os.mkfifo(run.path / "go")
     run.launch()
+    _, first_s = run.hear_renewing(2.0)
     supervisor.write_lease(str(run.path), first_s + FAR_S)
     # Another run under the first lease tells when that has passed.
     other_path = run.path / "other"
@@ -267,7 +291,7 @@ def test_a_renewed_lease_keeps_the_job_alive_past_the_first_deadline(run: Run) -
     other.launch()
     assert other.end() == 0
     assert other.record()["reason"] == "LEASE_EXPIRED"
-    (run.path / "said").write_text("go\n")
+    (run.path / "go").write_text("go\n")
     assert run.end() == 0
     record = run.record()
     assert (record["reason"], record["exit_code"]) == ("EXITED", 5)

@@ -20,7 +20,15 @@ from gcos.artifacts import Artifact, ArtifactKind
 from gcos.cli.spans import span_s
 from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
-from gcos.contract_net import Announcement, ChangeKind, Holder, Refusal, Renewal, RunProgress
+from gcos.contract_net import (
+    Announcement,
+    ChangeKind,
+    Holder,
+    Refusal,
+    Renewal,
+    ReportAnswer,
+    RunProgress,
+)
 from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import (
     ArtifactNotFoundError,
@@ -881,6 +889,26 @@ async def test_renewals_carry_tails_to_other_origins_only() -> None:
         assert asked == []
         await here.runner._renew("on:1")
         assert asked == [[]]
+
+
+async def test_a_report_is_repeated_as_often_as_a_lease_is_renewed() -> None:
+    """An origin that comes back takes the run for lost after a lease."""
+    async with agent() as here, asyncio.timeout(20):
+        here.runner.config = replace(here.runner.config, lease_s=0.003)
+        attempt_count = 0
+
+        async def report(*_: object) -> ReportAnswer:
+            nonlocal attempt_count
+            attempt_count += 1
+            if attempt_count < 20:
+                raise PeerUnreachableError("does not answer")
+            return ReportAnswer(is_accepted=True)
+
+        here.peers.report = report
+        told = ended((await here.submit({})).task).report
+        assert told is not None
+        await here.runner._send_report("on:1", told)
+        assert attempt_count == 20
 
 
 async def test_a_log_begins_at_no_negative_byte() -> None:

@@ -38,6 +38,7 @@ from site_agent.artifact_store import ArtifactStore
 from site_agent.copy_log import CopyLog
 from site_agent.links import Priority
 from site_agent.manifest_answer import ManifestAnswer
+from site_agent.peer_source import PeerSource
 from site_agent.serving import ArtifactServicer
 from site_agent.transfer import ArtifactPlane, FetchResult
 
@@ -48,6 +49,8 @@ RUN, OTHER_RUN = RunId("iad-1.1.1"), RunId("iad-2.1.1")
 LARGE = b"".join(n.to_bytes(4, "big") for n in range(5 * CHUNK_BYTES // 8)) + b"end"
 FILES = {"config.json": b"{}", "empty": b"", "weights/part.bin": LARGE}
 HERE = SiteId("iad")
+HANG_S = 60.0
+"""A test that waits longer than this has failed; none depends on how long anything takes."""
 
 
 def nothing(_: int) -> None:
@@ -107,19 +110,20 @@ class Network:
         return await self.serve(store, servicer(store)), artifact
 
     @asynccontextmanager
-    async def plane(
-        self, store: ArtifactStore, idle_s: float = 20.0
-    ) -> AsyncIterator[ArtifactPlane]:
-        clock, log = SystemClock(), get_logger()
-        async with ArtifactPlane(store, self.channels, clock, log, idle_s=idle_s) as plane:
+    async def plane(self, store: ArtifactStore) -> AsyncIterator[ArtifactPlane]:
+        async with ArtifactPlane(store, self.channels, SystemClock(), get_logger()) as plane:
             yield plane
         assert_clean(store)
 
 
 @pytest.fixture(autouse=True)
 def nearby(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every holder is near, however busy this machine is: one connection, two calls."""
+    """Every holder is near and quick, however busy this machine is.
+
+    It gets one connection and two calls, and keeps each range that it has claimed.
+    """
     monkeypatch.setattr(peer_source, "LONG_RTT_S", float("inf"))
+    monkeypatch.setattr(chunk_board, "SLOW_S_MIN", float("inf"))
 
 
 @pytest.fixture
@@ -179,8 +183,8 @@ class Counting(ArtifactServicer):
 class Ending(ArtifactServicer):
     """Tells when a call has ended."""
 
-    def __init__(self, store: ArtifactStore, idle_s: float) -> None:
-        super().__init__(store, idle_s=idle_s)
+    def __init__(self, store: ArtifactStore) -> None:
+        super().__init__(store)
         self.has_ended = asyncio.Event()
 
     async def ReadFile(self, request: Any, context: Any) -> None:
@@ -601,13 +605,20 @@ async def test_a_source_is_not_blamed_for_what_another_spoilt(network: Network) 
         assert_holds(here, artifact, FILES)
 
 
-async def test_a_silent_source_is_given_up(network: Network) -> None:
+async def test_a_silent_source_is_given_up(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = network.store("fra")
     artifact = network.content(store, FILES)
     servicer = Waiting(store)
     silent = await network.serve(store, servicer)
     good, _ = await network.holder("sin")
-    async with network.plane(network.store("iad"), idle_s=1.0) as plane:
+
+    def source(holder: Holder, need: ArtifactNeed, **how: Any) -> PeerSource:
+        return PeerSource(holder, need, **how | ({"idle_s": 0.2} if holder == silent else {}))
+
+    monkeypatch.setattr(download, "PeerSource", source)
+    async with network.plane(network.store("iad")) as plane:
         assert (await fetch(plane, artifact, silent, good)).source == good
     servicer.may_send.set()
 
@@ -1117,7 +1128,7 @@ async def read(stub: Any, artifact: Artifact, path: str, offset: int, length: in
     request = artifacts_pb2.ReadFileRequest(
         artifact_id=artifact.artifact_id, path=path, offset_bytes=offset, length_bytes=length
     )
-    return [response.data async for response in stub.ReadFile(request, timeout=5.0)]
+    return [response.data async for response in stub.ReadFile(request, timeout=HANG_S)]
 
 
 async def test_a_part_of_a_file_comes_in_chunks_of_at_most_a_mebibyte(network: Network) -> None:
@@ -1177,17 +1188,22 @@ async def test_an_artifact_stays_while_it_is_read_and_may_go_when_the_reader_doe
     content = {"f": bytes(40 * CHUNK_BYTES)}
     artifact = network.content(store, content)
     store.cache.set_custodian(artifact.artifact_id, None, is_custodian=False)
-    servicer = Ending(store, idle_s=0.5)
+    servicer = Ending(store)
     holder = await network.serve(store, servicer)
     all_bytes = 100 * CHUNK_BYTES
-    async with calling(network, holder) as stub:
-        request = artifacts_pb2.ReadFileRequest(artifact_id=artifact.artifact_id, path="f")
-        call = stub.ReadFile(request, timeout=30.0)
+    request = artifacts_pb2.ReadFileRequest(artifact_id=artifact.artifact_id, path="f")
+    async with calling(network, holder) as stub, asyncio.timeout(HANG_S):
+        call = stub.ReadFile(request)
         assert len((await call.read()).data) == CHUNK_BYTES
         assert store.cache.evictions_for(MODEL, all_bytes) is None
-        # The reader takes nothing more: the holder waits half a second and lets it go.
-        async with asyncio.timeout(10.0):
-            await servicer.has_ended.wait()
+        call.cancel()
+        await servicer.has_ended.wait()
+        assert store.cache.evictions_for(MODEL, all_bytes) == (artifact.artifact_id,)
+        # One that stays and takes nothing is waited for, and let go.
+        servicer.has_ended.clear()
+        servicer._idle_s = 0.1
+        call = stub.ReadFile(request)
+        await servicer.has_ended.wait()
         assert store.cache.evictions_for(MODEL, all_bytes) == (artifact.artifact_id,)
         call.cancel()
 

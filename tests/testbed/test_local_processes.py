@@ -74,6 +74,16 @@ def test_stop_kills_what_does_not_and_says_so(start):
     assert said == [f"killed script (pid {process.pid}), which had not ended by itself"]
 
 
+def test_a_killed_process_has_ended(start):
+    # It takes a moment to give back what it holds.
+    process = start(
+        "import signal; held = bytearray(200_000_000); print('here', flush=True)\nsignal.pause()"
+    )
+    await_log(process, "here")
+    local_processes.kill(process)
+    assert not process.is_alive
+
+
 def test_the_tail_of_a_log_cannot_drive_the_terminal(start, tmp_path):
     process = start("pass")
     (tmp_path / "log").write_bytes(b"one\ntwo\x1b[2J\nthr\xffee\n")

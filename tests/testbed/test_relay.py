@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 
+from gcos.system import SystemClock
 from testbed.lateness import LATENESS_BOUNDS_S, Lateness
-from testbed.relay import Lane, Relay, RelayReading, check
+from testbed.relay import Lane, Relay, RelayReading, check, flow_rate
 
 
 @pytest.fixture
@@ -52,10 +53,24 @@ async def test_a_target_that_refuses_ends_the_connection() -> None:
 
 async def test_the_self_test_measures_both_delay_and_rate() -> None:
     """Never faster than the link; how much slower depends on this machine's load."""
+    clock = SystemClock()
+    began_s = clock.protocol_s()
     reading = await check(rate_bytes_per_s=4e6, delay_s=0.02)
+    took_s = clock.protocol_s() - began_s
     assert isinstance(reading, RelayReading)
     assert reading.rtt_s >= 0.04 - 0.002
-    assert 0 < reading.bytes_per_s <= 4e6 * 1.25
+    assert reading.bytes_per_s > 0
+    assert took_s >= 1.5, "as long as 6 MB take at 4 MB/s"
+
+
+def test_the_rate_of_a_flow_is_that_of_its_second_half() -> None:
+    steady = [(n / 100, n * 1000) for n in range(1, 101)]
+    assert flow_rate(steady) == pytest.approx(1e5)
+    slow_start = [(n / 50, n * 1000) for n in range(1, 51)]
+    after = [(1.0 + n / 100, 50_000 + n * 1000) for n in range(1, 51)]
+    assert flow_rate(slow_start + after) == pytest.approx(1e5)
+    held_up = [(0.1, 1000), *((1.0, n * 1000) for n in range(2, 101))]
+    assert flow_rate(held_up) == pytest.approx(99_000 / 0.9)
 
 
 def test_a_lane_sends_one_after_the_other_and_keeps_its_delay() -> None:

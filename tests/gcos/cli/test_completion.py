@@ -11,6 +11,16 @@ import pytest
 from testbed import samples
 from testbed.fakes import FAKE_TOKEN, FakeAgent
 
+#: The program as it is installed, and one that waits for an agent however long a busy one takes.
+SCRIPT = [str(Path(sys.executable).with_name("gcos"))]
+PATIENT_PROGRAM = """
+import sys
+from gcos.cli import completion, main
+sys.argv[0], completion._TIMEOUT_S = "gcos", 60.0
+sys.exit(main.main())
+"""
+PATIENT = [sys.executable, "-c", PATIENT_PROGRAM]
+
 
 @pytest.fixture
 async def agent() -> AsyncIterator[FakeAgent]:
@@ -19,7 +29,9 @@ async def agent() -> AsyncIterator[FakeAgent]:
         yield fake
 
 
-async def offered(agent: FakeAgent, tmp_path: Path, words: str) -> list[str]:
+async def offered(
+    agent: FakeAgent, tmp_path: Path, words: str, command: list[str] = SCRIPT
+) -> list[str]:
     token_file = tmp_path / "token"
     token_file.touch(mode=0o600)
     token_file.write_text(FAKE_TOKEN)
@@ -31,9 +43,8 @@ async def offered(agent: FakeAgent, tmp_path: Path, words: str) -> list[str]:
         "COMP_WORDS": words,
         "COMP_CWORD": str(words.count(" ")),
     }
-    script = Path(sys.executable).with_name("gcos")
     process = await asyncio.create_subprocess_exec(
-        script, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     out, err = await process.communicate()
     assert err == b""
@@ -43,15 +54,15 @@ async def offered(agent: FakeAgent, tmp_path: Path, words: str) -> list[str]:
 async def test_ids_of_tasks_are_offered(agent: FakeAgent, tmp_path: Path) -> None:
     await agent.put(samples.task_named("1"))
     await agent.put(samples.ended(samples.task_named("2")))
-    assert await offered(agent, tmp_path, "gcos status de-000") == [
+    assert await offered(agent, tmp_path, "gcos status de-000", PATIENT) == [
         "de-0000000000001",
         "de-0000000000002",
     ]
-    assert await offered(agent, tmp_path, "gcos wait x") == []
+    assert await offered(agent, tmp_path, "gcos wait x", PATIENT) == []
 
 
 async def test_sites_are_offered(agent: FakeAgent, tmp_path: Path) -> None:
-    assert await offered(agent, tmp_path, "gcos cache ls --site ") == ["de"]
+    assert await offered(agent, tmp_path, "gcos cache ls --site ", PATIENT) == ["de"]
 
 
 async def test_without_a_cluster_nothing_is_offered_and_nothing_is_said(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from gcos import codec
 from gcos.errors import InvalidRequestError, UnavailableError
 from gcos.rpc.security import write_token
+from gcos.system import SystemClock
 from testbed.relay import echoing, read_link
 from testbed.wan.cluster import cut, healed, slowed
 from testbed.wan.control import LinkReading, ask, asked_reading, change, measure
@@ -51,9 +52,12 @@ async def test_links_are_measured_as_asked_for_and_changed_while_they_carry(path
     async with Emulator(path) as emulator:
         config = emulator.config
         asked = asked_reading(config, (), "de", "sg")
+        clock = SystemClock()
+        began_s = clock.protocol_s()
         reading = await measure(config, token, asked, flow_s=0.4)
+        assert clock.protocol_s() - began_s >= 0.4
         assert reading.rtt_s >= 0.02 - 0.004
-        assert 0 < reading.bytes_per_s < 4e6 * 1.3
+        assert reading.bytes_per_s > 0
         answer = await change(config, token, slowed("de", "sg", 3.0))
         asked = asked_reading(config, answer.changes, "de", "sg")
         assert asked.asked_rtt_s == pytest.approx(0.06)
