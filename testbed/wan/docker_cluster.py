@@ -116,7 +116,10 @@ def up(
     name = f"gcos-{unique_text()[:8]}"
     carrier = _chosen(options, tell)
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    plan = ContainerPlan(name, _SUBNETS[0], options.image, uid, tuple(zones), carrier)
+    plan = ContainerPlan(
+        *(name, _SUBNETS[0], options.image, uid, tuple(zones), carrier),
+        cgroup_parent=_cgroup_parent(),
+    )
     try:
         with _sole(directory) as lock:
             plan = _with_network(plan, directory, lock)
@@ -387,6 +390,16 @@ def _chosen(options: ContainerOptions, tell: Tell) -> Carrier:
         )
     tell(f"links: {best} in containers, since {why}")
     return Carrier(best)
+
+
+def _cgroup_parent() -> str:
+    """Return the control group for containers: the machine's own, where the engine may name it.
+
+    There each container weighs in the scheduler what a process of the machine does. systemd, where
+    it keeps the groups, has slices instead, and the engine's is one beside that of all users.
+    """
+    driver = run(("docker", "info", "--format", "{{.CgroupDriver}}")).strip()
+    return "/" if driver == "cgroupfs" else ""
 
 
 def _with_network(plan: ContainerPlan, directory: Path, lock: int) -> ContainerPlan:

@@ -94,7 +94,10 @@ def started(command: list[str], until: str) -> subprocess.Popen[str]:
 
 
 def ended(child: subprocess.Popen[str]) -> int:
-    """Return the exit code of a command that is sent Ctrl-C whenever it says what it removes."""
+    """Return the exit code of a command that is sent Ctrl-C whenever it says what it removes.
+
+    It is a negative one where Ctrl-C came when all was gone, while Python ended.
+    """
     for line in child.stderr:
         if line.startswith(("removing", "stopping")):
             os.killpg(child.pid, signal.SIGINT)
@@ -118,7 +121,7 @@ def test_an_interruption_while_it_comes_up_leaves_nothing(backend, number, until
     before = docker_names()
     child = started(command(backend), until)
     os.killpg(child.pid, number)  # as a terminal does
-    assert ended(child) == 130
+    assert ended(child) in {130, -signal.SIGINT}
     assert [each for each in left_of(bed) if each != str(bed)] == []
     assert docker_names() == before
 
@@ -186,6 +189,6 @@ def test_an_interruption_does_not_break_off_what_removes(backend, down, bed, com
     assert len(left_of(bed)) + len(docker_names() - before) > 5
     child = started([*down, "--force", "--dir", str(bed)], "ing ")
     os.killpg(child.pid, signal.SIGINT)
-    assert ended(child) == 0
+    assert ended(child) in {0, -signal.SIGINT}
     assert left_of(bed) == []
     assert docker_names() == before
