@@ -115,11 +115,11 @@ def up(
     uid = IMAGE_UID if os.getuid() == 0 else os.getuid()
     name = f"gcos-{unique_text()[:8]}"
     carrier = _chosen(options, tell)
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     plan = ContainerPlan(
         *(name, _SUBNETS[0], options.image, uid, tuple(zones), carrier),
         cgroup_parent=_cgroup_parent(),
     )
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
         with _sole(directory) as lock:
             plan = _with_network(plan, directory, lock)
