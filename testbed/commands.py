@@ -54,13 +54,9 @@ def up(
       gcos up
       gcos up --sites on,de --speed 60
     """
-    import signal  # noqa: PLC0415
-
     from testbed import local_cluster  # noqa: PLC0415
+    from testbed.interruption import interruptible  # noqa: PLC0415
 
-    # Closing the terminal half-way is an interruption too: nothing must be left half started.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     where = place(directory)
     try:
         wishes = local_cluster.Wishes(
@@ -70,16 +66,18 @@ def up(
             gpu_count=gpus,
         )
         cluster = None
-        # A world that runs cannot be given another start.
-        if world_start is None:
-            cluster = local_cluster.revive(where, wishes, tell=_tell)
-        if cluster is None:
-            options = wishes.options(
-                where,
-                local_cluster.read_state(where),
-                world_start_s=None if world_start is None else _instant_s(world_start),
-            )
-            cluster = local_cluster.up(options, tell=_tell)
+        # Closing the terminal half-way is an interruption too: nothing must be left half started.
+        with interruptible():
+            # A world that runs cannot be given another start.
+            if world_start is None:
+                cluster = local_cluster.revive(where, wishes, tell=_tell)
+            if cluster is None:
+                options = wishes.options(
+                    where,
+                    local_cluster.read_state(where),
+                    world_start_s=None if world_start is None else _instant_s(world_start),
+                )
+                cluster = local_cluster.up(options, tell=_tell)
     except KeyboardInterrupt:
         _tell("interrupted; what was started has ended")
         raise typer.Exit(130) from None

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import io
 import json
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -37,6 +36,7 @@ from testbed import demo_jobs, local_cluster
 from testbed.demo_jobs import DemoJob
 from testbed.demo_report import DemoReport, JobResult, json_document
 from testbed.demo_view import DemoView
+from testbed.interruption import interruptible
 from testbed.workloads.make import make
 
 SEED: Final = 7
@@ -55,12 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m testbed.demo", description="Show GCOS.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
     options = parser.parse_args(arguments)
-    # `kill` and a closed terminal end the cluster as Ctrl-C does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     console = Console(highlight=False)
     try:
-        report = run(console)
+        # `kill` and a closed terminal end the cluster as Ctrl-C does.
+        with interruptible():
+            report = run(console)
     except KeyboardInterrupt:
         console.print("Interrupted. The cluster was stopped and removed.")
         return EXIT_INTERRUPTED

@@ -266,13 +266,9 @@ def _live_options(
 
 
 def _live(options: "LiveOptions", out: "Output") -> "Simulate":
-    """Return what runs agents in place of a simulator, and let SIGTERM interrupt it."""
-    import signal  # noqa: PLC0415
-
+    """Return what runs agents in place of a simulator."""
     from testbed.live.simulate import LiveSimulate  # noqa: PLC0415
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     return LiveSimulate(options, out.say)
 
 

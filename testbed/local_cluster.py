@@ -16,6 +16,7 @@ from gcos.ids import SiteId
 from gcos.locks import lock_directory
 from gcos.rpc.security import read_token
 from gcos.system import SystemClock
+from testbed.interruption import uninterrupted
 from testbed.local_directory import (
     AGENT,
     ARTIFACTS_NAME,
@@ -99,8 +100,9 @@ def up(
             cluster = _cluster(directory, state)
             write_cluster(cluster, {HOME_VARIABLE: str(directory)})
         except BaseException:
-            tell("stopping what was started")
-            _stop_all(started, grace_s=STOP_S, tell=tell)
+            with uninterrupted():
+                tell("stopping what was started")
+                _stop_all(started, grace_s=STOP_S, tell=tell)
             raise
         return cluster
 
@@ -153,8 +155,9 @@ def revive(directory: Path, wishes: Wishes, *, tell: Tell) -> LocalCluster | Non
             cluster = _cluster(directory, state)
             write_cluster(cluster, {HOME_VARIABLE: str(directory)})
         except BaseException:
-            tell("stopping what was brought back")
-            _stop_all(started, grace_s=STOP_S, tell=tell)
+            with uninterrupted():
+                tell("stopping what was brought back")
+                _stop_all(started, grace_s=STOP_S, tell=tell)
             raise
         return cluster
 
@@ -176,6 +179,8 @@ def unfinished_count(directory: Path, *, tell: Tell) -> int:
 def down(directory: Path, *, keep: bool, tell: Tell) -> bool:
     """Stop the cluster in `directory`; return False where there is none.
 
+    A KeyboardInterrupt ends what running jobs get to end, and nothing else.
+
     Args:
         directory: Its directory.
         keep: Leave journals, caches and outputs, so that `up` can go on with them.
@@ -187,7 +192,7 @@ def down(directory: Path, *, keep: bool, tell: Tell) -> bool:
     """
     if not (directory / STATE_NAME).exists():
         return False
-    with lock_directory(directory):
+    with uninterrupted(), lock_directory(directory):
         state = read_state(directory)
         if state is None:
             return False

@@ -15,6 +15,7 @@ from typing import Final
 
 from gcos.system import SystemClock, sleep_blocking
 from site_agent.supervisor import boot_id, process_stat
+from testbed.interruption import interruptible
 
 _LOOK_S: Final = 0.05
 #: Protocol seconds after SIGKILL: only a process in uninterruptible sleep takes longer.
@@ -136,7 +137,8 @@ def stop(
     for process in processes:
         process.send(signal.SIGTERM)
     try:
-        _await_end(processes, timeout_s=grace_s)
+        with interruptible():
+            _await_end(processes, timeout_s=grace_s)
     except KeyboardInterrupt:
         tell("not waiting any longer")
     left = [process for process in processes if process.is_alive]

@@ -51,10 +51,9 @@ def parity(
     Example:
       gcos testbed parity --scenario examples/short-jobs.toml --policy joint
     """
-    import signal  # noqa: PLC0415
-
     from gcos.errors import InvalidRequestError  # noqa: PLC0415
     from testbed.evaluate import Pair, RunOrder, instance_of, monday_s  # noqa: PLC0415
+    from testbed.interruption import interruptible  # noqa: PLC0415
     from testbed.live.checks import LiveOptions  # noqa: PLC0415
     from testbed.live.parity import parity as compared  # noqa: PLC0415
     from testbed.live.report import show_parity  # noqa: PLC0415
@@ -66,8 +65,6 @@ def parity(
         raise InvalidRequestError(
             f"{on!r} is no place to run agents", field="on", hint="one of live, testbed"
         )
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     out = output_of(context, output, quiet)
     options = LiveOptions(has_links=on == "testbed", speed=speed, byte_ratio=byte_ratio)
     plan = load_scenario(scenario, changes or ())
@@ -76,7 +73,8 @@ def parity(
     )
     instance = instance_of(order)
     try:
-        run = run_live(instance, options, policy=policy, tell=out.say)
+        with interruptible():
+            run = run_live(instance, options, policy=policy, tell=out.say)
     except KeyboardInterrupt:
         out.say("interrupted; nothing is left running")
         raise typer.Exit(130) from None

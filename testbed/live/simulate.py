@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcos.errors import InvalidRequestError
+from testbed.interruption import interruptible
 from testbed.live.books import result_of
 from testbed.live.checks import LiveOptions, check_live, check_policy
 from testbed.live.run import run_live
@@ -38,7 +39,8 @@ class LiveSimulate:
             raise InvalidRequestError(
                 "only simulated runs are exported", field="export", hint="--on sim"
             )
-        run = run_live(instance, self.options, policy=policy, tell=self.tell)
+        with interruptible():
+            run = run_live(instance, self.options, policy=policy, tell=self.tell)
         if run.is_void:
             self.tell(
                 f"{policy}: {run.late_share:.1%} of deliveries were late; its times say nothing "

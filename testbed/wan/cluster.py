@@ -15,6 +15,7 @@ from gcos.errors import GcosError, NotFoundError, WrongStateError
 from gcos.home import LocalCluster
 from gcos.rpc.security import read_token
 from testbed import local_cluster, local_processes
+from testbed.interruption import uninterrupted
 from testbed.local_directory import AGENT, SITES_NAME, TOKEN_NAME, WAN, Tell, write_whole
 from testbed.local_plan import Plan, free_addresses, launch_of
 from testbed.local_processes import LocalProcess
@@ -113,14 +114,16 @@ def up(
     except WrongStateError:
         raise  # one runs there already, and goes on
     except BaseException:
-        remove(stem_of(directory))
+        with uninterrupted():
+            remove(stem_of(directory))
         raise
 
 
 def down(directory: Path, *, keep: bool, tell: Tell) -> bool:
     """Stop a testbed, as `testbed.local_cluster.down` does, and remove its namespaces."""
-    was_there = local_cluster.down(directory, keep=keep, tell=tell)
-    count = remove(stem_of(directory))
+    with uninterrupted():
+        was_there = local_cluster.down(directory, keep=keep, tell=tell)
+        count = remove(stem_of(directory))
     if count:
         tell(f"removed {count} network namespaces")
     return was_there or bool(count)

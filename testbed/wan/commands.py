@@ -90,19 +90,16 @@ def up(
       gcos testbed up
       gcos testbed up --scenario sites-5 --network my_links.csv --speed 600
     """
-    import signal  # noqa: PLC0415
-
     from gcos.errors import WrongStateError  # noqa: PLC0415
     from testbed import local_cluster  # noqa: PLC0415
     from testbed.commands import place  # noqa: PLC0415
+    from testbed.interruption import interruptible  # noqa: PLC0415
     from testbed.local_state import ClusterOptions, Wishes  # noqa: PLC0415
     from testbed.scenarios import load_scenario  # noqa: PLC0415
     from testbed.wan import backends, cluster, docker_cluster, matrix, place_files  # noqa: PLC0415
     from testbed.world import load_world  # noqa: PLC0415
 
     wished = backends.wished(backend, carrier)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     where = place(directory)
     if wished.backend is backends.Backend.DOCKER:
         containers = docker_cluster.ContainerOptions(
@@ -121,23 +118,24 @@ def up(
             hint="bring back what ended of it with --backend docker, or choose another --dir",
         )
     try:
-        running = local_cluster.revive(where, Wishes(), tell=_tell)
-        if running is None:
-            zones = matrix.places(
-                load_scenario(scenario), broker_zone=broker_zone, predictor_zone=predictor_zone
-            )
-            links = matrix.links(zones, load_world(network), speed=speed, byte_ratio=byte_ratio)
-            options = ClusterOptions(
-                where,
-                site_ids=tuple(name for name in zones if name not in {"broker", "predictor"}),
-                speed=speed,
-                byte_ratio=byte_ratio,
-                gpu_count=gpus,
-                agent_settings={"policy": policy},
-            )
-            chosen = backends.chosen(wished)
-            _tell(chosen.reason)
-            running = cluster.up(options, links, tell=_tell, seed=seed, carrier=chosen.carrier)
+        with interruptible():
+            running = local_cluster.revive(where, Wishes(), tell=_tell)
+            if running is None:
+                zones = matrix.places(
+                    load_scenario(scenario), broker_zone=broker_zone, predictor_zone=predictor_zone
+                )
+                links = matrix.links(zones, load_world(network), speed=speed, byte_ratio=byte_ratio)
+                options = ClusterOptions(
+                    where,
+                    site_ids=tuple(name for name in zones if name not in {"broker", "predictor"}),
+                    speed=speed,
+                    byte_ratio=byte_ratio,
+                    gpu_count=gpus,
+                    agent_settings={"policy": policy},
+                )
+                chosen = backends.chosen(wished)
+                _tell(chosen.reason)
+                running = cluster.up(options, links, tell=_tell, seed=seed, carrier=chosen.carrier)
     except KeyboardInterrupt:
         _tell("interrupted; what was started has ended")
         raise typer.Exit(130) from None
@@ -156,18 +154,19 @@ def _up_in_containers(
     broker_zone: str | None,
     predictor_zone: str | None,
 ) -> None:
+    from testbed.interruption import interruptible  # noqa: PLC0415
     from testbed.wan import docker_cluster, matrix  # noqa: PLC0415
 
+    if docker_cluster.is_there(options.directory):
+        names = docker_cluster.revive(options.directory)
+        _tell(f"brought back {', '.join(names) or 'nothing: all of them run'}")
+        return
+    zones = matrix.places(scenario, broker_zone=broker_zone, predictor_zone=predictor_zone)
+    settings = options.settings
+    links = matrix.links(zones, world, speed=settings.speed, byte_ratio=settings.byte_ratio)
     try:
-        if docker_cluster.is_there(options.directory):
-            names = docker_cluster.revive(options.directory)
-            _tell(f"brought back {', '.join(names) or 'nothing: all of them run'}")
-            return
-        zones = matrix.places(scenario, broker_zone=broker_zone, predictor_zone=predictor_zone)
-        links = matrix.links(
-            zones, world, speed=options.settings.speed, byte_ratio=options.settings.byte_ratio
-        )
-        plan = docker_cluster.up(options, zones, links, tell=_tell)
+        with interruptible():
+            plan = docker_cluster.up(options, zones, links, tell=_tell)
     except KeyboardInterrupt:
         _tell("interrupted; what was made is gone")
         raise typer.Exit(130) from None

@@ -27,6 +27,7 @@ from testbed.wan.containers import (
     RULING_CAPABILITIES,
     SIDECAR_HEALTH,
     SIDECAR_HEALTH_S,
+    SIDECAR_SHARES,
     ContainerPlan,
     process_arguments,
     process_environ,
@@ -132,6 +133,7 @@ def _sidecar(plan: ContainerPlan, place: str) -> dict[str, Any]:
     return _common(plan) | {
         "user": "0",
         "cap_add": list(RULING_CAPABILITIES),
+        "cpu_shares": SIDECAR_SHARES,
         "sysctls": dict(SETTINGS),
         "command": list(sidecar_arguments(plan, place)),
         "networks": {_NETWORK: {"ipv4_address": plan.address(place)}},

@@ -46,6 +46,9 @@ PROCESS_HEALTH_S: Final = 60
 #: What a sidecar may that gives the kernel rules, in its own network namespace alone; the files of
 #: its place are another user's; timers of one who may not be nicer come later.
 RULING_CAPABILITIES: Final = ("NET_ADMIN", "DAC_OVERRIDE", "SYS_NICE")
+#: Sidecars weigh in the machine's scheduler what a process weighs that is nicer than others by 10,
+#: the kernel's own figure (sched_prio_to_weight): whatever runs in other places, links come first.
+SIDECAR_SHARES: Final = 9548
 _RULING: Final = (
     *("--user", "0", "--cap-drop", "ALL"),
     *(part for name in RULING_CAPABILITIES for part in ("--cap-add", name)),
@@ -66,6 +69,8 @@ class ContainerPlan:
         uid: Who runs them.
         places: Places in a fixed order; their number is theirs in addresses.
         carrier: What carries links; None: each sidecar finds out.
+        cgroup_parent: Control group of all containers; empty: the engine's own, in which all that
+            it runs weighs as much as one process of the machine.
     """
 
     name: str
@@ -74,6 +79,7 @@ class ContainerPlan:
     uid: int
     places: tuple[str, ...]
     carrier: Carrier | None = Carrier.RELAY
+    cgroup_parent: str = ""
 
     def serving(self, place: str) -> str:
         """Return where a place's process serves inside: another for each, as brokers list it."""
@@ -177,6 +183,7 @@ def sidecar_command(plan: ContainerPlan, place: str, directory: str) -> Command:
     return (
         *_run(plan, plan.sidecar(place), directory, may_rule=plan.carrier is not Carrier.RELAY),
         *("--network", plan.name, "--ip", plan.address(place)),
+        *("--cpu-shares", str(SIDECAR_SHARES)),
         *(*_healthy(SIDECAR_HEALTH, SIDECAR_HEALTH_S), plan.image, *sidecar_arguments(plan, place)),
     )
 
@@ -253,6 +260,7 @@ def _run(plan: ContainerPlan, container: str, directory: str, *, may_rule: bool 
     return (
         *("docker", "run", "--detach", "--init", "--name", container),
         *("--label", f"{LABEL}={plan.name}"),
+        *(("--cgroup-parent", plan.cgroup_parent) if plan.cgroup_parent else ()),
         *(_RULING if may_rule else ("--user", str(plan.uid), "--cap-drop", "ALL")),
         *("--security-opt", "no-new-privileges", "--read-only"),
         *("--tmpfs", _SCRATCH, "--volume", f"{directory}:{HOME}"),

@@ -17,6 +17,7 @@ from gcos import codec
 from gcos.errors import GcosError, InvalidRequestError, UnavailableError, WrongStateError
 from gcos.locks import LOCK_NAME
 from gcos.system import SystemClock, sleep_blocking, unique_text
+from testbed.interruption import uninterrupted
 from testbed.local_directory import Tell, write_whole
 from testbed.wan.containers import (
     HOME,
@@ -52,6 +53,8 @@ _COMMAND_S: Final = 120.0
 #: Wall seconds for all processes to serve.
 _READY_S: Final = 300.0
 _LOOK_S: Final = 0.5
+#: Wall seconds in which the engine ends what it was asked to end.
+_GONE_S: Final = 60.0
 _SUBNETS: Final = tuple(f"10.231.{number}" for number in range(20, 40))
 
 
@@ -112,8 +115,11 @@ def up(
     uid = IMAGE_UID if os.getuid() == 0 else os.getuid()
     name = f"gcos-{unique_text()[:8]}"
     carrier = _chosen(options, tell)
+    plan = ContainerPlan(
+        *(name, _SUBNETS[0], options.image, uid, tuple(zones), carrier),
+        cgroup_parent=_cgroup_parent(),
+    )
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    plan = ContainerPlan(name, _SUBNETS[0], options.image, uid, tuple(zones), carrier)
     try:
         with _sole(directory) as lock:
             plan = _with_network(plan, directory, lock)
@@ -128,8 +134,9 @@ def up(
                 run(process_command(plan, place, str(directory / place)), held=(lock,))
         _await_ready(plan, plan.places, tell)
     except BaseException:
-        tell("removing what was made")
-        down(directory, tell=tell)
+        with uninterrupted():
+            tell("removing what was made")
+            down(directory, tell=tell)
         raise
     return plan
 
@@ -160,32 +167,58 @@ def _sole(directory: Path) -> Iterator[int]:
 def down(directory: Path, *, tell: Tell) -> bool:
     """Remove containers, network and files of a testbed; return False where there is none.
 
+    Interruptions wait until it has ended.
+
     Raises:
-        UnavailableError: Docker does not answer.
+        UnavailableError: Docker does not answer, or refused; the files stay, by which the rest is
+            found when this is called again.
     """
     if not is_there(directory):
         return False
-    with _sole(directory):
-        plan = read_plan(directory)
-        name = plan.name
-        containers = [line.split("\t")[0] for line in run(listing_command(name)).splitlines()]
-        if containers:
-            tell(f"removing {len(containers)} containers")
-            sidecars = {plan.sidecar(place) for place in plan.places}
-            remove = ("docker", "rm", "--force", "--volumes")
-            if served := [each for each in containers if each not in sidecars]:
-                run((*remove, *served))
-            # One after the other: they alone are on the network, and an engine that takes several
-            # off at once was seen to go on counting one of them, and to refuse the network's end.
-            for sidecar in sorted(sidecars & set(containers)):
-                run((*remove, sidecar))
-        if run(("docker", "network", "ls", "--quiet", "--filter", f"name=^{name}$")).strip():
-            try:
-                run(("docker", "network", "rm", name))
-            except UnavailableError as exc:
-                tell(f"the network {name} is left, until Docker is restarted: {exc.message}")
+    with uninterrupted(), _sole(directory):
+        _remove(read_plan(directory), tell)
         shutil.rmtree(directory)
     return True
+
+
+def _remove(plan: ContainerPlan, tell: Tell) -> None:
+    """Remove containers and network, and look until there are none.
+
+    A command that took too long was given up by us, not by the engine, which may carry it out after
+    we have looked, and refuses the end of a network that it is just adding a container to.
+    """
+    clock = SystemClock()
+    until_s = clock.protocol_s() + _GONE_S
+    while left := _removed_once(plan, tell):
+        if clock.protocol_s() > until_s:
+            raise UnavailableError(
+                f"Docker does not end {plan.name}: {left}",
+                hint="restart Docker, then: gcos testbed down --force",
+            )
+        sleep_blocking(_LOOK_S)
+
+
+def _removed_once(plan: ContainerPlan, tell: Tell) -> str:
+    """Remove what there is and return what it was, or why it could not be; empty: nothing is."""
+    containers = [line.split("\t")[0] for line in run(listing_command(plan.name)).splitlines()]
+    sidecars = sorted({plan.sidecar(place) for place in plan.places} & set(containers))
+    remove = ("docker", "rm", "--force", "--volumes")
+    try:
+        if containers:
+            tell(f"removing {len(containers)} containers")
+        if served := [each for each in containers if each not in sidecars]:
+            run((*remove, *served))
+        # One after the other: they alone are on the network, and an engine that takes several off
+        # at once was seen to go on counting one of them, and to refuse the network's end.
+        for sidecar in sidecars:
+            run((*remove, sidecar))
+        listing = ("docker", "network", "ls", "--quiet", "--filter", f"name=^{plan.name}$")
+        if not run(listing).strip():
+            return ", ".join(containers)
+        run(("docker", "network", "rm", plan.name))
+    except UnavailableError as exc:
+        return exc.message
+    return plan.name
 
 
 def processes(directory: Path) -> dict[str, str]:
@@ -357,6 +390,16 @@ def _chosen(options: ContainerOptions, tell: Tell) -> Carrier:
         )
     tell(f"links: {best} in containers, since {why}")
     return Carrier(best)
+
+
+def _cgroup_parent() -> str:
+    """Return the control group for containers: the machine's own, where the engine may name it.
+
+    There each container weighs in the scheduler what a process of the machine does. systemd, where
+    it keeps the groups, has slices instead, and the engine's is one beside that of all users.
+    """
+    driver = run(("docker", "info", "--format", "{{.CgroupDriver}}")).strip()
+    return "/" if driver == "cgroupfs" else ""
 
 
 def _with_network(plan: ContainerPlan, directory: Path, lock: int) -> ContainerPlan:

@@ -21,6 +21,7 @@ from gcos.ids import SiteId, TaskId
 from gcos.system import SystemClock
 from gcos.tasks import TaskState
 from site_agent.decisions import replayed
+from testbed.interruption import uninterrupted
 from testbed.learned_bids import bidders_of
 from testbed.wan import cluster
 from testbed.wan.beds import Bed
@@ -150,7 +151,8 @@ def run_policy(
         replay = replayed(bed.decisions(), bidders_of)
         return replace(run, decision_count=replay.total, changed_decisions=replay.differences)
     finally:
-        bed.down()
+        with uninterrupted():
+            bed.down()
 
 
 async def _drive(

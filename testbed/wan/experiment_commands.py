@@ -43,6 +43,7 @@ def self_test(
       gcos testbed self-test --backend relay --rtt-ms 150
     """
     from gcos.errors import UnavailableError  # noqa: PLC0415
+    from testbed.interruption import interruptible  # noqa: PLC0415
     from testbed.relay import keep_time  # noqa: PLC0415
     from testbed.wan import self_test as tests  # noqa: PLC0415
     from testbed.wan.reports import show_self_tests  # noqa: PLC0415
@@ -53,7 +54,7 @@ def self_test(
     refusals = []
     for name in filter(None, (each.strip() for each in backend.split(","))):
         try:
-            with out.progress(f"measuring {name}"):
+            with out.progress(f"measuring {name}"), interruptible():
                 found.append(tests.self_test(name, rtt_s=rtt_ms / 1e3, bytes_per_s=mbit * 1e6 / 8))
         except UnavailableError as exc:
             refusals.append(exc)
@@ -179,15 +180,15 @@ def experiment(
     Example:
       gcos testbed experiment --policies joint,rule --jobs 200 --report report.md
     """
-    import signal  # noqa: PLC0415
-
+    from testbed.interruption import interruptible  # noqa: PLC0415
     from testbed.wan.reports import experiment_markdown, show_experiment  # noqa: PLC0415
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     out = output_of(context, output, quiet)
     try:
-        found = _experiment(scenario, policies, jobs, part, kill_site, gap_s, backend, network, out)
+        with interruptible():
+            found = _experiment(
+                *(scenario, policies, jobs, part, kill_site, gap_s, backend, network, out)
+            )
     except KeyboardInterrupt:
         out.say("interrupted; nothing is left running")
         raise typer.Exit(130) from None

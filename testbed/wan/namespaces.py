@@ -70,8 +70,14 @@ def run(command: Sequence[str], *, may_fail: bool = False) -> str:
         UnavailableError: It is not installed, failed, or did not end in time.
     """
     try:
+        # In a session of its own: Ctrl-C must not end what removes things.
         done = subprocess.run(
-            list(command), check=False, capture_output=True, text=True, timeout=_TIMEOUT_S
+            list(command),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            start_new_session=True,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise UnavailableError(f"{' '.join(command)}: {exc}") from exc
@@ -95,8 +101,9 @@ def two_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
     far = Namespace(f"{stem}-b", *reversed(ADDRESSES))
     with contextlib.ExitStack() as stack:
         for each in (near, far):
-            run(("ip", "netns", "add", each.name))
+            # Before: we may be interrupted while it is made.
             stack.callback(run, ("ip", "netns", "del", each.name), may_fail=True)
+            run(("ip", "netns", "add", each.name))
         # Made inside, so that no interface of the machine is ever called like it.
         near.run(
             ("ip", "link", "add", INTERFACE, "type", "veth", "peer", INTERFACE, "netns", far.name)

@@ -11,7 +11,10 @@ python=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)
 checkout=$(cd "$here/../../.." && pwd)
 context=$(mktemp -d)
-trap 'rm -rf "$context"' EXIT INT TERM
+# A second Ctrl-C must not break off the removal.
+trap 'trap "" INT TERM; rm -rf "$context"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 if [ "$base" = debootstrap ]; then
     base=gcos-base:bookworm

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import tomllib
+from dataclasses import replace
 
 import pytest
 
+from gcos import codec
 from gcos.cli.main import main
 from gcos.config import load
+from gcos.errors import UnavailableError
 from site_agent.config import AgentConfig
 from testbed.local_plan import pool_of
 from testbed.wan import containers, docker_cluster, matrix
@@ -71,10 +74,61 @@ def test_containers_have_no_rights_and_no_way_out():
         assert "--volume /d/on:/gcos" in line
         assert "--publish" not in line
         assert "--privileged" not in line
+        assert "--cgroup-parent" not in line
     process = " ".join(containers.process_command(PLAN, BROKER, "/d/broker"))
     assert "--network container:gcos-x-broker-wan" in process
     assert process.endswith("image gcos.cli.main broker run --config /gcos/process.toml")
     assert "--health-cmd" in process
+
+
+def test_each_container_weighs_as_a_process_and_sidecars_more():
+    plan = replace(PLAN, cgroup_parent="/")
+    sidecar = containers.sidecar_command(plan, "on", "/d/on")
+    process = containers.process_command(plan, "on", "/d/on")
+    for command in (sidecar, process):
+        assert command[command.index("--cgroup-parent") + 1] == "/"
+    assert int(sidecar[sidecar.index("--cpu-shares") + 1]) > 1024
+    assert "--cpu-shares" not in process
+
+
+def test_what_the_engine_refuses_to_end_is_tried_again_until_it_is_gone(tmp_path, monkeypatch):
+    """An engine was seen to count endpoints of a network that had none."""
+    (tmp_path / docker_cluster.STATE_NAME).write_bytes(codec.encode(PLAN))
+    there = {"containers": True, "network": True}
+    refusals = iter(["active endpoints"])
+    ran = []
+
+    def engine(command, **_options):
+        ran.append(command[1:3])
+        match command[1]:
+            case "ps":
+                return "gcos-x-on-wan\tUp\ngcos-x-on\tUp\n" if there["containers"] else ""
+            case "rm":
+                assert there["network"]
+                there["containers"] = command[-1] != "gcos-x-on-wan"
+            case "network" if command[2] == "ls":
+                return "0123\n" if there["network"] else ""
+            case "network":
+                for refusal in refusals:
+                    raise UnavailableError(refusal)
+                there["network"] = False
+        return ""
+
+    monkeypatch.setattr(docker_cluster, "run", engine)
+    monkeypatch.setattr(docker_cluster, "sleep_blocking", lambda _: None)
+    assert docker_cluster.down(tmp_path, tell=lambda _: None)
+    assert ran.count(("network", "rm")) == 2
+    assert ran[-2:] == [("ps", "--all"), ("network", "ls")], "it looked once more"
+    assert not tmp_path.exists()
+
+
+def test_what_the_engine_does_not_end_is_told_and_found_again(tmp_path, monkeypatch):
+    (tmp_path / docker_cluster.STATE_NAME).write_bytes(codec.encode(PLAN))
+    monkeypatch.setattr(docker_cluster, "run", lambda command, **_: "gcos-x-on-wan\tUp\n")
+    monkeypatch.setattr(docker_cluster, "_GONE_S", -1.0)
+    with pytest.raises(UnavailableError, match="does not end gcos-x"):
+        docker_cluster.down(tmp_path, tell=lambda _: None)
+    assert docker_cluster.read_plan(tmp_path) == PLAN
 
 
 def docker_names(what: str) -> list[str]:

@@ -62,27 +62,47 @@ def left_of(bed: Path) -> list[str]:
 
 
 def docker_names() -> set[str]:
-    """Return containers and networks of testbeds; none where there is no Docker."""
+    """Return containers, networks and rules of testbeds; none where there is no Docker."""
     found = set()
     for what in (["ps", "--all"], ["network", "ls"]):
         asked = ["docker", *what, "--quiet", "--filter", f"label={containers.LABEL}"]
-        try:
-            done = subprocess.run(asked, capture_output=True, text=True, check=False)
-        except OSError:
-            return set()
-        found |= set(done.stdout.split())
-    return found
+        found |= set(told(asked).split())
+    rules = told(["iptables-save"]).splitlines()
+    return found | {rule for rule in rules if " 10.231." in rule}
+
+
+def told(command: list[str]) -> str:
+    """Return what a command writes; nothing where it is not installed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ""
 
 
 def started(command: list[str], until: str) -> subprocess.Popen[str]:
-    """Return a process that brings a testbed up and has written a line with `until`."""
+    """Return a process of a command in a group of its own that has written a line with `until`."""
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "gcos.cli.main", *command], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-m", "gcos.cli.main", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     for line in child.stderr:
         if until in line:
             return child
     raise AssertionError(f"it never wrote {until!r}")
+
+
+def ended(child: subprocess.Popen[str]) -> int:
+    """Return the exit code of a command that is sent Ctrl-C whenever it says what it removes.
+
+    It is a negative one where Ctrl-C came when all was gone, while Python ended.
+    """
+    for line in child.stderr:
+        if line.startswith(("removing", "stopping")):
+            os.killpg(child.pid, signal.SIGINT)
+    child.stderr.close()
+    return child.wait(timeout=120)
 
 
 @pytest.mark.live
@@ -100,10 +120,8 @@ def started(command: list[str], until: str) -> subprocess.Popen[str]:
 def test_an_interruption_while_it_comes_up_leaves_nothing(backend, number, until, bed, command):
     before = docker_names()
     child = started(command(backend), until)
-    child.send_signal(number)
-    said = child.stderr.read()
-    assert child.wait(timeout=120) == 130, said
-    child.stderr.close()
+    os.killpg(child.pid, number)  # as a terminal does
+    assert ended(child) in {130, -signal.SIGINT}
     assert [each for each in left_of(bed) if each != str(bed)] == []
     assert docker_names() == before
 
@@ -158,8 +176,19 @@ def test_namespaces_that_were_made_half_are_removed(bed, command, monkeypatch):
 
 
 @pytest.mark.live
-def test_gcos_down_removes_namespaces_too(bed, command):
-    assert main(command(Backend.NETNS)) == 0
-    assert len(left_of(bed)) > 5
-    assert main(["down", "--force", "--dir", str(bed)]) == 0
+@pytest.mark.parametrize(
+    ("backend", "down"),
+    [
+        (Backend.NETNS, ["down"]),
+        pytest.param(Backend.DOCKER, ["testbed", "down"], marks=pytest.mark.soak),
+    ],
+)
+def test_an_interruption_does_not_break_off_what_removes(backend, down, bed, command):
+    before = docker_names()
+    assert main(command(backend)) == 0
+    assert len(left_of(bed)) + len(docker_names() - before) > 5
+    child = started([*down, "--force", "--dir", str(bed)], "ing ")
+    os.killpg(child.pid, signal.SIGINT)
+    assert ended(child) in {0, -signal.SIGINT}
     assert left_of(bed) == []
+    assert docker_names() == before

@@ -1,0 +1,56 @@
+"""Ctrl-C, SIGTERM and SIGHUP while something is made that must be removed again, whole."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Final
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_Handle = Callable[[int, FrameType | None], None]
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Have the first of these signals raise KeyboardInterrupt in the block, and no other one.
+
+    So what is removed upon the first is not left half by a second, which people send who wait.
+    """
+
+    def first(_number: int, _frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, _ignored)
+        raise KeyboardInterrupt
+
+    with _handling(first):
+        yield
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Have these signals do nothing in the block, which removes what was made."""
+    with _handling(_ignored):
+        yield
+
+
+def _ignored(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing; unlike SIG_IGN, processes that are started do not inherit it."""
+
+
+@contextlib.contextmanager
+def _handling(handle: _Handle) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread alone
+        return
+    before = {each: signal.getsignal(each) for each in _SIGNALS}
+    for each in _SIGNALS:
+        # Who started us with nohup wants us to go on.
+        if before[each] is not signal.SIG_IGN:
+            signal.signal(each, handle)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,71 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from testbed.interruption import interruptible, uninterrupted
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Have signals end the tests as they would, and be handled afterwards as they were."""
+    before = {each: signal.signal(each, signal.default_int_handler) for each in SIGNALS}
+    yield
+    now = {each: signal.getsignal(each) for each in SIGNALS}
+    for each, handler in before.items():
+        signal.signal(each, handler)
+    assert set(now.values()) == {signal.default_int_handler}, "blocks left their handlers behind"
+
+
+def strike(number: int) -> None:
+    """Send this process a signal; Python has handled it when this returns."""
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+def test_the_first_signal_interrupts_and_the_next_ones_do_not_break_off_what_follows(first):
+    removed = []
+
+    def work() -> None:
+        try:
+            strike(first)
+            removed.append("too soon")
+        finally:
+            for number in SIGNALS:
+                strike(number)
+                removed.append(number)
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        work()
+    assert removed == SIGNALS
+
+
+def test_what_removes_is_not_interrupted_and_its_grace_is_ended_by_a_signal():
+    with uninterrupted():
+        strike(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            strike(signal.SIGINT)
+        strike(signal.SIGINT)
+
+
+def test_who_ignores_hangups_goes_on_after_one():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with interruptible():
+        strike(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def test_a_thread_leaves_signals_to_the_main_thread():
+    found = []
+
+    def look() -> None:
+        with interruptible(), uninterrupted():
+            found.extend(signal.getsignal(each) for each in SIGNALS)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert set(found) == {signal.default_int_handler}
