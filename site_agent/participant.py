@@ -66,7 +66,7 @@ from site_agent.effects import (
 )
 from site_agent.held_run import HeldRun
 from site_agent.lease import LeaseTerms
-from site_agent.schedule import Held, Planned, PoolSchedule, earliest_fit
+from site_agent.schedule import Held, Planned, PoolSchedule, earliest_fit, earliest_fits
 from site_agent.site_state import StateOfSite
 from site_agent.sourcing import Links, cheapest_fetch, total_duration_s
 
@@ -373,15 +373,15 @@ class Participant:
     ) -> PoolOffer:
         profile = self.schedules[pool.type].profile(now_s, but_for=announcement.task_id)
 
-        def earliest_start(not_before_s: float) -> float:
-            return earliest_fit(
+        def earliest_starts(not_before_s: Sequence[float]) -> list[float]:
+            return earliest_fits(
                 profile,
                 gpu_count=announcement.gpu.gpu_count,
                 duration_s=run_time.p50_s,
-                not_before_s=max(not_before_s, now_s),
+                not_before_s=not_before_s,
             )
 
-        return PoolOffer(pool=pool, run_time=run_time, earliest_start=earliest_start)
+        return PoolOffer(pool=pool, run_time=run_time, earliest_starts=earliest_starts)
 
     def hold(self, hold: Hold, *, now: Now) -> None:
         """Keep a soft reservation for a task that waits for the start this site offered."""
