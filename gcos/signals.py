@@ -86,7 +86,7 @@ class StepSeries:
         it lose digits far from the start: `integrals` does not.
         """
         t = np.asarray(t_s, dtype=np.float64)
-        step = self.steps(t)
+        step = self.steps(np.asarray((t - self.start_s) / self.step_s))
         inside_s = (t - self.start_s) - step * self.step_s
         return np.asarray(self._prefix[step] + self.values[step] * inside_s, dtype=np.float64)
 
@@ -139,11 +139,16 @@ class StepSeries:
             return 0
         return len(self.values) - 1 if raw >= len(self.values) else int(raw)
 
-    def steps(self, t: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the index of the step that holds at each `t`."""
-        raw = (t - self.start_s) / self.step_s
+    def steps(self, after: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the index of the step that holds so many steps `after` the start.
+
+        It is left in `after`, too, as whole numbers.
+        """
         # Clipped as floats: an infinite time is then the first or the last step, not a bad cast.
-        return np.asarray(np.minimum(np.maximum(raw, 0), len(self.values) - 1), dtype=np.int64)
+        np.maximum(after, 0.0, out=after)
+        np.minimum(after, len(self.values) - 1.0, out=after)
+        np.floor(after, out=after)
+        return after.astype(np.int64)
 
 
 def run_integrals(
@@ -166,9 +171,11 @@ def run_integrals(
     bounds = np.empty((len(starts_s), 1 + len(durations_s)))
     bounds[:, 0] = starts_s
     np.add(starts_s[:, np.newaxis], durations_s, out=bounds[:, 1:])
-    steps = steps_of.steps(bounds)
     inside_s = bounds - steps_of.start_s
-    inside_s -= steps * steps_of.step_s
+    begins_s = inside_s / steps_of.step_s
+    steps = steps_of.steps(begins_s)
+    begins_s *= steps_of.step_s
+    inside_s -= begins_s
     values, prefix = np.empty((2, len(several), *bounds.shape))
     for series, of_values, of_prefix in zip(several, values, prefix, strict=True):
         series.gather(steps, values=of_values, prefix=of_prefix)
