@@ -538,6 +538,10 @@ class Participant:
 
     # ---------------------------------------------------------------- leases
 
+    def origin_addresses(self) -> list[str]:
+        """Return where the origins of all unfinished runs are reached, each once."""
+        return sorted({r.award.origin_address for r in self.runs.values() if r.report is None})
+
     def renewals(self, tails: Mapping[RunId, LogTail] | None = None) -> dict[str, Renewal]:
         """Return what to send to each origin's address: all its unfinished runs.
 
@@ -682,27 +686,33 @@ class Participant:
 
     def _late_run(self, now_s: float) -> HeldRun | None:
         for schedule in self.schedules.values():
-            if all(planned.started_s is not None for planned in schedule.planned.values()):
-                continue
+            if not any(self._may_go_back(run_id) for run_id in schedule.planned):
+                continue  # planning a long queue is dear, and this is asked at every tick
             starts = schedule.expected_starts(now_s)
             for run_id, start_s in reversed(starts.items()):
-                run = self.runs[run_id]
-                deadline_s = run.award.deadline_s
-                if deadline_s is None or run.staged_s is None:
-                    continue
-                if run.award.fence.attempt > REAUCTION_COUNT_MAX:
+                deadline_s = self.runs[run_id].award.deadline_s
+                if deadline_s is None or not self._may_go_back(run_id):
                     continue
                 penalty_usd = expected_penalty_usd(
                     schedule.planned[run_id].run_time,
-                    run.award.terms.late_penalty,
+                    self.runs[run_id].award.terms.late_penalty,
                     start_s=start_s,
                     deadline_s=deadline_s,
                 )
-                # After a restart nobody knows what it was accepted with: it stays.
-                accepted_usd = self.accepted_penalty_usd.get(run_id, math.inf)
-                if penalty_usd > accepted_usd + REAUCTION_USD:
-                    return run
+                if penalty_usd > self.accepted_penalty_usd[run_id] + REAUCTION_USD:
+                    return self.runs[run_id]
         return None
+
+    def _may_go_back(self, run_id: RunId) -> bool:
+        """Tell whether the run is one to be given back if it comes to be late."""
+        run = self.runs[run_id]
+        return (
+            run.award.deadline_s is not None
+            and _is_waiting(run)
+            and run.award.fence.attempt <= REAUCTION_COUNT_MAX
+            # After a restart nobody knows what it was accepted with: it stays.
+            and run_id in self.accepted_penalty_usd
+        )
 
     def stop_all(self, *, now: Now) -> Ready:
         """Stop what still runs when the grace of a drain is over."""
@@ -825,19 +835,12 @@ class Participant:
 
     def start_what_fits(self, *, now: Now) -> Ready:
         """Start every run that is staged, confirmed and has room."""
-        waiting = [
-            run
-            for run in self.runs.values()
-            if run.staged_s is not None and run.started_s is None and run.report is None
-        ]
-        staging = self._stage_damaged(waiting)
-        effects: list[Effect] = [Stage(run_id) for run_id in staging]
+        effects: list[Effect] = [Stage(run_id) for run_id in self._stage_damaged()]
         writes: list[Write] = []
         may_start = frozenset(
-            run.run_id
-            for run in waiting
-            if run.run_id not in staging
-            and now.protocol_s < self.lease_until_s.get(run.run_id, 0.0)
+            run_id
+            for run_id, until_s in self.lease_until_s.items()
+            if now.protocol_s < until_s and _is_waiting(self.runs[run_id])
         )
         if not may_start:
             return Ready((), tuple(effects))
@@ -854,10 +857,12 @@ class Participant:
                 effects += self._preempt(schedule, may_start)
         return Ready(tuple(writes), tuple(effects))
 
-    def _stage_damaged(self, waiting: Sequence[HeldRun]) -> list[RunId]:
+    def _stage_damaged(self) -> list[RunId]:
         """Return which runs have to stage again: a copy of theirs was found damaged meanwhile."""
+        if not self.cache.has_damaged:
+            return []
         found = []
-        for run in waiting:
+        for run in [each for each in self.runs.values() if _is_waiting(each)]:
             scratch = self.scratch.get(run.run_id, ())
             if any(
                 self.cache.is_damaged(need.artifact_id) and need.artifact_id not in scratch
@@ -974,10 +979,11 @@ class Participant:
         live = {run_id for run_id, run in self.runs.items() if run.report is None}
         planned = {run_id for s in self.schedules.values() for run_id in s.planned}
         assert planned == live, "plan and books differ"
+        assert self.lease_until_s.keys() <= self.runs.keys(), "a lease of no run"
         self.cache.check_invariants()
 
     def _live_count(self) -> int:
-        return sum(run.report is None for run in self.runs.values())
+        return sum(len(schedule.planned) for schedule in self.schedules.values())
 
     def _progress(self, run: HeldRun) -> RunProgress:
         scratch = self.scratch.get(run.run_id, ())
@@ -1073,3 +1079,8 @@ class Participant:
         self.stopping.pop(run.run_id, None)
         stop: tuple[Effect, ...] = () if was_running else (StopStaging(run.run_id),)
         return Ready((SaveRun(kept),), (*stop, SendReport(run.award.origin_address, report)))
+
+
+def _is_waiting(run: HeldRun) -> bool:
+    """Tell whether a run has all that it needs but GPUs."""
+    return run.staged_s is not None and run.started_s is None and run.report is None
