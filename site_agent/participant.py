@@ -66,7 +66,7 @@ from site_agent.effects import (
 )
 from site_agent.held_run import HeldRun
 from site_agent.lease import LeaseTerms
-from site_agent.schedule import Held, Planned, PoolSchedule, earliest_fit, earliest_fits
+from site_agent.schedule import Held, Planned, PoolSchedule, Profile, earliest_fit, earliest_fits
 from site_agent.site_state import StateOfSite
 from site_agent.sourcing import Links, cheapest_fetch, total_duration_s
 
@@ -180,11 +180,15 @@ class Participant:
             return fetched
         fetches, transfers, evictions, ready_s = fetched
         tables: list[OptionTable] = []
+        profiles: dict[str, Profile] = {}
         for pool in self._pools_for(announcement.gpu.type, announcement.gpu.gpu_count):
             prediction = prediction_for(announcement.predictions, pool.type)
             if prediction is None:
                 continue
-            offer = self._pool_offer(announcement, pool, prediction.run_time, now.world_s)
+            profile = self.schedules[pool.type].profile(now.world_s, but_for=announcement.task_id)
+            if announcement.task_id not in self.schedules[pool.type].held:
+                profiles[pool.type] = profile
+            offer = _pool_offer(announcement, pool, prediction.run_time, profile)
             table = options_of(
                 offer,
                 announcement,
@@ -199,7 +203,7 @@ class Participant:
             # Not for ever: the origin may not have heard of these pools yet.
             return self._refuse(Reason.NO_BID, "the announcement predicts for no pool here")
         options = tables[0] if len(tables) == 1 else list(chain.from_iterable(tables))
-        seen = self._seen(tables, fetches, announcement, now.world_s)
+        seen = self._seen(tables, fetches, announcement, profiles, now.world_s)
         choice = self.bidder.choose(options, self._view(announcement, seen, now))
         best = options[choice.index]
         # Held until its earliest start, too, a task needs no lease yet.
@@ -232,6 +236,7 @@ class Participant:
         tables: Sequence[OptionTable],
         fetches: Sequence[Fetch],
         announcement: Announcement,
+        profiles: Mapping[str, Profile],
         now_s: float,
     ) -> Seen | None:
         """Return what a learned bidder sees of its options; None for others."""
@@ -241,7 +246,14 @@ class Participant:
         reference = reference_usd(announcement, cluster)
         if self.signals.carbon is None:
             return Seen(reference, features=None)
-        state = StateOfSite(self.schedules, self.cache.demand, self.signals, fetches, now_s=now_s)
+        state = StateOfSite(
+            self.schedules,
+            self.cache.demand,
+            self.signals,
+            fetches,
+            now_s=now_s,
+            profiles=profiles,
+        )
         rows = [
             features_of(
                 table,
@@ -367,21 +379,6 @@ class Participant:
             if wanted_bytes == asked_bytes:
                 return [victim for victim in victims if victim not in kept_bytes]
             asked_bytes = wanted_bytes
-
-    def _pool_offer(
-        self, announcement: Announcement, pool: Pool, run_time: RunTime, now_s: float
-    ) -> PoolOffer:
-        profile = self.schedules[pool.type].profile(now_s, but_for=announcement.task_id)
-
-        def earliest_starts(not_before_s: Sequence[float]) -> list[float]:
-            return earliest_fits(
-                profile,
-                gpu_count=announcement.gpu.gpu_count,
-                duration_s=run_time.p50_s,
-                not_before_s=not_before_s,
-            )
-
-        return PoolOffer(pool=pool, run_time=run_time, earliest_starts=earliest_starts)
 
     def hold(self, hold: Hold, *, now: Now) -> None:
         """Keep a soft reservation for a task that waits for the start this site offered."""
@@ -1084,3 +1081,19 @@ class Participant:
 def _is_waiting(run: HeldRun) -> bool:
     """Tell whether a run has all that it needs but GPUs."""
     return run.staged_s is not None and run.started_s is None and run.report is None
+
+
+def _pool_offer(
+    announcement: Announcement, pool: Pool, run_time: RunTime, profile: Profile
+) -> PoolOffer:
+    """Return what a pool of which so much is free can promise for the task."""
+
+    def earliest_starts(not_before_s: Sequence[float]) -> list[float]:
+        return earliest_fits(
+            profile,
+            gpu_count=announcement.gpu.gpu_count,
+            duration_s=run_time.p50_s,
+            not_before_s=not_before_s,
+        )
+
+    return PoolOffer(pool=pool, run_time=run_time, earliest_starts=earliest_starts)
