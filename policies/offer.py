@@ -182,7 +182,10 @@ def _lateness(
         return np.zeros(len(starts)), np.zeros(len(starts))
     late_s = starts[:, np.newaxis] + durations - announcement.deadline_s
     return (
-        announcement.terms.late_penalty.expected_usd(late_s, _SLICES),
+        # Ascending: mostly not even the longest slice of the last start is late.
+        np.zeros(len(starts))
+        if late_s[-1, -1] <= 0
+        else announcement.terms.late_penalty.expected_usd(late_s, _SLICES),
         # Twenty slices would round this to a multiple of 5 %, and deferral asks for 1 %.
         1.0 - run_time.probabilities_within(announcement.deadline_s - starts),
     )
