@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcos.errors import InvalidRequestError
-from gcos.signals import StepSeries
+from gcos.signals import StepSeries, run_integrals
 
 S_PER_H: Final = 3600.0
 BYTES_PER_GB: Final = 1e9
@@ -48,7 +48,7 @@ def cost_usd(
     scope: CostScope,
     *,
     energy_usd: AmountT,
-    gpu_usd: AmountT,
+    gpu_usd: AmountT | float,
     transfer_usd: float = 0.0,
     penalty_usd: AmountT | float = 0.0,
     storage_usd: float = 0.0,
@@ -218,11 +218,18 @@ def idle_charge(
 
 @dataclass(frozen=True, slots=True)
 class RunChargeArrays:
-    """Expected charges at k candidate starts, each (k,) float64; units as in `Charge`."""
+    """Expected charges at k candidate starts; units as in `Charge`.
 
-    energy_kwh: NDArray[np.float64]
+    Attributes:
+        energy_kwh: The same at each start.
+        energy_usd: (k,).
+        gpu_usd: The same at each start.
+        compute_gco2: (k,).
+    """
+
+    energy_kwh: float
     energy_usd: NDArray[np.float64]
-    gpu_usd: NDArray[np.float64]
+    gpu_usd: float
     compute_gco2: NDArray[np.float64]
 
 
@@ -249,37 +256,24 @@ def expected_run_charges(
         weights: (q, m): the probabilities of each distribution, which sum to 1.
     """
     power_kw = terms.power_kw
-    mean_h = durations_s @ weights / S_PER_H
-    ones = np.ones(len(starts_s))
-    energy_usd = _run_integrals(price, starts_s, durations_s) @ weights * (power_kw / S_PER_H)
+    mean_h = (durations_s @ weights / S_PER_H).tolist()
     if carbon is None:
-        compute_gco2 = np.zeros_like(energy_usd)
+        means = run_integrals((price,), starts_s, durations_s) @ weights
+    elif price.shares_steps(carbon):
+        means = run_integrals((price, carbon), starts_s, durations_s) @ weights
     else:
-        compute_gco2 = (
-            _run_integrals(carbon, starts_s, durations_s) @ weights * (power_kw / S_PER_H)
-        )
+        each = [run_integrals((one,), starts_s, durations_s) for one in (price, carbon)]
+        means = np.concatenate(each) @ weights
+    means *= power_kw / S_PER_H
     return [
         RunChargeArrays(
-            energy_kwh=power_kw * mean_h[m] * ones,
-            energy_usd=energy_usd[:, m],
-            gpu_usd=terms.gpu_count * mean_h[m] * terms.gpu_usd_per_h * ones,
-            compute_gco2=compute_gco2[:, m],
+            energy_kwh=power_kw * mean_h[m],
+            energy_usd=means[0, :, m],
+            gpu_usd=terms.gpu_count * mean_h[m] * terms.gpu_usd_per_h,
+            compute_gco2=np.zeros(len(starts_s)) if carbon is None else means[1, :, m],
         )
         for m in range(weights.shape[1])
     ]
-
-
-def _run_integrals(
-    series: StepSeries, starts_s: NDArray[np.float64], durations_s: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the integrals over [start, start + duration], (k, q), bit by bit those of arrays."""
-    if len(starts_s) > 1:
-        starts = starts_s[:, np.newaxis]
-        return series.integrals(starts, starts + durations_s)
-    # As fast as arrays of twenty, and twice as fast in a process that has rested (110 us, not 220):
-    # array functions touch much more of the memory that others have used meanwhile.
-    [start_s] = starts_s.tolist()
-    return np.array([[series.integral(start_s, start_s + d) for d in durations_s.tolist()]])
 
 
 def transfer_charge(

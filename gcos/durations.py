@@ -87,12 +87,8 @@ class RunTime:
 
     def probabilities_within(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return P(run time <= s), (n,), for each s of `seconds`, (n,)."""
-        knots_level, knots_ln = self._knots()
-        # Equal quantiles are a jump: the probability at the jump is its upper level, so the lower
-        # knots of a jump are moved to just before it.
-        strictly = knots_ln - np.arange(len(knots_ln))[::-1] * 1e-12
-        ln = np.log(np.maximum(seconds, np.finfo(np.float64).tiny))
-        return np.asarray(np.interp(ln, strictly, knots_level))
+        ln = np.log(np.maximum(seconds, sys.float_info.min))
+        return np.asarray(np.interp(ln, _strict_knots_of(self.quantiles_s), _KNOT_LEVELS))
 
     def midpoints_s(self) -> NDArray[np.float64]:
         """Return 20 values of equal weight, (20,), on which expectations are taken."""
@@ -161,6 +157,19 @@ def _knots_of(
     knots = np.array([ln[0] - low * 0.05, *ln, ln[-1] + high * 0.05])
     knots.setflags(write=False)
     return _KNOT_LEVELS, knots
+
+
+@lru_cache(maxsize=4096)
+def _strict_knots_of(quantiles_s: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return ln t at the knots, read-only, strictly ascending.
+
+    Equal quantiles are a jump: the probability at the jump is its upper level, so the lower knots
+    of a jump are moved to just before it.
+    """
+    _, knots = _knots_of(quantiles_s)
+    strictly = knots - np.arange(len(knots))[::-1] * 1e-12
+    strictly.setflags(write=False)
+    return strictly
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ publish hourly values that hold for their hour, so a step function is the signal
 approximation of it; integrals over it are exact.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -85,32 +86,36 @@ class StepSeries:
         it lose digits far from the start: `integrals` does not.
         """
         t = np.asarray(t_s, dtype=np.float64)
-        step = self._steps(t)
+        step = self.steps(np.asarray((t - self.start_s) / self.step_s))
         inside_s = (t - self.start_s) - step * self.step_s
         return np.asarray(self._prefix[step] + self.values[step] * inside_s, dtype=np.float64)
 
-    def integrals(self, t0_s: ArrayLike, t1_s: ArrayLike) -> NDArray[np.float64]:
-        """Return exact integrals over [t0, t1], broadcast, unit of the value times seconds.
-
-        Swapping the bounds changes the sign. Error is a few ulp of the larger of the result and
-        the sum over the series, however far the interval lies from the start.
-        """
-        t0 = np.asarray(t0_s, dtype=np.float64)
-        t1 = np.asarray(t1_s, dtype=np.float64)
-        first, last = self._steps(t0), self._steps(t1)
-        # Part of the last step minus part of the first plus the whole steps from first to last.
-        # Inside one step that would subtract two large products, so it is taken directly.
-        across = (
-            self.values[last] * ((t1 - self.start_s) - last * self.step_s)
-            - self.values[first] * ((t0 - self.start_s) - first * self.step_s)
-            + (self._prefix[last] - self._prefix[first])
+    def shares_steps(self, other: "StepSeries") -> bool:
+        """Tell whether both step at the same instants."""
+        return (
+            self.start_s == other.start_s
+            and self.step_s == other.step_s
+            and len(self.values) == len(other.values)
         )
-        return np.asarray(np.where(first == last, self.values[first] * (t1 - t0), across))
+
+    def gather(
+        self,
+        steps: NDArray[np.int64],
+        *,
+        values: NDArray[np.float64],
+        prefix: NDArray[np.float64],
+    ) -> None:
+        """Write the values of `steps` and the integrals before them into two arrays like it."""
+        # Clipped, which changes no step, as numpy would otherwise fill a copy first.
+        self.values.take(steps, out=values, mode="clip")
+        self._prefix.take(steps, out=prefix, mode="clip")
 
     def integral(self, t0_s: float, t1_s: float) -> float:
         """Return the exact integral over [t0_s, t1_s], unit of the value times seconds.
 
-        The scalar twin of `integrals`: 0.6 µs a call against 10 µs of array overhead.
+        Swapping the bounds changes the sign. Error is a few ulp of the larger of the result and
+        the sum over the series, however far the interval lies from the start. The scalar twin of
+        `run_integrals`: 0.6 µs a call against 20 µs of array overhead.
         """
         first, last = self._step(t0_s), self._step(t1_s)
         if first == last:
@@ -134,11 +139,54 @@ class StepSeries:
             return 0
         return len(self.values) - 1 if raw >= len(self.values) else int(raw)
 
-    def _steps(self, t: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the index of the step that holds at each `t`."""
-        raw = np.floor((t - self.start_s) / self.step_s)
+    def steps(self, after: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the index of the step that holds so many steps `after` the start.
+
+        It is left in `after`, too, as whole numbers.
+        """
         # Clipped as floats: an infinite time is then the first or the last step, not a bad cast.
-        return np.asarray(np.minimum(np.maximum(raw, 0), len(self.values) - 1), dtype=np.int64)
+        np.maximum(after, 0.0, out=after)
+        np.minimum(after, len(self.values) - 1.0, out=after)
+        np.floor(after, out=after)
+        return after.astype(np.int64)
+
+
+def run_integrals(
+    several: Sequence[StepSeries],
+    starts_s: NDArray[np.float64],
+    durations_s: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return exact integrals over [start, start + duration], (n, k, q), value times seconds.
+
+    Bit by bit those of `StepSeries.integral`. Few calls of numpy on one array of all bounds: an
+    agent that has rested pays for each call, not for what it computes.
+
+    Args:
+        several: (n,) series, at least one, that share their steps.
+        starts_s: (k,).
+        durations_s: (q,).
+    """
+    steps_of = several[0]
+    # Bounds of all windows, (k, 1 + q): the starts first.
+    bounds = np.empty((len(starts_s), 1 + len(durations_s)))
+    bounds[:, 0] = starts_s
+    np.add(starts_s[:, np.newaxis], durations_s, out=bounds[:, 1:])
+    inside_s = bounds - steps_of.start_s
+    begins_s = inside_s / steps_of.step_s
+    steps = steps_of.steps(begins_s)
+    begins_s *= steps_of.step_s
+    inside_s -= begins_s
+    values, prefix = np.empty((2, len(several), *bounds.shape))
+    for series, of_values, of_prefix in zip(several, values, prefix, strict=True):
+        series.gather(steps, values=of_values, prefix=of_prefix)
+    # Part of the last step minus part of the first plus the whole steps from first to last. Inside
+    # one step that would subtract two large products, so it is taken directly.
+    parts = values * inside_s
+    across = parts[..., 1:] - parts[..., :1]
+    across += prefix[..., 1:] - prefix[..., :1]
+    within = values[..., :1] * (bounds[:, 1:] - bounds[:, :1])
+    np.copyto(across, within, where=steps[:, 1:] == steps[:, :1])
+    return across
 
 
 def hour_window(start_s: float, end_s: float) -> tuple[int, int]:

@@ -9,6 +9,7 @@ The expectation runs over 20 slices of equal mass of the predicted run time (DES
 their data.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,12 +51,13 @@ class PoolOffer:
     Attributes:
         pool: The pool.
         run_time: Predicted run time there.
-        earliest_start: Earliest feasible start not before a given instant, by the pool's plan.
+        earliest_starts: Earliest feasible starts, by the pool's plan, not before each of several
+            instants, ascending.
     """
 
     pool: Pool
     run_time: RunTime
-    earliest_start: Callable[[float], float]
+    earliest_starts: Callable[[Sequence[float]], Sequence[float]]
 
 
 def candidate_starts(
@@ -67,16 +69,15 @@ def candidate_starts(
     earliest start that lies ahead.
     """
     not_before = max(ready_s, announcement.earliest_start_s or ready_s)
-    first = offer.earliest_start(not_before)
+    [first] = offer.earliest_starts([not_before])
     may_defer = may_start_later and announcement.may_defer
     if not may_defer or announcement.deadline_s is None:
         return np.array([first])
     latest = announcement.deadline_s - offer.run_time.p90_s
-    next_hour = (np.floor(first / HOUR_S) + 1) * HOUR_S
-    hours = next_hour + HOUR_S * np.arange(HORIZON_H)
-    starts = [first] + [offer.earliest_start(float(t)) for t in hours[hours <= latest]]
-    feasible = np.array(sorted(set(starts)), dtype=np.float64)
-    return np.asarray(feasible[(feasible <= latest) | (feasible == first)])
+    next_hour = (math.floor(first / HOUR_S) + 1) * HOUR_S
+    hours = [at for i in range(HORIZON_H) if (at := next_hour + HOUR_S * i) <= latest]
+    later = {start for start in offer.earliest_starts(hours) if first < start <= latest}
+    return np.array([first, *sorted(later)])
 
 
 def options_of(
@@ -146,10 +147,10 @@ def options_of(
         at_p90.compute_gco2 + network_gco2,
         expected.energy_kwh,
     )
-    columns = np.empty((len(starts), len(COLUMNS)))
-    for index, values in enumerate(in_order):
-        columns[:, index] = values
-    return OptionTable(offer.pool.type, columns, transfer_bytes=transfers.transfer_bytes)
+    columns = np.empty((len(COLUMNS), len(starts)))
+    for column, values in zip(columns, in_order, strict=True):
+        column[:] = values
+    return OptionTable(offer.pool.type, columns.T, transfer_bytes=transfers.transfer_bytes)
 
 
 def expected_penalty_usd(
@@ -181,7 +182,10 @@ def _lateness(
         return np.zeros(len(starts)), np.zeros(len(starts))
     late_s = starts[:, np.newaxis] + durations - announcement.deadline_s
     return (
-        announcement.terms.late_penalty.expected_usd(late_s, _SLICES),
+        # Ascending: mostly not even the longest slice of the last start is late.
+        np.zeros(len(starts))
+        if late_s[-1, -1] <= 0
+        else announcement.terms.late_penalty.expected_usd(late_s, _SLICES),
         # Twenty slices would round this to a multiple of 5 %, and deferral asks for 1 %.
         1.0 - run_time.probabilities_within(announcement.deadline_s - starts),
     )

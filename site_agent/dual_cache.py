@@ -121,6 +121,11 @@ class DualCache:
         else:
             self._damaged.discard(artifact_id)
 
+    @property
+    def has_damaged(self) -> bool:
+        """Some artifact lies here with wrong bytes."""
+        return bool(self._damaged)
+
     def is_damaged(self, artifact_id: ArtifactId) -> bool:
         """Tell whether the artifact lies here with wrong bytes."""
         return artifact_id in self._damaged

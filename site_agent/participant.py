@@ -66,7 +66,7 @@ from site_agent.effects import (
 )
 from site_agent.held_run import HeldRun
 from site_agent.lease import LeaseTerms
-from site_agent.schedule import Held, Planned, PoolSchedule, earliest_fit
+from site_agent.schedule import Held, Planned, PoolSchedule, Profile, earliest_fit, earliest_fits
 from site_agent.site_state import StateOfSite
 from site_agent.sourcing import Links, cheapest_fetch, total_duration_s
 
@@ -180,11 +180,15 @@ class Participant:
             return fetched
         fetches, transfers, evictions, ready_s = fetched
         tables: list[OptionTable] = []
+        profiles: dict[str, Profile] = {}
         for pool in self._pools_for(announcement.gpu.type, announcement.gpu.gpu_count):
             prediction = prediction_for(announcement.predictions, pool.type)
             if prediction is None:
                 continue
-            offer = self._pool_offer(announcement, pool, prediction.run_time, now.world_s)
+            profile = self.schedules[pool.type].profile(now.world_s, but_for=announcement.task_id)
+            if announcement.task_id not in self.schedules[pool.type].held:
+                profiles[pool.type] = profile
+            offer = _pool_offer(announcement, pool, prediction.run_time, profile)
             table = options_of(
                 offer,
                 announcement,
@@ -199,7 +203,7 @@ class Participant:
             # Not for ever: the origin may not have heard of these pools yet.
             return self._refuse(Reason.NO_BID, "the announcement predicts for no pool here")
         options = tables[0] if len(tables) == 1 else list(chain.from_iterable(tables))
-        seen = self._seen(tables, fetches, announcement, now.world_s)
+        seen = self._seen(tables, fetches, announcement, profiles, now.world_s)
         choice = self.bidder.choose(options, self._view(announcement, seen, now))
         best = options[choice.index]
         # Held until its earliest start, too, a task needs no lease yet.
@@ -232,6 +236,7 @@ class Participant:
         tables: Sequence[OptionTable],
         fetches: Sequence[Fetch],
         announcement: Announcement,
+        profiles: Mapping[str, Profile],
         now_s: float,
     ) -> Seen | None:
         """Return what a learned bidder sees of its options; None for others."""
@@ -241,7 +246,14 @@ class Participant:
         reference = reference_usd(announcement, cluster)
         if self.signals.carbon is None:
             return Seen(reference, features=None)
-        state = StateOfSite(self.schedules, self.cache.demand, self.signals, fetches, now_s=now_s)
+        state = StateOfSite(
+            self.schedules,
+            self.cache.demand,
+            self.signals,
+            fetches,
+            now_s=now_s,
+            profiles=profiles,
+        )
         rows = [
             features_of(
                 table,
@@ -367,21 +379,6 @@ class Participant:
             if wanted_bytes == asked_bytes:
                 return [victim for victim in victims if victim not in kept_bytes]
             asked_bytes = wanted_bytes
-
-    def _pool_offer(
-        self, announcement: Announcement, pool: Pool, run_time: RunTime, now_s: float
-    ) -> PoolOffer:
-        profile = self.schedules[pool.type].profile(now_s, but_for=announcement.task_id)
-
-        def earliest_start(not_before_s: float) -> float:
-            return earliest_fit(
-                profile,
-                gpu_count=announcement.gpu.gpu_count,
-                duration_s=run_time.p50_s,
-                not_before_s=max(not_before_s, now_s),
-            )
-
-        return PoolOffer(pool=pool, run_time=run_time, earliest_start=earliest_start)
 
     def hold(self, hold: Hold, *, now: Now) -> None:
         """Keep a soft reservation for a task that waits for the start this site offered."""
@@ -538,6 +535,10 @@ class Participant:
 
     # ---------------------------------------------------------------- leases
 
+    def origin_addresses(self) -> list[str]:
+        """Return where the origins of all unfinished runs are reached, each once."""
+        return sorted({r.award.origin_address for r in self.runs.values() if r.report is None})
+
     def renewals(self, tails: Mapping[RunId, LogTail] | None = None) -> dict[str, Renewal]:
         """Return what to send to each origin's address: all its unfinished runs.
 
@@ -682,27 +683,33 @@ class Participant:
 
     def _late_run(self, now_s: float) -> HeldRun | None:
         for schedule in self.schedules.values():
-            if all(planned.started_s is not None for planned in schedule.planned.values()):
-                continue
+            if not any(self._may_go_back(run_id) for run_id in schedule.planned):
+                continue  # planning a long queue is dear, and this is asked at every tick
             starts = schedule.expected_starts(now_s)
             for run_id, start_s in reversed(starts.items()):
-                run = self.runs[run_id]
-                deadline_s = run.award.deadline_s
-                if deadline_s is None or run.staged_s is None:
-                    continue
-                if run.award.fence.attempt > REAUCTION_COUNT_MAX:
+                deadline_s = self.runs[run_id].award.deadline_s
+                if deadline_s is None or not self._may_go_back(run_id):
                     continue
                 penalty_usd = expected_penalty_usd(
                     schedule.planned[run_id].run_time,
-                    run.award.terms.late_penalty,
+                    self.runs[run_id].award.terms.late_penalty,
                     start_s=start_s,
                     deadline_s=deadline_s,
                 )
-                # After a restart nobody knows what it was accepted with: it stays.
-                accepted_usd = self.accepted_penalty_usd.get(run_id, math.inf)
-                if penalty_usd > accepted_usd + REAUCTION_USD:
-                    return run
+                if penalty_usd > self.accepted_penalty_usd[run_id] + REAUCTION_USD:
+                    return self.runs[run_id]
         return None
+
+    def _may_go_back(self, run_id: RunId) -> bool:
+        """Tell whether the run is one to be given back if it comes to be late."""
+        run = self.runs[run_id]
+        return (
+            run.award.deadline_s is not None
+            and _is_waiting(run)
+            and run.award.fence.attempt <= REAUCTION_COUNT_MAX
+            # After a restart nobody knows what it was accepted with: it stays.
+            and run_id in self.accepted_penalty_usd
+        )
 
     def stop_all(self, *, now: Now) -> Ready:
         """Stop what still runs when the grace of a drain is over."""
@@ -825,19 +832,12 @@ class Participant:
 
     def start_what_fits(self, *, now: Now) -> Ready:
         """Start every run that is staged, confirmed and has room."""
-        waiting = [
-            run
-            for run in self.runs.values()
-            if run.staged_s is not None and run.started_s is None and run.report is None
-        ]
-        staging = self._stage_damaged(waiting)
-        effects: list[Effect] = [Stage(run_id) for run_id in staging]
+        effects: list[Effect] = [Stage(run_id) for run_id in self._stage_damaged()]
         writes: list[Write] = []
         may_start = frozenset(
-            run.run_id
-            for run in waiting
-            if run.run_id not in staging
-            and now.protocol_s < self.lease_until_s.get(run.run_id, 0.0)
+            run_id
+            for run_id, until_s in self.lease_until_s.items()
+            if now.protocol_s < until_s and _is_waiting(self.runs[run_id])
         )
         if not may_start:
             return Ready((), tuple(effects))
@@ -854,10 +854,12 @@ class Participant:
                 effects += self._preempt(schedule, may_start)
         return Ready(tuple(writes), tuple(effects))
 
-    def _stage_damaged(self, waiting: Sequence[HeldRun]) -> list[RunId]:
+    def _stage_damaged(self) -> list[RunId]:
         """Return which runs have to stage again: a copy of theirs was found damaged meanwhile."""
+        if not self.cache.has_damaged:
+            return []
         found = []
-        for run in waiting:
+        for run in [each for each in self.runs.values() if _is_waiting(each)]:
             scratch = self.scratch.get(run.run_id, ())
             if any(
                 self.cache.is_damaged(need.artifact_id) and need.artifact_id not in scratch
@@ -974,10 +976,11 @@ class Participant:
         live = {run_id for run_id, run in self.runs.items() if run.report is None}
         planned = {run_id for s in self.schedules.values() for run_id in s.planned}
         assert planned == live, "plan and books differ"
+        assert self.lease_until_s.keys() <= self.runs.keys(), "a lease of no run"
         self.cache.check_invariants()
 
     def _live_count(self) -> int:
-        return sum(run.report is None for run in self.runs.values())
+        return sum(len(schedule.planned) for schedule in self.schedules.values())
 
     def _progress(self, run: HeldRun) -> RunProgress:
         scratch = self.scratch.get(run.run_id, ())
@@ -1073,3 +1076,24 @@ class Participant:
         self.stopping.pop(run.run_id, None)
         stop: tuple[Effect, ...] = () if was_running else (StopStaging(run.run_id),)
         return Ready((SaveRun(kept),), (*stop, SendReport(run.award.origin_address, report)))
+
+
+def _is_waiting(run: HeldRun) -> bool:
+    """Tell whether a run has all that it needs but GPUs."""
+    return run.staged_s is not None and run.started_s is None and run.report is None
+
+
+def _pool_offer(
+    announcement: Announcement, pool: Pool, run_time: RunTime, profile: Profile
+) -> PoolOffer:
+    """Return what a pool of which so much is free can promise for the task."""
+
+    def earliest_starts(not_before_s: Sequence[float]) -> list[float]:
+        return earliest_fits(
+            profile,
+            gpu_count=announcement.gpu.gpu_count,
+            duration_s=run_time.p50_s,
+            not_before_s=not_before_s,
+        )
+
+    return PoolOffer(pool=pool, run_time=run_time, earliest_starts=earliest_starts)

@@ -228,6 +228,9 @@ class Runner:
         self._tell_watchers()
 
     def _begin(self, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.RenewSoon):
+            self._renew_now.set()
+            return
         task = self._spawn(type(effect).__name__, partial(self._perform, effect))
         if isinstance(effect, fx.Stage):
             self._staging[effect.run_id] = task
@@ -295,8 +298,6 @@ class Runner:
                 await self._send_report(address, report)
             case fx.Reap(run_id):
                 await self.runs.reap(run_id)
-            case fx.RenewSoon():
-                self._renew_now.set()
 
     def address_of(self, site_id: SiteId) -> str:
         """Return where a site is reached.
@@ -676,7 +677,7 @@ class Runner:
                 pass
             self._renew_now.clear()
             async with asyncio.TaskGroup() as group:
-                for address in self.participant.renewals():
+                for address in self.participant.origin_addresses():
                     group.create_task(self._guarded("Renew", partial(self._renew, address)))
             await asyncio.sleep(TICK_S / 5)  # several changes make one renewal
 

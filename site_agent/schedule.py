@@ -14,6 +14,7 @@ that length they are several times faster than arrays.
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gcos.durations import RunTime
@@ -46,6 +47,25 @@ def earliest_fit(
             end = start + duration_s
         step += 1
     return start
+
+
+def earliest_fits(
+    profile: Profile, *, gpu_count: int, duration_s: float, not_before_s: Sequence[float]
+) -> list[float]:
+    """Return the `earliest_fit` of each of several instants, ascending."""
+    free_for_ever_s = profile[0][-1]
+    starts: list[float] = []
+    found_s = -math.inf
+    for at_s in not_before_s:
+        if at_s >= free_for_ever_s:
+            starts.append(at_s)
+            continue
+        if at_s > found_s:  # else what was the earliest for one before is so for this, too
+            found_s = earliest_fit(
+                profile, gpu_count=gpu_count, duration_s=duration_s, not_before_s=at_s
+            )
+        starts.append(found_s)
+    return starts
 
 
 def reserve(profile: Profile, *, gpu_count: int, start_s: float, end_s: float) -> Profile:

@@ -7,7 +7,7 @@ from gcos.contract_net import Fetch
 from gcos.signals import SiteSignals
 from policies.features import DAY_S, SiteState, outlook
 from site_agent.demand import Demand
-from site_agent.schedule import PoolSchedule
+from site_agent.schedule import PoolSchedule, Profile
 
 
 class StateOfSite:
@@ -19,6 +19,7 @@ class StateOfSite:
         signals: Forecasts of the site; its carbon is known.
         fetches: What the task lacks here.
         now_s: World instant.
+        profiles: Free GPUs over time of pools, by type, where they were worked out already.
     """
 
     def __init__(
@@ -29,13 +30,18 @@ class StateOfSite:
         fetches: Sequence[Fetch],
         *,
         now_s: float,
+        profiles: Mapping[str, Profile] | None = None,
     ) -> None:
         assert signals.carbon is not None, "a site that knows no carbon has no features"
         plans = schedules.values()
         missing = [fetch.artifact_id for fetch in fetches]
         self._pool_gpu_counts = {key: plan.gpu_count for key, plan in schedules.items()}
         self._gpu_count = sum(plan.gpu_count for plan in plans)
-        self._planned_gpu_s = sum(_planned_gpu_s(plan, now_s) for plan in plans)
+        known = profiles or {}
+        self._planned_gpu_s = sum(
+            _planned_gpu_s(plan, known.get(key) or plan.profile(now_s), now_s)
+            for key, plan in schedules.items()
+        )
         self._backlog_gpu_s = sum(plan.committed_gpu_s(now_s) for plan in plans)
         self._queue_count = _waiting(plans)
         self._demand_here = sum(demand.here(each) for each in missing)
@@ -62,9 +68,9 @@ def _waiting(plans: Iterable[PoolSchedule]) -> int:
     return sum(run.started_s is None for plan in plans for run in plan.planned.values())
 
 
-def _planned_gpu_s(schedule: PoolSchedule, now_s: float) -> float:
+def _planned_gpu_s(schedule: PoolSchedule, profile: Profile, now_s: float) -> float:
     """Return the GPU seconds of the next 24 h that the plan takes."""
-    times, free = schedule.profile(now_s)
+    times, free = profile
     ends = [*times[1:], math.inf]
     until_s = now_s + DAY_S
     return sum(

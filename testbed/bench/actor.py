@@ -133,7 +133,7 @@ def options_for(announcement: Announcement) -> OptionTable:
     source = Provenance("bench", "DE", None, None, 0.0, is_estimated=False)
     start_s = NOW_S - HOUR_S
     return options_of(
-        PoolOffer(_POOL, _RUN_TIME, earliest_start=lambda not_before_s: not_before_s),
+        PoolOffer(_POOL, _RUN_TIME, earliest_starts=lambda not_before_s: not_before_s),
         announcement,
         signals=SiteSignals(
             price=Signal(StepSeries(start_s, HOUR_S, 0.05 + 0.001 * day), source, PRICE_UNIT),

@@ -212,7 +212,30 @@ def test_expected_charges_are_the_weighted_mean_of_runs() -> None:
             runs = [run(price, carbon, start_h, start_h + d) for d in durations_h]
             for name in ("energy_kwh", "energy_usd", "gpu_usd", "compute_gco2"):
                 mean = sum(w * getattr(r, name) for w, r in zip(weights, runs, strict=True))
-                assert getattr(found, name)[k] == pytest.approx(mean, rel=1e-9)
+                assert at(found, name, k) == pytest.approx(mean, rel=1e-9)
+
+
+def at(charges: RunChargeArrays, name: str, k: int) -> float:
+    """Return an item of the charges at start k."""
+    found = getattr(charges, name)
+    return found if isinstance(found, float) else float(found[k])
+
+
+def test_signals_of_different_steps_are_charged_each_by_its_own() -> None:
+    quarters = StepSeries(T0, HOUR_S / 4, np.array([50.0, 400.0, 10.0, 200.0, 90.0]))
+
+    (found,) = expected_run_charges(
+        TERMS,
+        series(0.1, -0.2),
+        quarters,
+        starts_s=np.array([T0, T0 + 1000.0]),
+        durations_s=np.array([2000.0]),
+        weights=np.array([[1.0]]),
+    )
+
+    runs = [run(series(0.1, -0.2), quarters, h, h + 2000 / HOUR_S) for h in (0, 1000 / HOUR_S)]
+    assert found.energy_usd == pytest.approx([each.energy_usd for each in runs])
+    assert found.compute_gco2 == pytest.approx([each.compute_gco2 for each in runs])
 
 
 @pytest.mark.parametrize("start_h", [-3.0, 0.0, 0.7, 3.2, 9.0])
@@ -232,7 +255,7 @@ def test_a_start_alone_is_charged_as_it_is_among_others(start_h: float) -> None:
 
     alone, first = charged(start_h), charged(start_h, 1.0)
     for name in ("energy_kwh", "energy_usd", "gpu_usd", "compute_gco2"):
-        assert getattr(alone, name)[0] == pytest.approx(getattr(first, name)[0], rel=1e-14)
+        assert at(alone, name, 0) == pytest.approx(at(first, name, 0), rel=1e-14)
 
 
 def test_expected_charges_without_carbon_are_zero_grams() -> None:

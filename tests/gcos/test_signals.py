@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcos.errors import InvalidRequestError
-from gcos.signals import HOUR_S, WINDOW_HOURS_MAX, DayProfile, StepSeries, hour_window
+from gcos.signals import (
+    HOUR_S,
+    WINDOW_HOURS_MAX,
+    DayProfile,
+    StepSeries,
+    hour_window,
+    run_integrals,
+)
 
 T0 = 1_690_000_000.0
 
@@ -72,7 +79,8 @@ def test_the_antiderivative_is_zero_at_the_start_and_negative_before() -> None:
 def test_a_constant_keeps_its_digits_far_from_the_epoch() -> None:
     # From differences of the antiderivative, 1.7e9 s away, this would be off by 1e-7 and more.
     assert StepSeries.constant(400.1).integral(T0, T0 + 1) == 400.1
-    assert StepSeries.constant(400.1).integrals(T0, [T0 + 1])[0] == 400.1
+    found = run_integrals([StepSeries.constant(400.1)], np.array([T0]), np.array([1.0]))
+    assert found.tolist() == [[[400.1]]]
 
 
 @given(series_values, instants, instants, instants)
@@ -93,8 +101,25 @@ def test_every_form_of_the_integral_agrees(values: list[float], a: float, b: flo
 
     found = s.integral(a, b)
 
-    assert s.integrals([a], [b])[0] == pytest.approx(found, abs=1e-2)
     assert float(np.diff(s.antiderivative([a, b]))[0]) == pytest.approx(found, abs=1e-2)
+
+
+@given(
+    series_values,
+    st.lists(instants, min_size=1, max_size=3),
+    st.lists(instants, min_size=1, max_size=3),
+)
+def test_integrals_of_many_runs_are_those_of_each(
+    values: list[float], after_s: list[float], durations_s: list[float]
+) -> None:
+    several = [series(*values), series(*reversed(values))]
+    starts_s = [T0 + t for t in after_s]
+
+    found = run_integrals(several, np.array(starts_s), np.array(durations_s))
+
+    assert found.tolist() == [
+        [[s.integral(a, a + d) for d in durations_s] for a in starts_s] for s in several
+    ]
 
 
 @given(series_values, instants)

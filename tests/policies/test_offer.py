@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,7 +48,7 @@ TASK = Announcement(
 
 
 def pool_offer(run_time: RunTime = HALF_HOUR, *, pool: Pool = POOL) -> PoolOffer:
-    return PoolOffer(pool=pool, run_time=run_time, earliest_start=lambda t_s: t_s)
+    return PoolOffer(pool=pool, run_time=run_time, earliest_starts=lambda instants: instants)
 
 
 def options(
@@ -215,7 +216,10 @@ def test_starts_are_feasible_distinct_and_ascending(
     def earliest_start(t_s: float) -> float:
         return min((b for b in busy if b >= t_s), default=max([t_s, *busy]))
 
-    offer = PoolOffer(pool=POOL, run_time=HALF_HOUR, earliest_start=earliest_start)
+    def earliest_starts(instants: Sequence[float]) -> list[float]:
+        return [earliest_start(t_s) for t_s in instants]
+
+    offer = PoolOffer(pool=POOL, run_time=HALF_HOUR, earliest_starts=earliest_starts)
     deadline_s = ready_s + 1800.0 + slack_s
     starts = candidate_starts(offer, replace(TASK, deadline_s=deadline_s), ready_s=ready_s)
     assert starts[0] == earliest_start(ready_s)

@@ -13,6 +13,7 @@ from site_agent.schedule import (
     PoolSchedule,
     Profile,
     earliest_fit,
+    earliest_fits,
     reserve,
 )
 
@@ -75,6 +76,25 @@ def test_the_earliest_fit_is_the_first_instant_that_fits(
         if all(free_at(reservations, t) >= gpu_count for t in range(start, start + duration))
     )
     assert found == tried
+
+
+@given(
+    reservations=RESERVATIONS,
+    gpu_count=st.integers(1, 18),
+    duration=st.integers(1, 12),
+    not_before=st.lists(st.integers(-2, 30), max_size=5).map(sorted),
+)
+def test_several_earliest_fits_are_those_of_each_instant(
+    reservations: list[tuple[int, int, int]],
+    gpu_count: int,
+    duration: int,
+    not_before: list[int],
+) -> None:
+    profile = profile_of(reservations)
+    asked = {"gpu_count": gpu_count, "duration_s": float(duration)}
+    assert earliest_fits(profile, not_before_s=not_before, **asked) == [
+        earliest_fit(profile, not_before_s=at_s, **asked) for at_s in not_before
+    ]
 
 
 def test_reserving_changes_no_profile_that_others_hold() -> None:
