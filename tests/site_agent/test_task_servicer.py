@@ -20,7 +20,7 @@ from gcos.artifacts import Artifact, ArtifactKind
 from gcos.cli.spans import span_s
 from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
-from gcos.contract_net import Announcement, ChangeKind, Holder, Refusal, Renewal, RunProgress
+from gcos.contract_net import Announcement, Award, ChangeKind, Holder, Refusal, Renewal, RunProgress
 from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import (
     ArtifactNotFoundError,
@@ -164,6 +164,9 @@ class PaperPeers:
         if site in self.silent:
             raise PeerUnreachableError(f"{address} does not answer")
         return AnnounceAnswer(refusal=Refusal(SiteId(site), Reason.QUEUE_FULL, "is full"))
+
+    def foresee(self, award: Award) -> None:
+        pass
 
     async def award(self, *_: object) -> None:
         raise PeerUnreachableError("does not answer")
