@@ -178,7 +178,10 @@ class Runner:
     ) -> None:
         try:
             if ready.writes:
-                await self.store.commit(rows_of(ready.writes))  # in the order of the calls
+                # In the order of the calls.
+                await self.store.commit(
+                    rows_of(ready.writes), meanwhile=partial(self._foresee, ready.effects)
+                )
             elif after is not None and not after.done():
                 await asyncio.wait({after})  # nothing is sent before what led to it is written
         except GcosError as exc:
@@ -201,6 +204,12 @@ class Runner:
                 self._begin(effect)
         if ready.writes:
             asyncio.get_running_loop().call_soon(self._tell, ready.writes)
+
+    def _foresee(self, effects: Iterable[fx.Effect]) -> None:
+        """Make ready what will be sent once what led to it is on disk."""
+        for effect in effects:
+            if isinstance(effect, fx.SendAward) and effect.to != self.participant.site.site_id:
+                self.peers.foresee(effect.award)
 
     def _note(self, writes: Iterable[fx.Write]) -> None:
         """Take note of what is durable now."""

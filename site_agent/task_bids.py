@@ -1,4 +1,4 @@
-"""The bidder of an agent whose policy has the task actor: asks it where there is one."""
+"""The bidder of an agent whose policy has the task actor: asks it where it has a say."""
 
 from collections.abc import Sequence
 
@@ -15,14 +15,13 @@ from site_agent.actors import Actors
 class TaskBids:
     """Bids as the actor has it while it is used, and as the rule does otherwise.
 
-    Its name changes with that: offers of different actors are compared without scores.
+    Its name changes with that: offers of different actors are compared without scores. An actor
+    of weight 0 would rank offers as the rule does, and take longer.
 
     Args:
         plain: Bids without the actor.
         actors: Those of the agent.
     """
-
-    needs_features = True
 
     def __init__(self, plain: Bidder, actors: Actors) -> None:
         self.may_start_later = plain.may_start_later
@@ -36,6 +35,11 @@ class TaskBids:
         """Name and version of what bids now."""
         learned = self._now()
         return self._plain.actor if learned is None else learned.actor
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether an actor looks at them."""
+        return self._now() is not None
 
     def choose(self, options: Sequence[Option], view: SiteView) -> Choice:
         """Choose among `options`, which are never empty."""
@@ -54,7 +58,10 @@ class TaskBids:
             self._learned = None if actor is None else self._bidder(actor)
         return self._learned
 
-    def _bidder(self, actor: Actor) -> ResidualBidder:
+    def _bidder(self, actor: Actor) -> ResidualBidder | None:
+        if actor.card.residual_scale == 0.0:
+            return None
+
         def counted(features: NDArray[np.float32]) -> NDArray[np.float64]:
             self._actors.count(PART)
             return np.asarray(actor(features), dtype=np.float64)

@@ -1,6 +1,7 @@
 """An agent bids by its task actor while that works, and as the rule does otherwise."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,14 @@ ROW = np.zeros((1, FEATURE_COUNT), np.float32)
 VIEW = SiteView(SiteId("de"), TaskId("de-1"), True, 0.0, 0, NOW_S, Seen(5.0, features=ROW))
 
 
+def load_half(monkeypatch: pytest.MonkeyPatch, ask: Callable[[Rows], Rows]) -> None:
+    """Have agents load an actor of weight 0.5 in place of the shipped one."""
+    shipped = load_task_actor()
+    assert isinstance(shipped, Actor)
+    card = replace(shipped.card, residual_scale=0.5)
+    monkeypatch.setattr("site_agent.actors.load_actor", lambda *_: Actor(card, "task/0", ask))
+
+
 def agent(directory: Path | None = None) -> tuple[TaskBids, Actors, LogCapture]:
     lines = LogCapture()
     log = structlog.wrap_logger(None, processors=[lines])
@@ -43,18 +52,32 @@ def agent(directory: Path | None = None) -> tuple[TaskBids, Actors, LogCapture]:
     return TaskBids(JointBidder(), actors), actors, lines
 
 
-def test_it_bids_as_the_rule_does_until_the_actor_is_there() -> None:
+def test_it_bids_as_the_rule_does_until_the_actor_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load_half(monkeypatch, lambda rows: np.ones(len(rows)))
     bidder, actors, _ = agent()
-    assert bidder.actor == JointBidder.actor
+    assert (bidder.actor, bidder.needs_features) == (JointBidder.actor, False)
     assert bidder.choose([OPTION], VIEW).score_ratio == 0.0
     actors.load()
-    loaded = actors.actor(PART)
-    assert loaded is not None
-    assert bidder.actor == f"joint+{loaded.version}"
+    assert (bidder.actor, bidder.needs_features) == ("joint+task/0", True)
     choice = bidder.choose([OPTION], VIEW)
-    assert choice.score_ratio * TAU * 5.0 == 2.0 + choice.residual_usd
+    assert choice.residual_usd == -0.5 * TAU * 5.0
+    assert choice.score_ratio * TAU * 5.0 == pytest.approx(2.0 + choice.residual_usd)
     (status,) = actors.statuses()
     assert (status.part, status.call_count, status.fallback_reason) == (PART, 1, "")
+
+
+def test_an_actor_without_weight_is_loaded_and_not_asked() -> None:
+    bidder, actors, _ = agent()
+    actors.load()
+    shipped = actors.actor(PART)
+    assert shipped is not None
+    assert shipped.card.residual_scale == 0.0, "else look for another one here"
+    assert (bidder.actor, bidder.needs_features) == (JointBidder.actor, False)
+    assert bidder.choose([OPTION], VIEW) == JointBidder().choose([OPTION], VIEW)
+    (status,) = actors.statuses()
+    assert (status.version, status.call_count) == (shipped.version, 0)
 
 
 def test_without_a_file_it_stays_with_the_rule(tmp_path: Path) -> None:
@@ -75,10 +98,7 @@ def test_an_actor_that_fails_is_told_and_not_asked_again(
         calls += 1
         raise ActorError("boom")
 
-    shipped = load_task_actor()
-    assert isinstance(shipped, Actor)
-    broken: Callable[..., Actor] = lambda *_: Actor(shipped.card, "task/0", fail)  # noqa: E731
-    monkeypatch.setattr("site_agent.actors.load_actor", broken)
+    load_half(monkeypatch, fail)
     bidder, actors, lines = agent()
     actors.load()
     for _ in range(2):

@@ -22,6 +22,7 @@ from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
 from gcos.contract_net import (
     Announcement,
+    Award,
     ChangeKind,
     Holder,
     Refusal,
@@ -172,6 +173,9 @@ class PaperPeers:
         if site in self.silent:
             raise PeerUnreachableError(f"{address} does not answer")
         return AnnounceAnswer(refusal=Refusal(SiteId(site), Reason.QUEUE_FULL, "is full"))
+
+    def foresee(self, award: Award) -> None:
+        pass
 
     async def award(self, *_: object) -> None:
         raise PeerUnreachableError("does not answer")
