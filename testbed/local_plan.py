@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 from typing import Final
 
 from gcos.rpc.security import read_token, write_token
@@ -165,12 +166,28 @@ def launch_of(directory: Path, name: str, address: str) -> Launch:
     )
 
 
+def _own_ports() -> range:
+    """Return ports that this machine gives to no connection, nor to who binds port 0."""
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    try:
+        first = int(given.read_text().split()[0])
+    except (OSError, ValueError):
+        first = 32768  # Linux's own default; other systems begin later
+    return range(max(first // 2, 1024), first)
+
+
+_OWN_PORTS: Final = _own_ports()
+_DRAW_COUNT: Final = min(32, len(_OWN_PORTS))
+_draws: Final = SystemRandom()
+
+
 def free_addresses(
     names: Sequence[str], kept: ClusterState | None, host: str = LOOPBACK
 ) -> dict[str, str]:
     """Return a free address for each process, the earlier one where it still is: journals name it.
 
-    All are bound at once before any is used, so that none is given twice.
+    All are bound at once before any is used, so that none is given twice. While a process is down,
+    its port must stay free for it, so none is of those that go to whoever asks for any.
     """
     earlier = {} if kept is None else {p.name: p.address for p in kept.processes}
     with contextlib.ExitStack() as probes:
@@ -179,13 +196,19 @@ def free_addresses(
             probe = probes.enter_context(socket.socket())
             # As servers do: connections of the earlier process may linger in TIME_WAIT.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            port = int(earlier.get(name, ":0").rpartition(":")[2])
-            try:
-                probe.bind((host, port))
-            except OSError:
-                probe.bind((host, 0))
+            wanted = [int(earlier[name].rpartition(":")[2])] if name in earlier else []
+            _bind(probe, host, [*wanted, *_draws.sample(_OWN_PORTS, _DRAW_COUNT)])
             found[name] = f"{host}:{probe.getsockname()[1]}"
         return found
+
+
+def _bind(probe: socket.socket, host: str, ports: Sequence[int]) -> None:
+    """Bind the first of `ports` that is free; where none is, any other."""
+    for port in ports:
+        with contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return
+    probe.bind((host, 0))
 
 
 def pool_of(site: str, gpu_count: int) -> dict[str, object]:
