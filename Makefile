@@ -10,7 +10,8 @@ demo: $(VENV)/.demo-installed
 	@$(VENV)/bin/python -m testbed.demo --json demo.json
 
 test: lint
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	$(VENV)/bin/python -m pytest -m "live and not soak"
+	$(VENV)/bin/python -m pytest -m "not live and not soak" -n auto --maxprocesses 4
 
 lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""How property tests choose their examples, what runs beside what, and that all can be interrupted.
+"""How property tests choose their examples, and that what tests start can be interrupted.
 
 `make test` tries the same examples each time, so that it says of one commit always the same;
 `make soak` goes on searching, and what it finds becomes an example or a mended function.
@@ -6,7 +6,6 @@
 
 import signal
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("gate", derandomize=True, deadline=None)
@@ -18,10 +17,3 @@ settings.load_profile("gate")
 # A shell that starts the tests in the background has them ignore SIGINT, and their children too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that start processes on one worker: two clusters at once say little of either."""
-    for item in items:
-        if item.get_closest_marker("live"):
-            item.add_marker(pytest.mark.xdist_group("live"))
