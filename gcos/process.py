@@ -15,7 +15,10 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_until_signalled(
-    main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, process: str
+    main: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    *,
+    process: str,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """Run `main(stopping)` to its end on an event loop of its own and return the exit code.
 
@@ -34,12 +37,14 @@ def run_until_signalled(
     Args:
         main: Coroutine function of the process.
         process: What the process is, such as `broker`; begins the line on stderr.
+        loop_factory: Makes the event loop; None: the one that Python makes.
 
     Returns:
         0: `main` returned, or was cancelled by a second signal. 2: a `GcosError`.
     """
     try:
-        asyncio.run(_main_with_signals(main))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_main_with_signals(main))
     except asyncio.CancelledError:
         return EXIT_OK
     except BaseException as exc:

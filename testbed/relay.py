@@ -15,7 +15,6 @@ address that it listens at; `python -m testbed.relay check BYTES_PER_S DELAY_S` 
 
 import asyncio
 import contextlib
-import os
 import socket
 import sys
 from collections import deque
@@ -26,14 +25,9 @@ from statistics import median
 from typing import Final
 
 from gcos.system import SystemClock
-from testbed.lateness import Lateness
+from testbed.lateness import Lateness, Lead
+from testbed.timekeeping import run_fine
 
-#: A loop's timer fires up to a millisecond late, as epoll counts in these, and later where cores
-#: are shared. It is set so much earlier that as many deliveries come early as late: the lead begins
-#: here, moves by a step with each delivery and ends at the limit.
-_LEAD_S: Final = 0.0005
-_LEAD_STEP_S: Final = 0.00005
-_LEAD_S_MAX: Final = 0.002
 _BURST_S: Final = 0.05
 _QUEUE_BYTES_MIN: Final = 1 << 20
 _PING_COUNT: Final = 21
@@ -42,8 +36,6 @@ _BLOCK: Final = bytes(256 << 10)
 _PIECE_BYTES: Final = 64 << 10
 #: Payload of an Ethernet packet of TCP, which is what a network loses.
 _SEGMENT_BYTES: Final = 1448
-
-_NICENESS: Final = -10
 
 _now_s = SystemClock().protocol_s
 
@@ -80,7 +72,7 @@ class Lane:
         loss_ratio: Share of packets that are lost.
         is_cut: Nothing arrives until `heal`.
         lateness: How well the relay kept time.
-        lead_s: How much earlier than due timers are set, so that deliveries are on time.
+        lead: How much earlier than due timers are set.
     """
 
     def __init__(
@@ -100,9 +92,9 @@ class Lane:
         self.loss_ratio = loss_ratio
         self.is_cut = False
         self.lateness = Lateness()
+        self.lead = Lead()
         self._random = random or Random(0)
         self._free_s = 0.0
-        self.lead_s = _LEAD_S
         self._held: dict[_End, None] = {}
         self._waiting: dict[asyncio.Event, None] = {}
 
@@ -120,9 +112,8 @@ class Lane:
 
     def delivered(self, late_s: float) -> None:
         """Learn that a delivery came so much after its time; below 0: before it."""
-        self.lateness.add(max(0.0, late_s))
-        step_s = _LEAD_STEP_S if late_s > 0 else -_LEAD_STEP_S
-        self.lead_s = min(max(self.lead_s + step_s, 0.0), _LEAD_S_MAX)
+        self.lateness.add(late_s)
+        self.lead.learn(late_s)
 
     def cut(self) -> None:
         """Let nothing arrive any more."""
@@ -332,7 +323,9 @@ class _End(asyncio.Protocol):
             self._was_held = True
             self._lane.hold(self)
         else:
-            self._timer = self._loop.call_at(self._flight[0][0] - self._lane.lead_s, self._land)
+            self._timer = self._loop.call_at(
+                self._flight[0][0] - self._lane.lead.lead_s, self._land
+            )
 
     # ---- the flight
 
@@ -361,7 +354,7 @@ class _End(asyncio.Protocol):
             self.arm()
             return
         now_s = self._loop.time()
-        until_s = now_s + self._lane.lead_s
+        until_s = now_s + self._lane.lead.lead_s
         receiver = None if self.peer is None else self.peer._transport
         while self._flight and self._flight[0][0] <= until_s and not self._is_stalled:
             arrival_s, data = self._flight.popleft()
@@ -382,17 +375,6 @@ class _End(asyncio.Protocol):
 
 
 # ---- the relay measured ---------------------------------------------------------------------
-
-
-def keep_time() -> None:
-    """Have this process go before others, as far as it may: who emulates or measures a link.
-
-    Real-time priority halves how late a loaded machine is. Processes started by it do not have it.
-    """
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
 async def check(*, rate_bytes_per_s: float, delay_s: float) -> RelayReading:
@@ -550,8 +532,8 @@ async def _run(target: str, rate_bytes_per_s: float, delay_s: float) -> None:
 if __name__ == "__main__":
     where, rate, delay = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
     if where == "check":
-        found = asyncio.run(check(rate_bytes_per_s=rate, delay_s=delay))
+        found = run_fine(check(rate_bytes_per_s=rate, delay_s=delay))
         sys.stdout.write(f"{found}\n")
     else:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_run(where, rate, delay))
+            run_fine(_run(where, rate, delay))

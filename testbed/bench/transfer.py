@@ -19,7 +19,6 @@ Run as `python -m testbed.bench.transfer [DIRECTORY [PART...]]`; parts are near,
 memory.
 """
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -42,6 +41,7 @@ from testbed import relay
 from testbed.bench import BenchRow
 from testbed.bench.peak_memory import peak_bytes, reset_peak_bytes
 from testbed.bench.transfer_peer import open_store
+from testbed.timekeeping import run_fine
 
 NEAR_BYTES: Final = 512 << 20
 NEAR_ROUNDS: Final = 5
@@ -182,7 +182,7 @@ def _write_s(path: Path, source: Path) -> float:
 
 
 def _far(directory: Path | None) -> Iterator[BenchRow]:
-    reading = asyncio.run(relay.check(rate_bytes_per_s=FAR_BYTES_PER_S, delay_s=FAR_DELAY_S))
+    reading = run_fine(relay.check(rate_bytes_per_s=FAR_BYTES_PER_S, delay_s=FAR_DELAY_S))
     ours: list[float] = []
     raws: list[float] = []
     with _Bench(directory) as bench:

@@ -268,7 +268,7 @@ def links(
     """
     import asyncio  # noqa: PLC0415
 
-    from testbed.relay import keep_time  # noqa: PLC0415
+    from testbed.timekeeping import keep_time  # noqa: PLC0415
     from testbed.wan.reports import show_links  # noqa: PLC0415
 
     keep_time()

@@ -16,7 +16,7 @@ from gcos.errors import GcosError, InvalidRequestError
 from gcos.process import run_until_signalled
 from gcos.rpc.security import is_same_secret, read_token
 from testbed.local_directory import write_whole
-from testbed.relay import keep_time
+from testbed.timekeeping import fine_loop, keep_time
 from testbed.wan.carried_links import CarriedLinks
 from testbed.wan.records import (
     Answer,
@@ -151,7 +151,9 @@ async def _run(path: Path, stopping: asyncio.Event) -> None:
 def main() -> int:
     """Carry links until SIGTERM or Ctrl-C and return the exit code."""
     path = Path(sys.argv[1])
-    return run_until_signalled(lambda stopping: _run(path, stopping), process="wan")
+    return run_until_signalled(
+        lambda stopping: _run(path, stopping), process="wan", loop_factory=fine_loop
+    )
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def self_test(
     """
     from gcos.errors import UnavailableError  # noqa: PLC0415
     from testbed.interruption import interruptible  # noqa: PLC0415
-    from testbed.relay import keep_time  # noqa: PLC0415
+    from testbed.timekeeping import keep_time  # noqa: PLC0415
     from testbed.wan import self_test as tests  # noqa: PLC0415
     from testbed.wan.reports import show_self_tests  # noqa: PLC0415
 

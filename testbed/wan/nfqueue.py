@@ -22,8 +22,9 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Final
 
-from testbed.lateness import Lateness, total
-from testbed.relay import keep_time
+from gcos.system import SystemClock
+from testbed.lateness import Lateness, Lead, total
+from testbed.timekeeping import keep_time, run_fine
 
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 3 << 8
@@ -35,6 +36,7 @@ _NLM_F_REQUEST: Final = 1
 _NLM_F_ACK: Final = 4
 _ATTR_PACKET_HDR: Final = 1
 _ATTR_VERDICT_HDR: Final = 2
+_ATTR_TIMESTAMP: Final = 4
 _CFG_CMD: Final = 1
 _CFG_PARAMS: Final = 2
 _CFG_QUEUE_MAXLEN: Final = 3
@@ -49,14 +51,11 @@ NF_ACCEPT: Final = 1
 
 _HEADER: Final = struct.Struct("=IHHII")
 _FAMILY: Final = struct.Struct(">BBH")
-#: Python's module socket does not know it (asm-generic/socket.h).
+#: Python's module socket does not know them (asm-generic/socket.h).
 _SO_RCVBUFFORCE: Final = 33
+_SO_TIMESTAMPNS: Final = 35
 _BUFFER_BYTES: Final = 16 << 20
 _QUEUE_PACKETS: Final = 65_535
-#: As in `testbed.relay`: timers are set early, so that as many packets come early as late.
-_LEAD_S: Final = 0.0005
-_LEAD_STEP_S: Final = 0.00005
-_LEAD_S_MAX: Final = 0.002
 _READ_BYTES: Final = 1 << 20
 #: So many verdicts take one call to the kernel.
 _VERDICTS: Final = 64
@@ -88,10 +87,12 @@ class QueuedPacket:
     Attributes:
         queue: Its queue.
         packet_id: The kernel's name for it in that queue.
+        arrived_s: When it arrived by the kernel's stamp, wall seconds; None: it has none.
     """
 
     queue: int
     packet_id: int
+    arrived_s: float | None = None
 
 
 def config_message(queue: int, kind: int, payload: bytes, *, wants_ack: bool) -> bytes:
@@ -142,10 +143,17 @@ def packets_of(data: bytes) -> Iterator[QueuedPacket]:
         elif kind == _MSG_PACKET:
             _, _, queue = _FAMILY.unpack_from(data, at + _HEADER.size)
             begin = at + _HEADER.size + _FAMILY.size
-            for attribute, value in _attributes(data[begin : at + length]):
-                if attribute == _ATTR_PACKET_HDR:
-                    yield QueuedPacket(queue, *struct.unpack_from(">I", value))
+            yield _packet_of(queue, dict(_attributes(data[begin : at + length])))
         at += -(-length // 4) * 4
+
+
+def _packet_of(queue: int, attributes: dict[int, bytes]) -> QueuedPacket:
+    (packet_id,) = struct.unpack_from(">I", attributes[_ATTR_PACKET_HDR])
+    stamp = attributes.get(_ATTR_TIMESTAMP)
+    if stamp is None:
+        return QueuedPacket(queue, packet_id)
+    seconds, microseconds = struct.unpack(">QQ", stamp)
+    return QueuedPacket(queue, packet_id, seconds + microseconds / 1e6)
 
 
 class Holding:
@@ -162,7 +170,7 @@ class Holding:
         self._due: list[tuple[float, int, QueuedPacket]] = []
         self._last_s: dict[int, float] = {}
         self._count = 0
-        self._lead_s = _LEAD_S
+        self._lead = Lead()
 
     @property
     def queues(self) -> tuple[int, ...]:
@@ -174,8 +182,14 @@ class Holding:
         assert delay.queue in self._delays, "queues are bound at the start"
         self._delays[delay.queue] = delay
 
-    def take(self, packet: QueuedPacket, now_s: float) -> bool:
-        """Hold a packet; return False where it is lost."""
+    def take(self, packet: QueuedPacket, now_s: float, *, wall_s: float) -> bool:
+        """Hold a packet from when it arrived; return False where it is lost.
+
+        Args:
+            packet: As the kernel told of it.
+            now_s: When it was read, by the clock that it is held by.
+            wall_s: The same instant by the clock that the kernel stamps with.
+        """
         delay = self._delays[packet.queue]
         if delay.is_cut:
             return False
@@ -184,6 +198,9 @@ class Holding:
         held_s = delay.delay_s
         if delay.jitter_s:
             held_s = max(0.0, held_s + self._random.uniform(-delay.jitter_s, delay.jitter_s))
+        if packet.arrived_s is not None:
+            # It waited for us so long; a wall clock that was set meanwhile says it comes later.
+            held_s -= max(0.0, wall_s - packet.arrived_s)
         # Packets that overtake each other would be taken for loss.
         due_s = max(now_s + held_s, self._last_s.get(packet.queue, 0.0))
         self._last_s[packet.queue] = due_s
@@ -194,17 +211,17 @@ class Holding:
     def due(self, now_s: float) -> list[QueuedPacket]:
         """Return what is due, in order; as much of it is early as late."""
         found = []
-        while self._due and self._due[0][0] <= now_s + self._lead_s:
+        until_s = now_s + self._lead.lead_s
+        while self._due and self._due[0][0] <= until_s:
             due_s, _, packet = heappop(self._due)
-            self.lateness[packet.queue].add(max(0.0, now_s - due_s))
-            step_s = _LEAD_STEP_S if now_s > due_s else -_LEAD_STEP_S
-            self._lead_s = min(max(self._lead_s + step_s, 0.0), _LEAD_S_MAX)
+            self.lateness[packet.queue].add(now_s - due_s)
+            self._lead.learn(now_s - due_s)
             found.append(packet)
         return found
 
     def next_s(self) -> float | None:
         """Return when to look again; None: nothing is held."""
-        return self._due[0][0] - self._lead_s if self._due else None
+        return self._due[0][0] - self._lead.lead_s if self._due else None
 
 
 def serve(delays: Sequence[QueueDelay], *, seed: int = 0) -> Lateness:
@@ -213,7 +230,7 @@ def serve(delays: Sequence[QueueDelay], *, seed: int = 0) -> Lateness:
     Raises:
         OSError: No NET_ADMIN, or the kernel has no NFQUEUE, or a queue is taken.
     """
-    return asyncio.run(_serve(delays, seed))
+    return run_fine(_serve(delays, seed))
 
 
 async def _serve(delays: Sequence[QueueDelay], seed: int) -> Lateness:
@@ -233,6 +250,8 @@ async def _serve(delays: Sequence[QueueDelay], seed: int) -> Lateness:
 def queue_socket() -> socket.socket:
     """Return a netlink socket for queues of the network namespace that this thread is in.
 
+    While it is open the kernel stamps what arrives at the machine with the time.
+
     Raises:
         OSError: The kernel has no netfilter.
     """
@@ -242,6 +261,7 @@ def queue_socket() -> socket.socket:
         link.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
     except PermissionError:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    link.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     link.bind((0, 0))
     return link
 
@@ -291,6 +311,7 @@ class _Pump:
         self._link = link
         self._holding = holding
         self._loop = loop
+        self._clock = SystemClock()
         self._timer: asyncio.TimerHandle | None = None
 
     def readable(self) -> None:
@@ -308,7 +329,8 @@ class _Pump:
         self._release()
 
     def take(self, packet: QueuedPacket) -> None:
-        if not self._holding.take(packet, self._loop.time()):
+        now_s, wall_s = self._loop.time(), self._clock.wall_s()
+        if not self._holding.take(packet, now_s, wall_s=wall_s):
             self._link.send(verdict_message(packet, NF_DROP))
 
     def stop(self) -> None:

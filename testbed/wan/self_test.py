@@ -15,7 +15,8 @@ from typing import Final
 
 from gcos.errors import InvalidRequestError, UnavailableError
 from testbed.lateness import Lateness
-from testbed.relay import Lane, Relay, RelayReading, echoing, keep_time, read_link
+from testbed.relay import Lane, Relay, RelayReading, echoing, read_link
+from testbed.timekeeping import keep_time, run_fine
 from testbed.wan.control import RATE_ERROR_MAX, RTT_ERROR_MAX_S
 from testbed.wan.kernel_links import KernelLink, netem_commands, queue_commands, rate_commands
 from testbed.wan.namespaces import INTERFACE, Namespace, has_netem, two_namespaces
@@ -65,7 +66,7 @@ def self_test(backend: str, *, rtt_s: float, bytes_per_s: float) -> SelfTest:
     """
     lateness: list[Lateness]
     if backend == "relay":
-        reading, lateness = asyncio.run(_relayed(rtt_s, bytes_per_s))
+        reading, lateness = run_fine(_relayed(rtt_s, bytes_per_s))
     elif backend in BACKENDS:
         with _kernel_link(backend, rtt_s, bytes_per_s) as (near, far, lateness):
             reading = _read_between(near, far, int(bytes_per_s * _FLOW_S))

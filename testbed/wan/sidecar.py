@@ -24,7 +24,8 @@ from gcos import codec
 from gcos.process import run_until_signalled
 from gcos.rpc.security import read_token
 from testbed.local_directory import write_whole
-from testbed.relay import Lane, Relay, echoing, keep_time
+from testbed.relay import Lane, Relay, echoing
+from testbed.timekeeping import fine_loop, keep_time
 from testbed.wan.containers import PROBE_PORT
 from testbed.wan.control import ask, asked_reading, measure_to
 from testbed.wan.emulator import Emulator
@@ -109,7 +110,9 @@ def main(arguments: list[str]) -> int:
             return 0
         case [path, address, process]:
             return run_until_signalled(
-                lambda stopping: carry(Path(path), address, process, stopping), process="wan"
+                lambda stopping: carry(Path(path), address, process, stopping),
+                process="wan",
+                loop_factory=fine_loop,
             )
     sys.stderr.write(__doc__ or "")
     return 2

@@ -27,6 +27,21 @@ def test_the_first_signal_sets_the_event_and_the_process_drains(number: int) -> 
     assert steps == ["drained"]
 
 
+def test_the_process_runs_on_the_loop_that_is_asked_for() -> None:
+    made: list[asyncio.AbstractEventLoop] = []
+    ran: list[asyncio.AbstractEventLoop] = []
+
+    def factory() -> asyncio.AbstractEventLoop:
+        made.append(asyncio.new_event_loop())
+        return made[-1]
+
+    async def main(stopping: asyncio.Event) -> None:
+        ran.append(asyncio.get_running_loop())
+
+    assert run_until_signalled(main, process="wan", loop_factory=factory) == 0
+    assert ran == made
+
+
 def test_a_second_signal_cancels_the_drain() -> None:
     steps: list[str] = []
 

@@ -10,7 +10,7 @@ import pytest
 from gcos.errors import InvalidRequestError, UnavailableError
 from gcos.system import SystemClock
 from site_agent.supervisor import process_stat
-from testbed.lateness import total
+from testbed.lateness import LEAD_S_MAX, Lead, total
 from testbed.wan import namespaces
 from testbed.wan.kernel_links import (
     KernelLink,
@@ -87,10 +87,10 @@ def test_queues_take_what_comes_from_a_peer_and_are_taken_away_again():
 # ---- netlink ----------------------------------------------------------------------------------
 
 
-def packet_message(queue: int, packet_id: int) -> bytes:
+def packet_message(queue: int, packet_id: int, stamp: bytes = b"") -> bytes:
     """Return what the kernel sends for a packet: another attribute first, then its header."""
     attributes = struct.pack("=HHI", 8, 5, 7) + struct.pack("=HH", 11, 1)
-    attributes += struct.pack(">IHB", packet_id, 0x0800, 0) + b"\0"
+    attributes += struct.pack(">IHB", packet_id, 0x0800, 0) + b"\0" + stamp
     body = struct.pack(">BBH", 2, 0, queue) + attributes
     return struct.pack("=IHHII", 16 + len(body), 3 << 8, 0, 0, 0) + body
 
@@ -116,6 +116,10 @@ def test_packets_are_read_from_datagrams_and_errors_are_raised():
     assert list(packets_of(data)) == [QueuedPacket(3, 41), QueuedPacket(4, 42)]
     assert list(packets_of(data[:-5])) == [QueuedPacket(3, 41)]
     assert list(packets_of(b"")) == []
+    stamp = struct.pack("=HH", 20, 4) + struct.pack(">QQ", 1_800_000_000, 250_000)
+    assert list(packets_of(packet_message(3, 41, stamp))) == [
+        QueuedPacket(3, 41, arrived_s=1_800_000_000.25)
+    ]
     with pytest.raises(PermissionError):
         list(packets_of(error_message(1)))
 
@@ -123,8 +127,8 @@ def test_packets_are_read_from_datagrams_and_errors_are_raised():
 def test_packets_are_held_for_their_delay_and_keep_their_order():
     holding = Holding([QueueDelay(1, 0.04), QueueDelay(2, 0.01, jitter_s=0.005)], Random(1))
     for number in range(100):
-        assert holding.take(QueuedPacket(2, number), 1.0 + number * 0.001)
-    assert holding.take(QueuedPacket(1, 1), 1.0)
+        assert holding.take(QueuedPacket(2, number), 1.0 + number * 0.001, wall_s=0.0)
+    assert holding.take(QueuedPacket(1, 1), 1.0, wall_s=0.0)
     assert holding.due(1.0) == []
     assert 1.004 < holding.next_s() < 1.016
     first = holding.due(1.05)
@@ -137,9 +141,38 @@ def test_packets_are_held_for_their_delay_and_keep_their_order():
     assert total(holding.lateness.values()).worst_s > 0.5
 
 
+def test_packets_are_held_from_when_they_arrived_and_late_by_that():
+    holding = Holding([QueueDelay(1, 0.04), QueueDelay(2, 0.04), QueueDelay(3, 0.04)], Random(1))
+    holding.take(QueuedPacket(1, 7, arrived_s=900.0), 5.0, wall_s=900.03)
+    assert holding.next_s() == pytest.approx(5.01, abs=LEAD_S_MAX)
+    assert holding.due(5.012) == [QueuedPacket(1, 7, arrived_s=900.0)]
+    assert holding.lateness[1].worst_s == pytest.approx(0.002)
+    # Read when it was due long ago: it passes at once, and counts as late.
+    holding.take(QueuedPacket(2, 8, arrived_s=900.0), 5.0, wall_s=901.0)
+    assert len(holding.due(5.0)) == 1
+    assert holding.lateness[2].worst_s == pytest.approx(0.96)
+    # The wall clock was set back between stamp and reading.
+    holding.take(QueuedPacket(3, 9, arrived_s=900.0), 5.0, wall_s=800.0)
+    assert holding.next_s() == pytest.approx(5.04, abs=LEAD_S_MAX)
+
+
+def test_the_lead_follows_the_median_of_how_late_deliveries_are():
+    lead = Lead()
+    random = Random(1)
+    for _ in range(1000):
+        lead.learn(random.choice([0.0002, 0.0004, 0.05]) - lead.lead_s)
+    assert 0.0003 < lead.lead_s < 0.0005
+    for _ in range(1000):
+        lead.learn(1.0)
+    assert lead.lead_s == LEAD_S_MAX
+    for _ in range(1000):
+        lead.learn(-1.0)
+    assert lead.lead_s == 0.0
+
+
 def test_lost_packets_are_not_held():
     holding = Holding([parsed("1:0.04:0:0.25")], Random(1))
-    lost = sum(not holding.take(QueuedPacket(1, number), 0.0) for number in range(4000))
+    lost = sum(not holding.take(QueuedPacket(1, number), 0.0, wall_s=0.0) for number in range(4000))
     assert 900 < lost < 1100
     with pytest.raises(ValueError, match="not enough values"):
         parsed("1")
