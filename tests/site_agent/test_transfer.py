@@ -492,6 +492,24 @@ async def test_a_source_that_fell_silent_is_asked_again_for_what_is_missing(
     assert parted.asked[-1][1] > 0
 
 
+async def test_sources_that_fell_silent_may_be_so_longer_than_attempts_are_counted(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_PAUSE_S_MIN", 0.001)
+    monkeypatch.setattr(download, "_PAUSE_S_MAX", 0.001)
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    parted = Parted(store)
+    # A source has two calls under way, so that is at least as many failures as are allowed.
+    parted.silent_calls = 2 * source_pool.ATTEMPT_COUNT_MAX
+    holder = await network.serve(store, parted)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        await fetch(plane, artifact, holder)
+        assert_holds(here, artifact, FILES)
+    assert parted.silent_calls == 0
+
+
 async def test_patience_with_a_silent_source_ends(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
