@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import resource
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -533,6 +534,20 @@ async def test_attempts_are_limited(network: Network, monkeypatch: pytest.Monkey
         with pytest.raises(PeerUnreachableError) as caught:
             await fetch(plane, artifact, holder)
     assert caught.value.message.count("a chunk a call") == 3
+
+
+async def test_a_transfer_that_cannot_be_imported_reserves_nothing(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, artifact = await network.holder("fra")
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        with monkeypatch.context() as broken:
+            broken.setitem(sys.modules, "site_agent.download", None)
+            with pytest.raises(ImportError):
+                await fetch(plane, artifact, holder)
+        await fetch(plane, artifact, holder)
+        assert_holds(here, artifact, FILES)
 
 
 async def test_an_unreachable_source_is_passed_over(network: Network) -> None:
