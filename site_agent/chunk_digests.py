@@ -70,10 +70,16 @@ class ChunkDigests:
         return not self._is_whole_file(chunk)
 
     def forget_unknown(self) -> None:
-        """Have what nobody told asked for again: there are other givers now."""
+        """Have what nobody told asked for again, if nobody waits for it: there are other givers.
+
+        What is still being asked of those that were there before would be told by none of them.
+        """
         for key, segment in list(self._segments.items()):
-            if segment.done() and not segment.cancelled() and segment.result() is None:
-                del self._segments[key]
+            if not segment.done():
+                segment.cancel()
+            elif not segment.cancelled() and segment.result() is not None:
+                continue
+            del self._segments[key]
 
     def cancel(self) -> None:
         """Give up what was asked for and did not come yet."""

@@ -18,7 +18,9 @@ from site_agent.fetch_part import FetchPart
 from site_agent.peer_source import PeerSource, SourceError
 
 ATTEMPT_COUNT_MAX: Final = 16
-"""Failures of one download over all its sources; one that delivered nothing is not asked twice."""
+"""Failures of one download over all its sources; one that delivered nothing is not asked twice.
+
+Those of sources that fell silent do not count: how long they are asked again, time limits."""
 
 WRONG_COUNT_MAX: Final = 8
 """A source with so many wrong chunks is given up."""
@@ -45,8 +47,8 @@ class SourcePool:
         self._standby: deque[PeerSource] = deque()
         #: Who was ever named, so that nobody is added twice.
         self._named: set[SiteId] = set()
-        #: Who delivered and then fell silent; they may come back.
-        self._silent: list[PeerSource] = []
+        #: Who delivered and then fell silent, and how; they may come back.
+        self._silent: list[tuple[PeerSource, SourceError]] = []
         self._failures: list[SourceError] = []
         self._wrong_counts: dict[SiteId, int] = {}
         self._parts: dict[SiteId, FetchPart] = {}
@@ -103,7 +105,6 @@ class SourcePool:
 
     def fail(self, source: PeerSource, error: SourceError) -> None:
         """Give a source up, or put it behind the others where it may do better later."""
-        self._failures.append(error)
         self._log.warning(
             "source_failed",
             artifact=self._need.name,
@@ -117,9 +118,12 @@ class SourcePool:
         before_bytes = self._before_bytes.get(source.site_id, 0)
         has_delivered = self._received_bytes(source.site_id) > before_bytes
         if was_active and error.is_transient and has_delivered:
+            self._failures.append(error)
             self._standby.append(source)
         elif error.is_silence and self._received_bytes(source.site_id):
-            self._silent.append(source)
+            self._silent.append((source, error))
+        else:
+            self._failures.append(error)
 
     @property
     def can_recall(self) -> bool:
@@ -128,7 +132,7 @@ class SourcePool:
 
     def recall(self) -> None:
         """Let those stand by again that fell silent."""
-        self._standby.extend(self._silent)
+        self._standby.extend(source for source, _ in self._silent)
         self._silent.clear()
 
     def fail_all(self, site_ids: Iterable[SiteId], why: str) -> None:
@@ -159,8 +163,9 @@ class SourcePool:
 
     def undelivered(self) -> GcosError:
         """Return why no source delivered; of one sort where all failed alike."""
-        message = f"no holder delivered {self._need.name}: " + "; ".join(map(str, self._failures))
-        errors = [failure.error for failure in self._failures]
+        failures = [*self._failures, *(failure for _, failure in self._silent)]
+        message = f"no holder delivered {self._need.name}: " + "; ".join(map(str, failures))
+        errors = [failure.error for failure in failures]
         if all(isinstance(error, NotFoundError) for error in errors):
             return ArtifactNotFoundError(message, hint="its holders have evicted it")
         if all(isinstance(error, DigestMismatchError) for error in errors):

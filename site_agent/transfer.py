@@ -429,6 +429,10 @@ class ArtifactPlane:
         run_id: RunId,
         priority: Priority,
     ) -> _Transfer:
+        # What carries a transfer is imported with the first, before there is anything to undo: a
+        # start need not wait for it.
+        from site_agent.download import Download  # noqa: PLC0415
+
         if not holders:
             raise ArtifactNotFoundError(
                 f"no other site is known to hold {need.name}",
@@ -444,9 +448,6 @@ class ArtifactPlane:
         def on_progress(kept_bytes: int) -> None:
             for waiter in waiters:
                 waiter.on_progress(kept_bytes)
-
-        # What carries a transfer is imported with the first: a start need not wait for it.
-        from site_agent.download import Download  # noqa: PLC0415
 
         passage = self._gate.enter(priority)
         download = Download(

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import resource
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -492,6 +493,24 @@ async def test_a_source_that_fell_silent_is_asked_again_for_what_is_missing(
     assert parted.asked[-1][1] > 0
 
 
+async def test_sources_that_fell_silent_may_be_so_longer_than_attempts_are_counted(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_PAUSE_S_MIN", 0.001)
+    monkeypatch.setattr(download, "_PAUSE_S_MAX", 0.001)
+    store = network.store("fra")
+    artifact = network.content(store, FILES)
+    parted = Parted(store)
+    # A source has two calls under way, so that is at least as many failures as are allowed.
+    parted.silent_calls = 2 * source_pool.ATTEMPT_COUNT_MAX
+    holder = await network.serve(store, parted)
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        await fetch(plane, artifact, holder)
+        assert_holds(here, artifact, FILES)
+    assert parted.silent_calls == 0
+
+
 async def test_patience_with_a_silent_source_ends(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,6 +534,20 @@ async def test_attempts_are_limited(network: Network, monkeypatch: pytest.Monkey
         with pytest.raises(PeerUnreachableError) as caught:
             await fetch(plane, artifact, holder)
     assert caught.value.message.count("a chunk a call") == 3
+
+
+async def test_a_transfer_that_cannot_be_imported_reserves_nothing(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, artifact = await network.holder("fra")
+    here = network.store("iad")
+    async with network.plane(here) as plane:
+        with monkeypatch.context() as broken:
+            broken.setitem(sys.modules, "site_agent.download", None)
+            with pytest.raises(ImportError):
+                await fetch(plane, artifact, holder)
+        await fetch(plane, artifact, holder)
+        assert_holds(here, artifact, FILES)
 
 
 async def test_an_unreachable_source_is_passed_over(network: Network) -> None:
