@@ -16,10 +16,12 @@ from gcos.ids import SiteId
 from gcos.locks import lock_directory
 from gcos.rpc.security import read_token
 from gcos.system import SystemClock
+from site_agent.supervisor import SUPERVISOR_FILE, boot_id, find_process, read_record
 from testbed.interruption import uninterrupted
 from testbed.local_directory import (
     AGENT,
     ARTIFACTS_NAME,
+    SITES_NAME,
     STATE_NAME,
     TOKEN_NAME,
     Tell,
@@ -221,6 +223,7 @@ def down(directory: Path, *, keep: bool, tell: Tell) -> bool:
                 # Held while they go, so that nobody starts over them.
                 for place in data_directories(directory).values():
                     locks.enter_context(lock_directory(place))
+                _end_runs(directory, tell)
                 remove_own(directory, tell)
     return True
 
@@ -261,6 +264,21 @@ def _stop_all(processes: Sequence[LocalProcess], *, grace_s: float, tell: Tell) 
     agents = [process for process in processes if process.name.startswith(AGENT)]
     stop(agents, grace_s=grace_s, tell=tell)
     stop([p for p in processes if p not in agents], grace_s=grace_s, tell=tell)
+
+
+def _end_runs(directory: Path, tell: Tell) -> None:
+    """End the runs of agents that were killed, which would go on until their leases end."""
+    records = [
+        (path.parent.name, read_record(str(path)))
+        for path in sorted((directory / SITES_NAME).glob(f"*/data/runs/*/{SUPERVISOR_FILE}"))
+    ]
+    alive = [(run, find_process(record)) for run, record in records if record is not None]
+    supervisors = [
+        LocalProcess(f"run {run}", stat.pid, stat.start_ticks, boot_id(), address="", log="")
+        for run, stat in alive
+        if stat is not None
+    ]
+    stop(supervisors, grace_s=STOP_S, tell=tell)
 
 
 def _cluster(directory: Path, state: ClusterState) -> LocalCluster:

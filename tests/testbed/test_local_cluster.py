@@ -12,8 +12,13 @@ from gcos.cli.main import main
 from gcos.client import Client
 from gcos.errors import InvalidRequestError, UnavailableError, WrongStateError
 from gcos.home import CLUSTER_FILE, HOME_VARIABLE, read_cluster
+from gcos.ids import Fence, RunId
 from gcos.locks import lock_directory
+from gcos.system import SystemClock
 from gcos.tasks import TaskState
+from site_agent import supervisor
+from site_agent.executors.interface import RunCommand, RunPhase
+from site_agent.executors.process import ProcessExecutor
 from testbed import local_cluster, local_processes
 from testbed.local_cluster import ClusterOptions, ClusterState, Wishes
 from testbed.local_directory import STATE_NAME
@@ -199,6 +204,34 @@ def test_down_leaves_what_the_user_put_there_and_says_where(tmp_path):
         f"left {tmp_path}/artifacts",
         f"left {tmp_path}/published",
     ]
+
+
+def test_down_ends_the_runs_of_agents_that_were_killed(tmp_path):
+    root = tmp_path / "sites" / "on" / "data" / "runs"
+    command = RunCommand(
+        RunId("de-1.1.1"),
+        Fence(1, 1),
+        argv=("/bin/sleep", "1000"),
+        env={},
+        working_dir=str(tmp_path),
+        devices=(),
+        log_max_bytes=1000,
+        grace_s=0.0,
+    )
+
+    async def begin():
+        executor = ProcessExecutor(root, SystemClock())
+        await executor.ensure(command, lease_until_s=SystemClock().protocol_s() + 100.0)
+        async with asyncio.timeout(60):
+            while (await executor.poll(command.run_id)).phase is not RunPhase.RUNNING:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(begin())
+    files = [root / command.run_id / name for name in ("supervisor.json", "started.json")]
+    began = [supervisor.read_record(str(file)) for file in files]
+    (tmp_path / STATE_NAME).write_bytes(codec.encode(state()))
+    assert local_cluster.down(tmp_path, keep=False, tell=quiet)
+    assert [supervisor.find_process(record) for record in began] == [None, None]
 
 
 @pytest.mark.live
