@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+from unittest.mock import patch
 
 import grpc
 import numpy as np
@@ -50,10 +51,11 @@ from policies.catalogue import POLICIES, Policy
 from policies.features import FEATURE_COUNT, Outlook, SiteState, features_of, reference_usd
 from policies.interface import Seen, SiteView
 from policies.maccs import artifact_features
-from policies.maccs.actor import actor_path, load_actor, required
+from policies.maccs.actor import Actor, actor_path, load_actor, required
 from policies.maccs.task_actor import PART, bidder_of, load_task_actor
 from policies.offer import PoolOffer, options_of
 from policies.options import OptionTable
+from site_agent import actors
 from site_agent.config import AgentConfig
 from site_agent.wiring import run_agent
 from testbed.bench import BenchRow
@@ -302,9 +304,17 @@ async def _learned_answer(
             await asyncio.sleep(_LOOK_S)
 
 
+def _of_full_weight(path: Path, part: str, features: Mapping[str, str]) -> Actor:
+    actor = required(load_actor(path, part, features))
+    return replace(actor, card=replace(actor.card, residual_scale=1.0))
+
+
 @contextlib.asynccontextmanager
 async def _agent() -> "AsyncIterator[site_pb2_grpc.SiteServiceAsyncStub]":
-    """Run an agent in this process, its policy the task actor over starts of two days."""
+    """Run an agent in this process, its policy the task actor over starts of two days.
+
+    Agents ask no actor of weight 0, as the shipped one is: here it has its full weight.
+    """
     policy = Policy("bench", "joint-lookahead and the task actor", LookaheadBidder, learned=(PART,))
     stopping = asyncio.Event()
     with TemporaryDirectory(prefix="gcos-bench-") as scratch:
@@ -322,13 +332,14 @@ async def _agent() -> "AsyncIterator[site_pb2_grpc.SiteServiceAsyncStub]":
         )
         POLICIES[policy.name] = policy
         try:
-            async with (
-                asyncio.TaskGroup() as group,
-                Channels(read_token(token_file)) as channels,
-            ):
-                group.create_task(run_agent(config, SystemClock(), stopping))
-                yield site_pb2_grpc.SiteServiceStub(channels.get(config.address))
-                stopping.set()
+            with patch.object(actors, "load_actor", _of_full_weight):
+                async with (
+                    asyncio.TaskGroup() as group,
+                    Channels(read_token(token_file)) as channels,
+                ):
+                    group.create_task(run_agent(config, SystemClock(), stopping))
+                    yield site_pb2_grpc.SiteServiceStub(channels.get(config.address))
+                    stopping.set()
         finally:
             del POLICIES[policy.name]
 
