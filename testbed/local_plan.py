@@ -36,6 +36,8 @@ DRAIN_S: Final = 5.0
 RUN_GRACE_S: Final = 2.0
 #: Jobs find this environment's `python` first.
 _SYSTEM_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
+#: Ports to try for each process, in vain where something else has them.
+_DRAW_COUNT: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +178,6 @@ def _own_ports() -> range:
     return range(max(first // 2, 1024), first)
 
 
-_OWN_PORTS: Final = _own_ports()
-_DRAW_COUNT: Final = min(32, len(_OWN_PORTS))
-_draws: Final = SystemRandom()
-
-
 def free_addresses(
     names: Sequence[str], kept: ClusterState | None, host: str = LOOPBACK
 ) -> dict[str, str]:
@@ -190,6 +187,7 @@ def free_addresses(
     its port must stay free for it, so none is of those that go to whoever asks for any.
     """
     earlier = {} if kept is None else {p.name: p.address for p in kept.processes}
+    own, draws = _own_ports(), SystemRandom()
     with contextlib.ExitStack() as probes:
         found = {}
         for name in names:
@@ -197,7 +195,7 @@ def free_addresses(
             # As servers do: connections of the earlier process may linger in TIME_WAIT.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             wanted = [int(earlier[name].rpartition(":")[2])] if name in earlier else []
-            _bind(probe, host, [*wanted, *_draws.sample(_OWN_PORTS, _DRAW_COUNT)])
+            _bind(probe, host, [*wanted, *draws.sample(own, min(_DRAW_COUNT, len(own)))])
             found[name] = f"{host}:{probe.getsockname()[1]}"
         return found
 
