@@ -9,6 +9,7 @@ hub (API and `resolve` addresses, redirects to a CDN), a registry with Ollama's 
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -130,8 +131,7 @@ class FakeUpstream:
 @contextmanager
 def serving_upstream() -> Iterator[FakeUpstream]:
     """Serve on a free port of loopback until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Handler)
     upstream = FakeUpstream(f"http://127.0.0.1:{server.server_port}")
     server.upstream = upstream  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -279,6 +279,17 @@ def _list_objects(
         f"<Name>{bucket}</Name><Prefix>{escape(prefix)}</Prefix><MaxKeys>1000</MaxKeys>"
         f"<IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
     ).encode()
+
+
+class _Server(ThreadingHTTPServer):
+    """A client that leaves in the middle of an answer is no error: pulls do so on purpose."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what went wrong, unless the client has hung up."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
