@@ -103,6 +103,7 @@ def down(
     Exit codes:
       0  the cluster is down, or there was none
       2  tasks have not ended, or a process started by hand uses the data
+      130  interrupted: running jobs were not waited for, and the cluster is down
 
     Example:
       gcos down --keep && gcos up

@@ -30,9 +30,19 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Have these signals do nothing in the block, which removes what was made."""
-    with _handling(_ignored):
+    """Hold these signals back until the block, which removes what was made, is done.
+
+    Where it ends well, the first of them is raised again then.
+    """
+    held: list[int] = []
+
+    def hold(number: int, _frame: FrameType | None) -> None:
+        held.append(number)
+
+    with _handling(hold):
         yield
+    if held:
+        signal.raise_signal(held[0])
 
 
 def _ignored(_number: int, _frame: FrameType | None) -> None:
@@ -44,11 +54,12 @@ def _handling(handle: _Handle) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals go to the main thread alone
         return
-    before = {each: signal.getsignal(each) for each in _SIGNALS}
-    for each in _SIGNALS:
-        # Who started us with nohup wants us to go on.
-        if before[each] is not signal.SIG_IGN:
-            signal.signal(each, handle)
+    # Who started us with nohup wants us to go on; what was not installed from Python (None) cannot
+    # be put back.
+    found = {each: signal.getsignal(each) for each in _SIGNALS}
+    before = {each: it for each, it in found.items() if it not in {signal.SIG_IGN, None}}
+    for each in before:
+        signal.signal(each, handle)
     try:
         yield
     finally:

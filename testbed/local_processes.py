@@ -129,23 +129,28 @@ def stop(
 ) -> list[LocalProcess]:
     """End processes by SIGTERM, and after `grace_s` protocol seconds by SIGKILL.
 
-    A KeyboardInterrupt while they drain ends the grace, so that nothing is ever left behind.
+    An interruption while they drain ends the grace, and is raised again once all have ended, so
+    that nothing is ever left behind.
 
     Returns:
         Those that had to be killed.
     """
     for process in processes:
         process.send(signal.SIGTERM)
+    is_hurried = False
     try:
         with interruptible():
             _await_end(processes, timeout_s=grace_s)
     except KeyboardInterrupt:
         tell("not waiting any longer")
+        is_hurried = True
     left = [process for process in processes if process.is_alive]
     for process in left:
         process.send(signal.SIGKILL)
         tell(f"killed {process.name} (pid {process.pid}), which had not ended by itself")
     _await_end(left, timeout_s=_KILL_WAIT_S)
+    if is_hurried:
+        signal.raise_signal(signal.SIGINT)
     return left
 
 

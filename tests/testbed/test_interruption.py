@@ -44,11 +44,35 @@ def test_the_first_signal_interrupts_and_the_next_ones_do_not_break_off_what_fol
 
 
 def test_what_removes_is_not_interrupted_and_its_grace_is_ended_by_a_signal():
-    with uninterrupted():
+    with uninterrupted(), pytest.raises(KeyboardInterrupt), interruptible():
         strike(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt), interruptible():
+
+
+def test_an_interruption_of_what_removes_comes_through_when_it_is_done():
+    removed = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        with uninterrupted():
             strike(signal.SIGINT)
-        strike(signal.SIGINT)
+            removed.append("this")
+        removed.append("that")
+    assert removed == ["this", "that"]
+
+
+def test_what_removes_after_an_interruption_lets_no_second_one_through():
+    with pytest.raises(ZeroDivisionError), interruptible():
+        try:
+            strike(signal.SIGINT)
+        except KeyboardInterrupt:
+            with uninterrupted():
+                strike(signal.SIGINT)
+            raise ZeroDivisionError from None
+
+
+def test_a_handler_that_is_not_of_python_is_left_alone(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    with interruptible(), uninterrupted():
+        monkeypatch.undo()
+        assert signal.getsignal(signal.SIGHUP) is signal.default_int_handler
 
 
 def test_who_ignores_hangups_goes_on_after_one():
