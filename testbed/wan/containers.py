@@ -82,12 +82,12 @@ class ContainerPlan:
     cgroup_parent: str = ""
 
     def serving(self, place: str) -> str:
-        """Return where a place's process serves inside: another for each, as brokers list it."""
-        return f"127.1.0.{self._number(place)}:{_PORT}"
+        """Return where a place's process serves, as brokers list it.
 
-    def dialled(self, place: str) -> str:
-        """Return where a sidecar listens for what goes to a place."""
-        return f"127.2.0.{self._number(place)}:{_PORT}"
+        In the namespaces of other places the sidecar answers there: so agents and people's commands
+        dial it anywhere.
+        """
+        return f"127.1.0.{self._number(place)}:{_PORT}"
 
     def address(self, place: str) -> str:
         """Return a place's address on the private network."""
@@ -119,7 +119,7 @@ def wan_config(plan: ContainerPlan, links: Sequence[WanLink], place: str, seed: 
         token_file=f"{HOME}/token",
         links=mine,
         relays=tuple(
-            RelayPlan(place, dst, address=plan.dialled(dst), target=plan.gate(dst)) for dst in ways
+            RelayPlan(place, dst, address=plan.serving(dst), target=plan.gate(dst)) for dst in ways
         ),
         seed=seed,
         carrier=plan.carrier,
@@ -164,10 +164,7 @@ def process_toml(
         "run_path": "/opt/gcos/bin:/usr/local/bin:/usr/bin:/bin",
         "policy": policy,
     }
-    others = {plan.serving(other): plan.dialled(other) for other in plan.places if other != place}
-    tables = {"world": world, "routes": others}
-    text = _toml(values) + "\n[[pools]]\n" + _toml(pool)
-    return text + "".join(f"\n[{name}]\n{_toml(table)}" for name, table in tables.items())
+    return f"{_toml(values)}\n[[pools]]\n{_toml(pool)}\n[world]\n{_toml(world)}"
 
 
 def network_command(plan: ContainerPlan) -> Command:
@@ -275,6 +272,5 @@ def _healthy(command: str, interval_s: int) -> Command:
 
 
 def _toml(values: Mapping[str, object]) -> str:
-    # Texts, numbers and lists of texts are spelled alike in JSON and TOML; keys are quoted, as
-    # addresses need it.
-    return "".join(f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in values.items())
+    # Texts, numbers and lists of texts are spelled alike in JSON and TOML.
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

@@ -31,12 +31,12 @@ def test_a_sidecar_carries_the_links_of_its_place_and_dials_the_gates_of_others(
     assert all("de" in {link.src, link.dst} for link in config.links)
     assert len(config.links) == 6
     ways = {way.dst: (way.address, way.target) for way in config.relays}
-    assert ways["on"] == ("127.2.0.2:7700", "10.231.20.12:7800")
+    assert ways["on"] == ("127.1.0.2:7700", "10.231.20.12:7800")
     assert set(ways) == {"on", BROKER, PREDICTOR}
     assert containers.wan_config(PLAN, links(), BROKER, seed=3).relays == ()
 
 
-def test_an_agent_is_told_addresses_that_differ_and_ways_to_them(tmp_path):
+def test_an_agent_is_told_addresses_that_differ(tmp_path):
     text = containers.process_toml(
         PLAN,
         "de",
@@ -48,11 +48,6 @@ def test_an_agent_is_told_addresses_that_differ_and_ways_to_them(tmp_path):
     path.write_text(text)
     config = load(AgentConfig, path, environ={})
     assert (config.site, config.address, config.policy) == ("de", "127.1.0.1:7700", "joint")
-    assert config.routes == {
-        "127.1.0.2:7700": "127.2.0.2:7700",
-        "127.1.0.3:7700": "127.2.0.3:7700",
-        "127.1.0.4:7700": "127.2.0.4:7700",
-    }
     assert config.brokers == ("127.1.0.3:7700",)
     assert config.pools[0].gpu_count == 2
     broker = tomllib.loads(containers.process_toml(PLAN, BROKER, policy="", world={}, pool={}))
