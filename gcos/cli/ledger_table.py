@@ -140,10 +140,15 @@ def notes(groups: Sequence[LedgerGroup]) -> list[str]:
 
 
 def saved(spent: float, at_origin: float) -> str:
-    """Return the saving in per cent; negative where more was spent, `-` without a yardstick."""
+    """Return the saving in per cent; negative where more was spent, `-` without a yardstick.
+
+    Beyond a thousand per cent it tells no more than that the yardstick is nearly nothing.
+    """
     if at_origin <= 0:
         return NOTHING
     ratio = 1 - spent / at_origin
+    if ratio < -10:
+        return "< -1000 %"
     return f"{'-' if ratio < 0 else ''}{percentage(abs(ratio))} %"
 
 
