@@ -277,7 +277,7 @@ class Award:
         gpu: GPUs to give it.
         pool_type: Pool that the bid named.
         needs: Artifacts and holders.
-        predictions: Run time by pool type, for the site's plan.
+        predictions: Run time on that pool type; the winner has no use for others.
         terms: For the charge.
         deadline_s: World instant; None: none.
         earliest_start_s: World instant; None: now.

@@ -496,7 +496,7 @@ class Origin:
             gpu=spec.gpu,
             pool_type=task.bid.pool_type,
             needs=task.needs,
-            predictions=task.predictions,
+            predictions=tuple(p for p in task.predictions if p.pool_type == task.bid.pool_type),
             terms=self.terms_of(spec, task.predictions),
             lease_s=self._lease_of(spec).lease_s,
             project=spec.project,

@@ -954,6 +954,14 @@ def test_after_a_restart_a_queued_task_is_announced() -> None:
     assert bench.restart(5).effects == (Negotiate(TASK),)
 
 
+def test_an_award_predicts_for_the_pool_that_won_alone() -> None:
+    bench = Bench()
+    bench.submit()
+    predictions = (PREDICTION, replace(PREDICTION, pool_type="A100"))
+    (sent,) = effects_of(bench.close(bid_of(), predictions=predictions), SendAward)
+    assert sent.award.predictions == (PREDICTION,)
+
+
 def test_fences_go_on_where_they_were() -> None:
     bench = running()
     bench.tick(50)
