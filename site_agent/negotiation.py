@@ -31,7 +31,7 @@ from site_agent.effects import Now
 from site_agent.feasibility import standing_refusal
 from site_agent.origin import Origin
 from site_agent.participant import Participant
-from site_agent.peers import Peers
+from site_agent.peers import Draft, Peers
 
 NOMINEE_COUNT = 8
 
@@ -74,11 +74,13 @@ class Ground:
         predictions: Run time by pool type.
         terms: By what offers are compared.
         nomination: Who is asked, and who cannot run the task.
+        draft: The announcement as it looked before they were known.
     """
 
     predictions: tuple[Prediction, ...]
     terms: Terms
     nomination: Nomination
+    draft: Draft
 
     def among(self, auction: Auction) -> "Ground":
         """Return the ground for asking only the sites that made an offer."""
@@ -134,11 +136,28 @@ class Negotiation:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    async def prepare(self, spec: TaskSpec, needs: tuple[ArtifactNeed, ...]) -> Ground:
+    async def prepare(
+        self, task_id: TaskId, spec: TaskSpec, needs: tuple[ArtifactNeed, ...], fence: Fence
+    ) -> Ground:
         """Return who is to be asked, and how long the run will take."""
-        predictions = await self._host.predict(self._host.origin.features(spec, needs))
-        terms = self._host.origin.terms_of(spec, predictions)
-        return Ground(predictions, terms, await self._nominate(spec, needs, predictions, terms))
+        host = self._host
+        predictions = await host.predict(host.origin.features(spec, needs))
+        terms = host.origin.terms_of(spec, predictions)
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(self._nominate(spec, needs, predictions, terms))
+            for _ in range(2):  # the call goes out; what follows has until the answer comes
+                await asyncio.sleep(0)
+            announcement = host.origin.announcement(
+                task_id,
+                spec,
+                fence=fence,
+                needs=needs,
+                predictions=predictions,
+                cluster=host.cluster,
+                terms=terms,
+            )
+            draft = Draft.of(announcement)
+        return Ground(predictions, terms, asked.result(), draft)
 
     async def announce(
         self, task_id: TaskId, spec: TaskSpec, ground: Ground, fence: Fence
@@ -155,7 +174,10 @@ class Negotiation:
             cluster=host.cluster,
             terms=ground.terms,
         )
-        came = await self._gather(announcement, nomination.nominees)
+        draft = ground.draft
+        if draft.announcement != announcement:  # holders or limits are others
+            draft = Draft.of(announcement)
+        came = await self._gather(draft, nomination.nominees)
         sites = came.sites
         heard = {bid.site_id for bid in came.bids}
         heard |= {refusal.site_id for refusal in (*nomination.refusals, *came.refusals)}
@@ -254,7 +276,7 @@ class Negotiation:
         nominees.sort(key=lambda nominee: nominee.site_id != self._host.participant.site.site_id)
         return Nomination(tuple(nominees[:NOMINEE_COUNT]), tuple(refusals), needs, is_settled=False)
 
-    async def _gather(self, announcement: Announcement, nominees: Sequence[Nominee]) -> _Answers:
+    async def _gather(self, draft: Draft, nominees: Sequence[Nominee]) -> _Answers:
         """Return what came within the bid window."""
         bids: dict[SiteId, Bid] = {}
         refusals: dict[SiteId, Refusal] = {}
@@ -264,10 +286,10 @@ class Negotiation:
             host = self._host
             try:
                 if nominee.site_id == host.participant.site.site_id:
-                    answer = host.bid(announcement)
+                    answer = host.bid(draft.announcement)
                 else:
                     reply = await host.peers.announce(
-                        nominee.address, announcement, timeout_s=host.config.bid_window_s
+                        nominee.address, draft, timeout_s=host.config.bid_window_s
                     )
                     answered = reply.bid or reply.refusal
                     if answered is None:

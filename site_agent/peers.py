@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 from gcos import codec
 from gcos.contract_net import (
@@ -51,6 +51,20 @@ Answer = TypeVar("Answer")
 
 #: An outlook as a message.
 OUTLOOK_BYTES_MAX: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An announcement and its message, made once for all who are asked."""
+
+    announcement: Announcement
+    message: site_pb2.AnnounceRequest
+
+    @classmethod
+    def of(cls, announcement: Announcement) -> Self:
+        """Return the draft of an announcement."""
+        message = to_proto(announcement, site_pb2.Announcement)
+        return cls(announcement, site_pb2.AnnounceRequest(announcements=[message]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +259,9 @@ class Peers:
 
     # ---------------------------------------------------------------- peers
 
-    async def announce(
-        self, address: str, announcement: Announcement, *, timeout_s: float
-    ) -> AnnounceAnswer:
+    async def announce(self, address: str, draft: Draft, *, timeout_s: float) -> AnnounceAnswer:
         """Ask one site for a bid."""
-        request = site_pb2.AnnounceRequest(
-            announcements=[to_proto(announcement, site_pb2.Announcement)]
-        )
-        asked = site_pb2.NegotiateRequest(announce=request)
+        asked = site_pb2.NegotiateRequest(announce=draft.message)
         answer = await self._asked(address, asked, timeout_s)
         if not answer.announce.answers:
             raise PeerUnreachableError(f"{address} gave an empty answer")

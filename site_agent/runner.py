@@ -474,14 +474,18 @@ class Runner:
         """
         await self.refresh_sites()  # people look for every site, the dead ones first of all
         needs = await self.examined(spec)
-        ground = await self._negotiation.prepare(spec, needs)
+        ground = await self._negotiation.prepare(self._unborn, spec, needs, Fence())
         auction = await self.plan_again(spec, ground)
         return self._negotiation.unasked(spec, auction), ground.among(auction)
 
     async def plan_again(self, spec: TaskSpec, ground: Ground) -> Auction:
         """Announce a planned task with another deadline or other limits, and change nothing."""
-        unborn = task_id(self.participant.site.site_id, "0" * 13)
-        return await self._negotiation.announce(unborn, spec, ground, Fence())
+        return await self._negotiation.announce(self._unborn, spec, ground, Fence())
+
+    @property
+    def _unborn(self) -> TaskId:
+        """The id of the task that a plan announces."""
+        return task_id(self.participant.site.site_id, "0" * 13)
 
     # ---------------------------------------------------------------- origin's effects
 
@@ -490,9 +494,9 @@ class Runner:
         steps = Steps(self.clock.protocol_s())
         self._steps[task_id] = steps
         try:
-            ground = await self._negotiation.prepare(task.spec, task.needs)
-            steps.announced_s = self.clock.protocol_s()
             fence = task.fence.next_attempt()
+            ground = await self._negotiation.prepare(task_id, task.spec, task.needs, fence)
+            steps.announced_s = self.clock.protocol_s()
             auction = await self._negotiation.announce(task_id, task.spec, ground, fence)
         except Exception:
             self.log.exception("negotiation_crashed", task_id=task_id)

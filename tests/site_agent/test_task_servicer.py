@@ -50,7 +50,7 @@ from gcos.signals import Provenance, Signal, SiteSignals, StepSeries
 from gcos.sites import Link, Pool, PoolDigest, Site, SiteDigest
 from gcos.store import MemoryStore
 from gcos.task_record import Task
-from gcos.tasks import Reason, RunState, TaskState
+from gcos.tasks import Reason, RunState, TaskSpec, TaskState
 from gcos.v1 import tasks_pb2
 from policies.baselines.joint import JointBidder, LookaheadBidder
 from policies.migrators import NoMigrator
@@ -67,7 +67,7 @@ from site_agent.migration import Migration
 from site_agent.origin import Origin, OriginSettings
 from site_agent.outlook import SiteOutlook
 from site_agent.participant import Participant
-from site_agent.peers import AnnounceAnswer
+from site_agent.peers import AnnounceAnswer, Draft
 from site_agent.planning import Planning
 from site_agent.runner import Runner
 from site_agent.sent_workdirs import AWAITED_S
@@ -166,9 +166,7 @@ class PaperPeers:
     def all(self) -> list[KnownSite]:
         return [known("de", "DE"), *self.book.values()]
 
-    async def announce(
-        self, address: str, announcement: Announcement, *, timeout_s: float
-    ) -> AnnounceAnswer:
+    async def announce(self, address: str, draft: Draft, *, timeout_s: float) -> AnnounceAnswer:
         site = address.partition(":")[0]
         if site in self.silent:
             raise PeerUnreachableError(f"{address} does not answer")
@@ -938,6 +936,34 @@ def _let_run(here: Agent, task: Task) -> RunId:
     )
     here.runner.origin.tasks[task.task_id] = running
     return running.active_run_id
+
+
+# ---------------------------------------------------------------- announcing
+
+
+@pytest.mark.parametrize("is_news", [False, True])
+async def test_what_is_announced_has_the_holders_that_the_broker_named(is_news: bool) -> None:
+    """The message is made while the broker is asked, and anew where its answer is other."""
+    model = artifact("org/tiny", ArtifactKind.MODEL, "a")
+    async with agent(known("on", "CA-ON", holdings=(model,))) as here:
+        drafts: list[Draft] = []
+        nominate, announce = here.peers.nominate, here.peers.announce
+        [need] = await here.runner.resolve(TaskSpec("t", command=("true",), model="org/tiny"))
+        if is_news:
+            need = replace(need, holders=(*need.holders, Holder(SiteId("cal"), "US-CAL", "cal:1")))
+
+        async def nominated(query: NominationQuery) -> Nomination:
+            return replace(await nominate(query), needs=(need,))
+
+        async def announced(address: str, draft: Draft, *, timeout_s: float) -> AnnounceAnswer:
+            drafts.append(draft)
+            return await announce(address, draft, timeout_s=timeout_s)
+
+        here.peers.nominate, here.peers.announce = nominated, announced
+        await here.plan(model="org/tiny")
+        (draft,) = drafts
+        assert draft.announcement.needs == (need,)
+        assert from_proto(draft.message.announcements[0], Announcement) == draft.announcement
 
 
 # ---------------------------------------------------------------- progress
