@@ -156,22 +156,24 @@ class Runner:
 
     # ---------------------------------------------------------------- writes and effects
 
-    async def apply(self, ready: Ready) -> None:
+    def apply(self, ready: Ready) -> Awaitable[None]:
         """Make the writes durable, then begin the effects, whoever stops waiting for it.
 
-        The core has changed already: were this cancelled with its caller (a peer that hangs up in
-        the middle of a call), what the core asked for would never happen.
+        It has begun before what it returns is awaited. The core has changed already: were this
+        cancelled with its caller (a peer that hangs up in the middle of a call), what the core
+        asked for would never happen.
 
         Raises:
             UnavailableError: The journal cannot be written; the agent stops.
         """
-        if not ready.writes and not ready.effects:
-            return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not ready.writes and not ready.effects:
+            done.set_result(None)
+            return done
         self._last_applied = self._group.create_task(
             self._carry_out(ready, done, after=self._last_applied)
         )
-        await done
+        return done
 
     async def _carry_out(
         self, ready: Ready, done: asyncio.Future[None], *, after: asyncio.Task[None] | None

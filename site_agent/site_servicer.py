@@ -1,6 +1,6 @@
 """The peers' face of an agent: decode, ask the cores, encode."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc.aio
@@ -9,6 +9,7 @@ from gcos.contract_net import (
     Announcement,
     ArtifactNeed,
     Award,
+    AwardAnswer,
     Bid,
     Hold,
     Rejection,
@@ -52,11 +53,13 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
         del requests  # read from the context
         await self._answering.serve(context)
 
-    async def _negotiated(self, request: site_pb2.NegotiateRequest) -> site_pb2.NegotiateResponse:
+    def _negotiated(
+        self, request: site_pb2.NegotiateRequest
+    ) -> site_pb2.NegotiateResponse | Awaitable[site_pb2.NegotiateResponse]:
         if request.HasField("announce"):
             return site_pb2.NegotiateResponse(announce=self._announced(request.announce))
         if request.HasField("award"):
-            return site_pb2.NegotiateResponse(award=await self._awarded(request.award))
+            return self._negotiated_later(*self._taken(request.award))
         raise InvalidRequestError("neither an announcement nor an award", field="announce")
 
     async def Announce(
@@ -85,14 +88,23 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     ) -> site_pb2.AwardResponse:
         """Accept or decline, durably."""
         del context
-        return await self._awarded(request)
+        answer, is_durable = self._taken(request)
+        await is_durable
+        return to_proto(answer, site_pb2.AwardResponse)
 
-    async def _awarded(self, request: site_pb2.AwardRequest) -> site_pb2.AwardResponse:
+    def _taken(self, request: site_pb2.AwardRequest) -> tuple[AwardAnswer, Awaitable[None]]:
+        """Return the answer to an award, and what to await before it is given."""
         award = from_proto(request.award, Award)
         self._runner.copies.won(award.task_id)
         answer, ready = self._runner.participant.award(award, now=self._runner.now())
-        await self._runner.apply(ready)
-        return to_proto(answer, site_pb2.AwardResponse)
+        return answer, self._runner.apply(ready)
+
+    @staticmethod
+    async def _negotiated_later(
+        answer: AwardAnswer, is_durable: Awaitable[None]
+    ) -> site_pb2.NegotiateResponse:
+        await is_durable
+        return site_pb2.NegotiateResponse(award=to_proto(answer, site_pb2.AwardResponse))
 
     async def Reject(
         self, request: site_pb2.RejectRequest, context: Context

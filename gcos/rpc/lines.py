@@ -28,7 +28,8 @@ QUESTION_COUNT_MAX: Final = 64
 
 Stream: TypeAlias = "grpc.aio.StreamStreamCall[NegotiateRequest, NegotiateResponse]"
 Open: TypeAlias = Callable[[str], Stream]
-Respond: TypeAlias = Callable[[NegotiateRequest], Awaitable[NegotiateResponse]]
+Respond: TypeAlias = Callable[[NegotiateRequest], NegotiateResponse | Awaitable[NegotiateResponse]]
+"""Answers at once, or later."""
 
 
 class Lines:
@@ -180,24 +181,31 @@ class Answering:
         writing = asyncio.Lock()  # a call takes one message at a time
         places = asyncio.Semaphore(QUESTION_COUNT_MAX)
 
-        async def answer(request: NegotiateRequest) -> None:
+        async def write(call_id: str, response: NegotiateResponse) -> None:
+            response.call_id = call_id
+            async with writing:
+                await context.write(response)
+
+        async def write_later(call_id: str, pending: Awaitable[NegotiateResponse]) -> None:
             try:
-                response = await self._answer(request)
-                async with writing:
-                    await context.write(response)
+                try:
+                    response = await pending
+                except GcosError as exc:
+                    response = NegotiateResponse(problem=problem_of(exc))
+                await write(call_id, response)
             finally:
                 places.release()
 
         async with asyncio.TaskGroup() as group:
             while isinstance(request := await context.read(), NegotiateRequest):
                 await places.acquire()
-                group.create_task(answer(request))
-                await asyncio.sleep(0)  # the answer first, if it is known at once
-
-    async def _answer(self, request: NegotiateRequest) -> NegotiateResponse:
-        try:
-            response = await self._respond(request)
-        except GcosError as exc:
-            response = NegotiateResponse(problem=problem_of(exc))
-        response.call_id = request.call_id
-        return response
+                try:
+                    answer = self._respond(request)
+                except GcosError as exc:
+                    answer = NegotiateResponse(problem=problem_of(exc))
+                if isinstance(answer, NegotiateResponse):
+                    # Here, as every other task costs a turn of the loop.
+                    places.release()
+                    await write(request.call_id, answer)
+                else:
+                    group.create_task(write_later(request.call_id, answer))

@@ -1,7 +1,7 @@
 """Questions over one long call: answered each for itself, and none is waited for in vain."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -27,7 +27,10 @@ def announcing(task_id: str) -> site_pb2.NegotiateRequest:
 
 @dataclass
 class Peer(site_pb2_grpc.SiteServiceServicer):
-    """Refuses each task with its id; `slow` waits for `is_due`, `wrong` is an error."""
+    """Refuses each task with its id, at once but for `slow`, which waits for `is_due`.
+
+    `wrong` is an error, `wrong later` one that is not known at once.
+    """
 
     is_due: asyncio.Event = field(default_factory=asyncio.Event)
     line_count: int = 0
@@ -43,12 +46,22 @@ class Peer(site_pb2_grpc.SiteServiceServicer):
         self.line_count += 1
         await self.answering.serve(context)
 
-    async def answer(self, request: site_pb2.NegotiateRequest) -> site_pb2.NegotiateResponse:
+    def answer(
+        self, request: site_pb2.NegotiateRequest
+    ) -> site_pb2.NegotiateResponse | Awaitable[site_pb2.NegotiateResponse]:
         task_id = request.announce.announcements[0].task_id
+        if task_id in ("slow", "wrong later"):
+            return self.later(task_id)
+        return self.now(task_id)
+
+    async def later(self, task_id: str) -> site_pb2.NegotiateResponse:
         if task_id == "slow":
             self.has_slow.set()
             await self.is_due.wait()
-        if task_id == "wrong":
+        return self.now(task_id)
+
+    def now(self, task_id: str) -> site_pb2.NegotiateResponse:
+        if task_id.startswith("wrong"):
             raise QueueFullError("is full", hint="wait", field="announce")
         answer = site_pb2.AnnounceAnswer()
         answer.refusal.message = task_id
@@ -95,10 +108,11 @@ async def test_questions_share_one_call_and_a_slow_one_holds_up_none() -> None:
         assert peer.line_count == 1
 
 
-async def test_an_error_is_told_as_a_call_of_its_own_would_tell_it() -> None:
+@pytest.mark.parametrize("wrong", ["wrong", "wrong later"])
+async def test_an_error_is_told_as_a_call_of_its_own_would_tell_it(wrong: str) -> None:
     async with served(Peer()) as running, asking() as kept:
         with pytest.raises(QueueFullError) as caught:
-            await told(kept, running.address, "wrong")
+            await told(kept, running.address, wrong)
         assert (caught.value.field, caught.value.hint) == ("announce", "wait")
         assert await told(kept, running.address, "a") == "a", "the line goes on"
 
