@@ -162,16 +162,17 @@ def _task_rows() -> list[BenchRow]:
         now_s=NOW_S,
     )
 
-    def features() -> NDArray[np.float32]:
-        return features_of(options, (FETCH,), announcement, STATE, CLUSTER, now_s=NOW_S)
+    def see() -> tuple[float, NDArray[np.float32]]:
+        reference = reference_usd(announcement, CLUSTER)
+        return reference, features_of(
+            options, (FETCH,), announcement, STATE, CLUSTER, now_s=NOW_S, reference=reference
+        )
 
     def choose() -> None:
-        told = features()
-        seen = Seen(reference_usd(announcement, CLUSTER), told)
-        bidder.choose(options, replace(view, seen=seen))
+        bidder.choose(options, replace(view, seen=Seen(*see())))
 
-    rows = features().astype(np.float64)
-    called = _interleaved(lambda: actor(features()), lambda: bare(rows))
+    rows = see()[1].astype(np.float64)
+    called = _interleaved(lambda: actor(see()[1]), lambda: bare(rows))
     chosen = _interleaved(choose, lambda: bare(rows))
     p99_s = quantiles((ours for ours, _ in chosen), n=100)[-1]
     note = f"{OPTION_COUNT} starts of one pool; median of {ROUND_COUNT} interleaved calls"
