@@ -11,6 +11,7 @@ is clamped to +-6, so that no unseen setting can drive a network where it has ne
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from struct import Struct
 from typing import Final
 
 import numpy as np
@@ -135,8 +136,10 @@ def reference_usd(announcement: Announcement, cluster: ClusterSignals) -> float:
     fixed late penalty.
     """
     terms = announcement.terms
-    medians_s = [each.run_time.p50_s for each in announcement.predictions]
-    energy_kwh = announcement.gpu.gpu_count * min(medians_s, default=0.0) / S_PER_H
+    median_s = math.inf if announcement.predictions else 0.0
+    for each in announcement.predictions:
+        median_s = min(median_s, each.run_time.p50_s)
+    energy_kwh = announcement.gpu.gpu_count * median_s / S_PER_H
     price = max(cluster.price_usd_per_kwh, LEAST_PRICE)
     carbon_kg = max(cluster.carbon_gco2_per_kwh, LEAST_CARBON) / G_PER_KG
     run_usd = energy_kwh * (price + terms.carbon_price_usd_per_kg * carbon_kg)
@@ -151,7 +154,7 @@ def features_of(
     cluster: ClusterSignals,
     *,
     now_s: float,
-    reference: float | None = None,
+    reference: float,
 ) -> NDArray[np.float32]:
     """Return the features of one pool's candidates, (k, 24) float32, in the order of `FEATURES`.
 
@@ -162,21 +165,21 @@ def features_of(
         state: What the site knows of itself.
         cluster: Means over all sites.
         now_s: World instant.
-        reference: `reference_usd` of the task, $; None: not worked out yet.
+        reference: `reference_usd` of the task, $.
     """
     prediction = prediction_for(announcement.predictions, pool_of(offered))
     assert prediction is not None, "an offer rests on a prediction for its pool"
-    median_s = max(prediction.run_time.p50_s, 1.0)
+    run_time = prediction.run_time
+    median_s = max(run_time.p50_s, 1.0)
     deadline_s = announcement.deadline_s
-    # One array of all constants: numpy takes as long to make each as for the logarithms.
-    constants = np.array(
-        (
+    # One array of all constants, packed first: numpy takes longer to read floats than for the logs.
+    constants: NDArray[np.float64] = np.frombuffer(
+        _CONSTANTS.pack(
             *_AT_ZERO,
             now_s,
             deadline_s or 0.0,
-            *_weights(announcement, reference or reference_usd(announcement, cluster)),
-            *(1.0, 1.0 / median_s, -1.0 / median_s),
-            _log(prediction.run_time.p90_s / median_s - 1.0),
+            *_weights(announcement, reference, median_s),
+            _log(run_time.p90_s / median_s - 1.0),
             *_artifacts_and_site(fetches, announcement, state, median_s),
             _relative(state.price.now, state.price.mean, LEAST_PRICE),
             _relative(state.carbon.now, state.carbon.mean, LEAST_CARBON),
@@ -186,14 +189,15 @@ def features_of(
     )
     ratios = numbers_of(offered) - constants[:_OWN_COUNT]
     ratios *= constants[_OWN_COUNT : 2 * _OWN_COUNT]
-    rows = np.empty((len(ratios), FEATURE_COUNT))
-    rows[:, :_OWN_COUNT] = np.copysign(np.log1p(np.abs(ratios)), ratios)
+    logs = np.log1p(np.abs(ratios))
+    np.minimum(logs, _CLAMP, out=logs)
+    rows = np.empty((len(ratios), FEATURE_COUNT), np.float32)
+    rows[:, :_OWN_COUNT] = np.copysign(logs, ratios, out=logs)
     rows[:, _LATE] = ratios[:, _LATE]
     if deadline_s is None:
         rows[:, _FINISH] = CLAMP
     rows[:, _OWN_COUNT:] = constants[2 * _OWN_COUNT :]
-    rows.clip(-CLAMP, CLAMP, out=rows)
-    return rows.astype(np.float32)
+    return rows
 
 
 #: Features that differ between the starts of a pool come first, each made of one of `NUMBERS`.
@@ -202,20 +206,27 @@ _LATE: Final = NUMBERS.index("late_probability")
 _FINISH: Final = NUMBERS.index("p50_finish_s")
 #: Numbers before the last two, both instants, count from 0.
 _AT_ZERO: Final = (0.0,) * (_OWN_COUNT - 2)
+#: What each number counts from and is multiplied with, and the features that all starts share.
+_CONSTANTS: Final = Struct(f"{_OWN_COUNT + FEATURE_COUNT}d")
+#: Amounts beyond are clamped.
+_REACH: Final = math.expm1(CLAMP)
+#: Ready for numpy.
+_CLAMP: Final = np.array(CLAMP)
 
 
-def _weights(announcement: Announcement, reference: float) -> tuple[float, ...]:
-    """Return what the seven amounts of a candidate are multiplied with."""
+def _weights(announcement: Announcement, reference: float, median_s: float) -> tuple[float, ...]:
+    """Return what the numbers of a candidate are multiplied with."""
     per_usd = 1.0 / reference
     per_g = announcement.terms.carbon_price_usd_per_kg / G_PER_KG * per_usd
     gpu = per_usd if announcement.terms.scope is CostScope.WITH_GPU_HOURS else 0.0
-    return per_usd, per_usd, per_g, per_usd, per_g, gpu, per_usd
+    per_s = 1.0 / median_s
+    return per_usd, per_usd, per_g, per_usd, per_g, gpu, per_usd, 1.0, per_s, -per_s
 
 
 def _artifacts_and_site(
     fetches: Sequence[Fetch], announcement: Announcement, state: SiteState, median_s: float
 ) -> tuple[float, ...]:
-    """Return the features from `fetch_ratio` to `demand_elsewhere`."""
+    """Return the features from `fetch_ratio` to `demand_elsewhere`; shares are within [0, 1]."""
     needed_count, needed_bytes = len(announcement.needs), 0
     for need in announcement.needs:
         needed_bytes += need.size_bytes
@@ -223,23 +234,25 @@ def _artifacts_and_site(
     for fetch in fetches:
         missing_bytes += fetch.size_bytes
         fetch_s += fetch.duration_s
+    gpu_count = state.gpu_count
     return (
-        math.log1p(fetch_s / median_s),  # none of these is below 0
+        _log(fetch_s / median_s),
         announcement.gpu.gpu_count / state.pool_gpu_count,
-        state.planned_gpu_s / (state.gpu_count * DAY_S),
-        math.log1p(state.backlog_gpu_s / (state.gpu_count * DAY_S)),
-        math.log1p(state.queue_count / state.gpu_count),
+        state.planned_gpu_s / (gpu_count * DAY_S),
+        _log(state.backlog_gpu_s / (gpu_count * DAY_S)),
+        _log(state.queue_count / gpu_count),
         1.0 - len(fetches) / needed_count if needed_count else 1.0,
         missing_bytes / needed_bytes if needed_bytes else 0.0,
-        math.log1p(state.demand_here),
-        math.log1p(state.demand_elsewhere),
+        _log(state.demand_here),
+        _log(state.demand_elsewhere),
     )
 
 
 def _relative(value: float, yardstick: float, least: float) -> float:
-    ratio = value / max(least, yardstick) - 1.0
-    return math.log1p(ratio) if ratio >= 0.0 else -math.log1p(-ratio)
+    return _log(value / max(least, yardstick) - 1.0)
 
 
 def _log(value: float) -> float:
-    return math.copysign(math.log1p(abs(value)), value)
+    if not -_REACH < value < _REACH:
+        return math.copysign(CLAMP, value)
+    return math.log1p(value) if value >= 0.0 else -math.log1p(-value)

@@ -18,7 +18,8 @@ from site_agent.copy_planning import Planner
 #: Functions of the plan that call each other, from the innermost: each in the module that has it.
 _COMPILED: Final = (
     (artifact_features, "demand_of"),
-    (artifact_features, "fill_row"),
+    (artifact_features, "amounts_of"),
+    (artifact_features, "features_of"),
     (artifact_features, "corrected_usd"),
     (copy_plan, "has_room"),
     (copy_plan, "add_load"),
@@ -30,6 +31,7 @@ _COMPILED: Final = (
     (copy_plan, "index_tasks"),
     (copy_plan, "empty_appraisal"),
     (copy_plan, "appraise"),
+    (copy_plan, "amounts_at"),
     (copy_plan, "correct"),
     (copy_plan, "score_of"),
     (copy_plan, "plan_copies"),

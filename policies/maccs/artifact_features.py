@@ -105,61 +105,74 @@ def demand_of(artifacts: Ints, age_h: Floats, artifact_count: int) -> tuple[Floa
     return uses, latest_h
 
 
-def fill_row(
-    row: Floats,
-    saved_usd: float,
-    squares: float,
-    task_count: float,
-    gpu_h: float,
-    assigned: float,
-    price_usd: float,
-    size_gb: float,
-    kind: int,
-    uses: float,
-    latest_h: float,
-    rate_ratio: float,
-    planned_ratio: float,
-    occupied_ratio: float,
-    holder_count: int,
+def amounts_of(
+    saved_usd: Floats,
+    squares: Floats,
+    task_count: Floats,
+    gpu_h: Floats,
+    assigned: Floats,
+    price_usd: Floats,
+    size_gb: Floats,
+    kind: Ints,
+    uses: Floats,
+    latest_h: Floats,
+    rate_ratio: Floats,
+    planned_ratio: Floats,
+    occupied_ratio: Floats,
+    holder_count: Ints,
     memory_h: float,
-) -> None:
-    """Fill in the features of one candidate, in place, in the order of `FEATURES`.
+) -> Floats:
+    """Return what the features of all candidates are made of, (a, i, 16), as `FEATURES` has them.
 
     Args:
-        row: (16,).
-        saved_usd: S.
-        squares: Q.
-        task_count: Expected tasks that would come, weight included.
-        gpu_h: GPU hours of these, weight included.
-        assigned: Expected tasks of the artifact that go to the site already, weight included.
-        price_usd: x, finite.
-        size_gb: Size of the artifact.
-        kind: 0: model, 1: data set.
-        uses: Decayed uses at all sites.
-        latest_h: Hours since it was last asked for.
-        rate_ratio: Level of the site's rate.
-        planned_ratio: Planned utilisation of the site.
-        occupied_ratio: Of its cache of this kind.
-        holder_count: Sites that hold the artifact.
+        saved_usd: (a, i) S.
+        squares: (a, i) Q.
+        task_count: (a, i) expected tasks that would come, weight included.
+        gpu_h: (a, i) GPU hours of these, weight included.
+        assigned: (a, i) expected tasks of the artifact that go there already, weight included.
+        price_usd: (a, i) x.
+        size_gb: (a,) size of the artifact.
+        kind: (a,) 0: model, 1: data set.
+        uses: (a,) decayed uses at all sites.
+        latest_h: (a,) hours since it was last asked for.
+        rate_ratio: (i,) level of the site's rate.
+        planned_ratio: (i,) planned utilisation of the site.
+        occupied_ratio: (2, i) of its caches, by kind.
+        holder_count: (a,) sites that hold the artifact.
         memory_h: Hours of remembered demand.
     """
-    per_usd = 1.0 / max(price_usd, LEAST_USD)
-    row[0] = math.log1p(saved_usd * per_usd)
-    row[1] = math.log1p(latest_h)
-    row[2] = math.log1p(task_count)
-    row[3] = math.log1p(gpu_h)
-    row[4] = math.log1p(math.sqrt(squares) * per_usd)
-    row[5] = math.log1p(uses)
-    row[6] = math.log1p(assigned)
-    row[7] = math.log1p(price_usd)
-    row[8] = math.log1p(size_gb)
-    row[9] = math.log1p(saved_usd)
-    row[10] = float(kind)
-    row[11] = rate_ratio
-    row[12] = planned_ratio
-    row[13] = occupied_ratio
-    row[14] = math.log1p(float(holder_count))
-    row[15] = math.log1p(memory_h)
+    amounts = np.empty((*saved_usd.shape, FEATURE_COUNT))
+    amounts[:, :, 0] = saved_usd
+    amounts[:, :, 1] = latest_h.reshape(-1, 1)
+    amounts[:, :, 2] = task_count
+    amounts[:, :, 3] = gpu_h
+    amounts[:, :, 4] = squares
+    amounts[:, :, 5] = uses.reshape(-1, 1)
+    amounts[:, :, 6] = assigned
+    amounts[:, :, 7] = price_usd
+    amounts[:, :, 8] = size_gb.reshape(-1, 1)
+    amounts[:, :, 9] = saved_usd
+    amounts[:, :, 10] = kind.reshape(-1, 1)
+    amounts[:, :, 11] = rate_ratio
+    amounts[:, :, 12] = planned_ratio
+    amounts[:, :, 13] = occupied_ratio[kind]
+    amounts[:, :, 14] = holder_count.reshape(-1, 1)
+    amounts[:, :, 15] = memory_h
+    return amounts
+
+
+def features_of(amounts: Floats) -> Floats:
+    """Return the features of candidates, (n, 16), in the order of `FEATURES`.
+
+    Args:
+        amounts: (n, 16) what they are made of, prices finite; they become the features, in place.
+    """
+    per_usd = 1.0 / np.maximum(amounts[:, 7], LEAST_USD)
+    amounts[:, 0] *= per_usd
+    amounts[:, 4] = np.sqrt(amounts[:, 4]) * per_usd
+    amounts[:, :10] = np.log1p(amounts[:, :10])
+    amounts[:, 14:] = np.log1p(amounts[:, 14:])
+    return amounts
 
 
 def corrected_usd(saved_usd: float, price_usd: float, told: float, scale: float) -> float:

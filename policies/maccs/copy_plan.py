@@ -35,9 +35,10 @@ from policies.maccs.artifact_features import (
     FEATURE_COUNT,
     PLANNED_H,
     Surroundings,
+    amounts_of,
     corrected_usd,
     demand_of,
-    fill_row,
+    features_of,
 )
 from policies.maccs.network import Weights, no_weights
 
@@ -161,14 +162,14 @@ class Appraisal(NamedTuple):
     Attributes:
         saved_usd: (a, i) S, without what was learned.
         squares: (a, i) Q.
-        drawn: (a, i) tasks that would come.
-        rows: (a, i, 16) features; of no artifact and site where no actor is asked.
+        task_count: (a, i) expected tasks that would come, weight included.
+        gpu_h: (a, i) GPU hours of these.
     """
 
     saved_usd: Floats
     squares: Floats
-    drawn: Ints
-    rows: Floats
+    task_count: Floats
+    gpu_h: Floats
 
 
 def virtual_starts(arrival_h: Floats, spread: Ints) -> Floats:
@@ -287,10 +288,10 @@ def saving_of(
     tasks: Ints,
     artifact: int,
     site: int,
-) -> tuple[float, float, int, float]:
+) -> tuple[float, float, float, float]:
     """Return S, Q, and number and GPU hours of the tasks that a copy of `artifact` would draw.
 
-    The number counts tasks of the sample, all else what they stand for.
+    Each task of the sample counts for what it stands for.
 
     Args:
         sample: The tasks.
@@ -324,7 +325,8 @@ def saving_of(
         squares += worth_usd * worth_usd
         drawn += 1
         gpu_h += gpus * sample.run_h[j, site]
-    return sample.weight * total, sample.weight * sample.weight * squares, drawn, gpu_h
+    weight = sample.weight
+    return weight * total, weight * weight * squares, weight * drawn, gpu_h
 
 
 def eviction_loss_usd(caches: Caches, artifact: int, site: int) -> float:
@@ -431,16 +433,11 @@ def appraise(
     sample: Sample,
     caches: Caches,
     load: Floats,
-    gpu_count: Ints,
     limit_gpus: Floats,
-    site_of: Ints,
     cost_usd: Floats,
     order: Ints,
     first: Ints,
     is_stale: Bools,
-    surroundings: Surroundings,
-    uses: Floats,
-    latest_h: Floats,
     found: Appraisal,
 ) -> None:
     """Find what copies would save where `is_stale`, in place; nothing where no price is known.
@@ -449,97 +446,114 @@ def appraise(
         sample: The tasks.
         caches: The copies.
         load: (i, h) planned GPUs.
-        gpu_count: (i,).
         limit_gpus: (i,) GPUs that may be planned.
-        site_of: (n,) where each task goes as planned.
         cost_usd: (n,) what each task costs as planned.
         order: Tasks by artifact ...
         first: ... and where each artifact's begin.
         is_stale: (a, i) what to look at.
-        surroundings: For features.
-        uses: (a,) decayed uses.
-        latest_h: (a,) hours since the artifact was last asked for.
         found: What is filled in.
     """
     artifact_count, site_count = caches.price_usd.shape
-    planned_ratio = np.zeros(site_count)
-    for i in range(site_count):
-        if gpu_count[i] > 0:
-            planned_ratio[i] = load[i, :PLANNED_H].sum() / (PLANNED_H * gpu_count[i])
     for a in range(artifact_count):
         tasks = order[first[a] : first[a + 1]]
-        kind = caches.kind[a]
-        holder_count = 0
-        for i in range(site_count):
-            holder_count += int(caches.is_held[a, i])
         for i in range(site_count):
             if not is_stale[a, i]:
                 continue
-            found.drawn[a, i] = 0
+            found.task_count[a, i] = 0.0
             price_usd = caches.price_usd[a, i]
             if caches.is_held[a, i] or len(tasks) == 0 or not math.isfinite(price_usd):
                 continue
-            saved_usd, squares, drawn, gpu_h = saving_of(
+            saved_usd, squares, task_count, gpu_h = saving_of(
                 sample, caches, load, limit_gpus, cost_usd, tasks, a, i
             )
             found.saved_usd[a, i] = saved_usd
             found.squares[a, i] = squares
-            found.drawn[a, i] = drawn
-            if drawn == 0 or len(found.rows) == 0:
-                continue
-            assigned = 0
-            for j in tasks:
-                assigned += int(site_of[j] == i)
-            capacity_gb = caches.capacity_gb[kind, i]
-            occupied = 1.0 - caches.free_gb[kind, i] / capacity_gb if capacity_gb > 0.0 else 1.0
-            fill_row(
-                found.rows[a, i],
-                saved_usd,
-                squares,
-                sample.weight * drawn,
-                gpu_h,
-                sample.weight * assigned,
-                price_usd,
-                caches.size_gb[a],
-                kind,
-                uses[a],
-                latest_h[a],
-                surroundings.rate_ratio[i],
-                planned_ratio[i],
-                occupied,
-                holder_count,
-                surroundings.memory_h,
-            )
+            found.task_count[a, i] = task_count
+            found.gpu_h[a, i] = gpu_h
 
 
-def empty_appraisal(artifact_count: int, site_count: int, has_rows: bool) -> Appraisal:
+def empty_appraisal(artifact_count: int, site_count: int) -> Appraisal:
     """Return an appraisal in which nothing is filled in."""
     shape = artifact_count, site_count
     return Appraisal(
         saved_usd=np.zeros(shape),
         squares=np.zeros(shape),
-        drawn=np.zeros(shape, dtype=np.int64),
-        rows=np.zeros((artifact_count if has_rows else 0, site_count, FEATURE_COUNT)),
+        task_count=np.zeros(shape),
+        gpu_h=np.zeros(shape),
+    )
+
+
+def amounts_at(
+    sample: Sample,
+    caches: Caches,
+    load: Floats,
+    gpu_count: Ints,
+    site_of: Ints,
+    surroundings: Surroundings,
+    uses: Floats,
+    latest_h: Floats,
+    found: Appraisal,
+) -> Floats:
+    """Return what features are made of at this state of the plan, (a, i, 16).
+
+    Args:
+        sample: The tasks.
+        caches: The copies.
+        load: (i, h) planned GPUs.
+        gpu_count: (i,).
+        site_of: (n,) where each task goes as planned.
+        surroundings: For features.
+        uses: (a,) decayed uses.
+        latest_h: (a,) hours since the artifact was last asked for.
+        found: What copies would save.
+    """
+    artifact_count, site_count = caches.price_usd.shape
+    planned_ratio = np.zeros(site_count)
+    occupied_ratio = np.ones((2, site_count))
+    for i in range(site_count):
+        if gpu_count[i] > 0:
+            planned_ratio[i] = load[i, :PLANNED_H].sum() / (PLANNED_H * gpu_count[i])
+        for kind in range(2):
+            capacity_gb = caches.capacity_gb[kind, i]
+            if capacity_gb > 0.0:
+                occupied_ratio[kind, i] = 1.0 - caches.free_gb[kind, i] / capacity_gb
+    assigned = np.zeros((artifact_count, site_count))
+    for j in range(len(site_of)):
+        for k in range(2):
+            assigned[sample.artifacts[j, k], site_of[j]] += 1.0
+    return amounts_of(
+        found.saved_usd,
+        found.squares,
+        found.task_count,
+        found.gpu_h,
+        sample.weight * assigned,
+        caches.price_usd,
+        caches.size_gb,
+        caches.kind,
+        uses,
+        latest_h,
+        surroundings.rate_ratio,
+        planned_ratio,
+        occupied_ratio,
+        caches.is_held.sum(axis=1),
+        surroundings.memory_h,
     )
 
 
 def correct(
-    learned: Learned, caches: Caches, is_stale: Bools, found: Appraisal, corrected: Floats
+    learned: Learned,
+    amounts: Floats,
+    caches: Caches,
+    is_stale: Bools,
+    found: Appraisal,
+    corrected: Floats,
 ) -> None:
     """Ask the actor about all that is stale, in one call, and correct its savings, (a, i)."""
-    asked = np.zeros((found.drawn.size, 2), dtype=np.int64)
-    rows = np.zeros((found.drawn.size, FEATURE_COUNT))
-    count = 0
-    for a in range(found.drawn.shape[0]):
-        for i in range(found.drawn.shape[1]):
-            if is_stale[a, i] and found.drawn[a, i] > 0:
-                asked[count, 0] = a
-                asked[count, 1] = i
-                rows[count] = found.rows[a, i]
-                count += 1
-    told = estimates(learned.actor, rows[:count])
-    for k in range(count):
-        a, i = asked[k, 0], asked[k, 1]
+    asked = np.flatnonzero(is_stale & (found.task_count > 0.0))
+    told = estimates(learned.actor, features_of(amounts.reshape(-1, FEATURE_COUNT)[asked]))
+    site_count = is_stale.shape[1]
+    for k in range(len(asked)):
+        a, i = asked[k] // site_count, asked[k] % site_count
         corrected[a, i] = corrected_usd(
             found.saved_usd[a, i], caches.price_usd[a, i], told[k], learned.scale
         )
@@ -588,7 +602,7 @@ def plan_copies(
     artifact_count, site_count = caches.price_usd.shape
     order, first = index_tasks(sample.artifacts, artifact_count)
     uses, latest_h = demand_of(sample.artifacts, surroundings.age_h, artifact_count)
-    found = empty_appraisal(artifact_count, site_count, learned.is_asked)
+    found = empty_appraisal(artifact_count, site_count)
     corrected = np.zeros((artifact_count, site_count))
     score_usd = np.full((artifact_count, site_count), -math.inf)
     plain_usd = np.full((artifact_count, site_count), -math.inf)
@@ -597,31 +611,19 @@ def plan_copies(
     scores = np.zeros((settings.copy_count_max, 2))
     count = 0
     while count < settings.copy_count_max:
-        appraise(
-            sample,
-            caches,
-            load,
-            gpu_count,
-            limit_gpus,
-            site_of,
-            cost_usd,
-            order,
-            first,
-            is_stale,
-            surroundings,
-            uses,
-            latest_h,
-            found,
-        )
+        appraise(sample, caches, load, limit_gpus, cost_usd, order, first, is_stale, found)
         if learned.is_asked:
-            correct(learned, caches, is_stale, found, corrected)
+            amounts = amounts_at(
+                sample, caches, load, gpu_count, site_of, surroundings, uses, latest_h, found
+            )
+            correct(learned, amounts, caches, is_stale, found, corrected)
         for a in range(artifact_count):
             for i in range(site_count):
                 if not is_stale[a, i]:
                     continue
                 is_stale[a, i] = False
                 score_usd[a, i] = -math.inf
-                if found.drawn[a, i] == 0:
+                if found.task_count[a, i] == 0.0:
                     continue
                 squares = found.squares[a, i]
                 plain_usd[a, i] = score_of(caches, settings, found.saved_usd[a, i], squares, a, i)

@@ -1,10 +1,11 @@
 """What asking a trained actor costs, features included, beside a bare call of the same session.
 
 The task actor is asked as an agent asks it: offers of 20 starts become features, and these scores
-and a choice. The bare call runs the same file on rows that lie ready. For a whole bid of 32 starts,
-which an agent in this process answers over loopback, the limit is an echo of the same messages
-that makes one bare call. No policy of the catalogue has both later starts and the actor, so a bid
-has as many options as this only here. Run as `python -m testbed.bench.actor`.
+and a choice. The artifact actor is asked as a plan asks it: 20 candidates are taken out of the
+plan's table and become features. The bare call runs the same file on rows that lie ready. For a
+whole bid of 32 starts, which an agent in this process answers over loopback, the limit is an echo
+of the same messages that makes one bare call. No policy of the catalogue has both later starts and
+the actor, so a bid has as many options as this only here. Run as `python -m testbed.bench.actor`.
 """
 
 import asyncio
@@ -162,16 +163,17 @@ def _task_rows() -> list[BenchRow]:
         now_s=NOW_S,
     )
 
-    def features() -> NDArray[np.float32]:
-        return features_of(options, (FETCH,), announcement, STATE, CLUSTER, now_s=NOW_S)
+    def see() -> tuple[float, NDArray[np.float32]]:
+        reference = reference_usd(announcement, CLUSTER)
+        return reference, features_of(
+            options, (FETCH,), announcement, STATE, CLUSTER, now_s=NOW_S, reference=reference
+        )
 
     def choose() -> None:
-        told = features()
-        seen = Seen(reference_usd(announcement, CLUSTER), told)
-        bidder.choose(options, replace(view, seen=seen))
+        bidder.choose(options, replace(view, seen=Seen(*see())))
 
-    rows = features().astype(np.float64)
-    called = _interleaved(lambda: actor(features()), lambda: bare(rows))
+    rows = see()[1].astype(np.float64)
+    called = _interleaved(lambda: actor(see()[1]), lambda: bare(rows))
     chosen = _interleaved(choose, lambda: bare(rows))
     p99_s = quantiles((ours for ours, _ in chosen), n=100)[-1]
     note = f"{OPTION_COUNT} starts of one pool; median of {ROUND_COUNT} interleaved calls"
@@ -193,26 +195,45 @@ def _task_rows() -> list[BenchRow]:
 
 
 def _artifact_row() -> BenchRow:
-    features = artifact_features.FEATURES
     part = artifact_features.PART
-    actor, bare = required(load_actor(actor_path(part), part, features)), _bare(part)
-    rows = np.empty((OPTION_COUNT, artifact_features.FEATURE_COUNT))
+    actor = required(load_actor(actor_path(part), part, artifact_features.FEATURES))
+    bare = _bare(part)
+    amounts = _amounts()
+    asked = np.arange(OPTION_COUNT)
 
-    def call() -> None:
-        for row in rows:
-            artifact_features.fill_row(
-                row, 1.0, 0.5, 3.0, 5.0, 2.0, 0.4, 12.0, 0, 2.0, 6.0, 0.2, 0.4, 0.7, 3, 168.0
-            )
-        actor(rows)
+    def features() -> Rows:
+        return artifact_features.features_of(amounts[asked])
 
-    call()
-    ready = rows.copy()
+    ready = features()
     note = f"{OPTION_COUNT} candidates of a plan; median of {ROUND_COUNT} interleaved calls"
     return _call_row(
         f"artifact actor, {OPTION_COUNT} candidates, features included",
-        _interleaved(call, lambda: bare(ready)),
+        _interleaved(lambda: actor(features()), lambda: bare(ready)),
         note,
     )
+
+
+def _amounts() -> Rows:
+    """Return what a plan of five artifacts at four sites makes features of, (20, 16)."""
+    shape = artifact_count, site_count = 5, OPTION_COUNT // 5
+    amounts = artifact_features.amounts_of(
+        saved_usd=np.full(shape, 1.0),
+        squares=np.full(shape, 0.5),
+        task_count=np.full(shape, 3.0),
+        gpu_h=np.full(shape, 5.0),
+        assigned=np.full(shape, 2.0),
+        price_usd=np.full(shape, 0.4),
+        size_gb=np.full(artifact_count, 12.0),
+        kind=np.zeros(artifact_count, np.int64),
+        uses=np.full(artifact_count, 2.0),
+        latest_h=np.full(artifact_count, 6.0),
+        rate_ratio=np.full(site_count, 0.2),
+        planned_ratio=np.full(site_count, 0.4),
+        occupied_ratio=np.full((2, site_count), 0.7),
+        holder_count=np.full(artifact_count, 3),
+        memory_h=168.0,
+    )
+    return amounts.reshape(OPTION_COUNT, artifact_features.FEATURE_COUNT)
 
 
 def _call_row(name: str, taken_s: Sequence[tuple[float, float]], note: str) -> BenchRow:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gcos.accounting import Charge
 from gcos.ids import SiteId
 from policies.catalogue import Policy
-from policies.features import features_of
+from policies.features import features_of, reference_usd
 from site_agent.site_state import StateOfSite
 from testbed.sim.cache_modes import CacheMode
 from testbed.sim.instance import Instance
@@ -163,6 +163,7 @@ class SimulatedDecisions:
         places = self._simulation.places
         cluster = announcement.cluster
         assert cluster is not None, "the simulator gives every site its signals"
+        reference = reference_usd(announcement, cluster)
         candidates = []
         for bid in sorted(waiting.auction.bids, key=lambda bid: bid.site_id):
             participant = places[bid.site_id].participant
@@ -173,6 +174,14 @@ class SimulatedDecisions:
                 bid.fetches,
                 now_s=now_s,
             ).of(bid.pool_type)
-            (features,) = features_of([bid], bid.fetches, announcement, state, cluster, now_s=now_s)
+            (features,) = features_of(
+                [bid],
+                bid.fetches,
+                announcement,
+                state,
+                cluster,
+                now_s=now_s,
+                reference=reference,
+            )
             candidates.append(Candidate(bid.site_id, bid.offer_usd, features))
         return Decision(announcement.task_id, now_s, tuple(candidates))

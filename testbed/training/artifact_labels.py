@@ -66,49 +66,38 @@ def labels_at(outlooks: Outlooks, state: State) -> Labels:
     remembered = outlooks.problem(state, Foresight.REMEMBERED)
     if len(remembered.sample.start_h) < SAMPLE_COUNT_MIN:
         return Labels.joined(())
-    expected = _appraised(remembered, outlooks.settings.fill, has_rows=True)
-    true = _appraised(
-        outlooks.problem(state, Foresight.TRUE), outlooks.settings.fill, has_rows=False
-    )
+    fill = outlooks.settings.fill
+    expected, amounts = _appraised(remembered, fill)
+    true, _ = _appraised(outlooks.problem(state, Foresight.TRUE), fill)
     price_usd = remembered.caches.price_usd
-    asked = (expected.drawn > 0) & (price_usd >= LEAST_USD)
+    asked = (expected.task_count > 0.0) & (price_usd >= LEAST_USD)
     per_usd = 1.0 / price_usd[asked]
-    came = np.where(true.drawn > 0, true.saved_usd, 0.0)
+    came = np.where(true.task_count > 0.0, true.saved_usd, 0.0)
     return Labels(
-        rows=expected.rows[asked],
+        rows=plan_module().features_of(amounts[asked]),
         ratio=np.clip(came[asked] * per_usd, 0.0, RATIO_MAX),
         plain=expected.saved_usd[asked] * per_usd,
         price_usd=price_usd[asked],
     )
 
 
-def _appraised(problem: Problem, fill: float, *, has_rows: bool) -> Appraisal:
+def _appraised(problem: Problem, fill: float) -> tuple[Appraisal, Floats]:
+    """Return what copies would save, and what their features are made of, (a, i, 16)."""
     plan = plan_module()
-    sample, caches, around = problem.sample, problem.caches, problem.surroundings
+    sample, caches, load, gpu_count, around = problem
+    load = load.copy()
     count, site_count = caches.price_usd.shape
-    limit_gpus = problem.gpu_count * fill
-    load = problem.load.copy()
+    limit_gpus = gpu_count * fill
     site_of, cost_usd = plan.assign(sample, caches, load, limit_gpus)
     order, first = plan.index_tasks(sample.artifacts, count)
     uses, latest_h = plan.demand_of(sample.artifacts, around.age_h, count)
-    found: Appraisal = plan.empty_appraisal(count, site_count, has_rows)
-    plan.appraise(
-        sample,
-        caches,
-        load,
-        problem.gpu_count,
-        limit_gpus,
-        site_of,
-        cost_usd,
-        order,
-        first,
-        np.ones((count, site_count), dtype=np.bool_),
-        around,
-        uses,
-        latest_h,
-        found,
+    found: Appraisal = plan.empty_appraisal(count, site_count)
+    is_stale = np.ones((count, site_count), dtype=np.bool_)
+    plan.appraise(sample, caches, load, limit_gpus, cost_usd, order, first, is_stale, found)
+    amounts = plan.amounts_at(
+        sample, caches, load, gpu_count, site_of, around, uses, latest_h, found
     )
-    return found
+    return found, amounts
 
 
 @dataclass(frozen=True, slots=True)

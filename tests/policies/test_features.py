@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from gcos.accounting import Charge, CostScope, LatePenalty
 from gcos.artifacts import ArtifactKind
@@ -53,10 +54,22 @@ STATE = SiteState(
 CLUSTER = ClusterSignals(price_usd_per_kwh=0.1, carbon_gco2_per_kwh=200.0)
 
 
+def seen(
+    *bids: Bid,
+    task: Announcement = TASK,
+    state: SiteState = STATE,
+    cluster: ClusterSignals = CLUSTER,
+) -> NDArray[np.float32]:
+    reference = reference_usd(task, cluster)
+    rows = features_of(
+        bids, bids[0].fetches, task, state, cluster, now_s=NOW_S, reference=reference
+    )
+    assert (rows.shape, rows.dtype) == ((len(bids), 24), np.float32)
+    return rows
+
+
 def named(bid: Bid = BID, task: Announcement = TASK, state: SiteState = STATE) -> dict[str, float]:
-    rows = features_of([bid], bid.fetches, task, state, CLUSTER, now_s=NOW_S)
-    assert (rows.shape, rows.dtype) == ((1, 24), np.float32)
-    row = rows[0]
+    (row,) = seen(bid, task=task, state=state)
     return dict(zip(FEATURES, row.tolist(), strict=True))
 
 
@@ -105,9 +118,7 @@ def test_money_has_no_scale() -> None:
         TERMS, carbon_price_usd_per_kg=2.0, late_penalty=LatePenalty(10.0, 20.0, cap_h=24.0)
     )
     cluster = replace(CLUSTER, price_usd_per_kwh=1.0)
-    (row,) = features_of(
-        [dear], dear.fetches, replace(TASK, terms=terms), STATE, cluster, now_s=NOW_S
-    )
+    (row,) = seen(dear, task=replace(TASK, terms=terms), cluster=cluster)
     money = [name for name in FEATURES if name.endswith(("offer_ratio", "energy_ratio"))]
     money += ["run_carbon_ratio", "egress_ratio", "network_carbon_ratio", "penalty_ratio"]
     found = dict(zip(FEATURES, row.tolist(), strict=True))
@@ -146,9 +157,7 @@ def test_an_outlook_is_the_mean_of_a_day_and_a_cluster_the_mean_of_its_sites() -
 
 def test_starts_of_a_pool_are_seen_as_each_alone() -> None:
     later = replace(BID, start_s=NOW_S + HOUR_S, offer_usd=-0.5, late_probability=0.5)
-    both = features_of([BID, later], BID.fetches, TASK, STATE, CLUSTER, now_s=NOW_S)
-    alone = [features_of([x], BID.fetches, TASK, STATE, CLUSTER, now_s=NOW_S) for x in (BID, later)]
-    assert np.array_equal(both, np.concatenate(alone))
+    assert np.array_equal(seen(BID, later), np.concatenate([seen(BID), seen(later)]))
 
 
 def test_every_feature_has_a_unit() -> None:

@@ -37,7 +37,7 @@ def test_columns_and_the_options_made_of_them_agree(table: OptionTable) -> None:
 
 def test_features_of_columns_are_those_of_the_options(table: OptionTable) -> None:
     rows = [
-        features_of(offered, (FETCH,), TASK, STATE, CLUSTER, now_s=NOW_S)
+        features_of(offered, (FETCH,), TASK, STATE, CLUSTER, now_s=NOW_S, reference=2.0)
         for offered in (table, list(table))
     ]
     np.testing.assert_array_equal(*rows)

@@ -11,9 +11,10 @@ from policies.maccs.artifact_features import (
     FEATURE_COUNT,
     FEATURES,
     LEAST_USD,
+    amounts_of,
     corrected_usd,
     demand_of,
-    fill_row,
+    features_of,
     surroundings_of,
 )
 
@@ -21,6 +22,7 @@ USD = st.floats(0, 1e6)
 
 
 def row(**changes: float) -> dict[str, float]:
+    """Return the features of the only artifact at the only site."""
     values = {
         "saved_usd": 6.0,
         "squares": 9.0,
@@ -29,18 +31,21 @@ def row(**changes: float) -> dict[str, float]:
         "assigned": 1.0,
         "price_usd": 3.0,
         "size_gb": 40.0,
-        "kind": 1,
         "uses": 2.0,
         "latest_h": 5.0,
         "rate_ratio": -0.2,
         "planned_ratio": 0.4,
-        "occupied_ratio": 0.9,
-        "holder_count": 2,
-        "memory_h": 168.0,
+        "holder_count": 2.0,
         **changes,
     }
-    found = np.zeros(FEATURE_COUNT)
-    fill_row(found, **values)  # type: ignore[arg-type]
+    lines = {"size_gb", "uses", "latest_h", "rate_ratio", "planned_ratio", "holder_count"}
+    amounts = amounts_of(
+        **{key: np.full(1 if key in lines else (1, 1), value) for key, value in values.items()},
+        kind=np.array([1]),
+        occupied_ratio=np.array([[0.5], [0.9]]),
+        memory_h=168.0,
+    )
+    (found,) = features_of(amounts.reshape(-1, FEATURE_COUNT))
     return dict(zip(FEATURES, found.tolist(), strict=True))
 
 
