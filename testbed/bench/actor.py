@@ -198,11 +198,11 @@ def _artifact_row() -> BenchRow:
     part = artifact_features.PART
     actor = required(load_actor(actor_path(part), part, artifact_features.FEATURES))
     bare = _bare(part)
-    amounts = _amounts()
-    asked = np.arange(OPTION_COUNT)
+    told = _told()
 
     def features() -> Rows:
-        return artifact_features.features_of(amounts[asked])
+        table = artifact_features.amounts_of(**told)
+        return artifact_features.features_of(table.reshape(-1, artifact_features.FEATURE_COUNT))
 
     ready = features()
     note = f"{OPTION_COUNT} candidates of a plan; median of {ROUND_COUNT} interleaved calls"
@@ -213,27 +213,26 @@ def _artifact_row() -> BenchRow:
     )
 
 
-def _amounts() -> Rows:
-    """Return what a plan of five artifacts at four sites makes features of, (20, 16)."""
+def _told() -> dict[str, Any]:
+    """Return what a plan of five artifacts at four sites knows of its candidates."""
     shape = artifact_count, site_count = 5, OPTION_COUNT // 5
-    amounts = artifact_features.amounts_of(
-        saved_usd=np.full(shape, 1.0),
-        squares=np.full(shape, 0.5),
-        task_count=np.full(shape, 3.0),
-        gpu_h=np.full(shape, 5.0),
-        assigned=np.full(shape, 2.0),
-        price_usd=np.full(shape, 0.4),
-        size_gb=np.full(artifact_count, 12.0),
-        kind=np.zeros(artifact_count, np.int64),
-        uses=np.full(artifact_count, 2.0),
-        latest_h=np.full(artifact_count, 6.0),
-        rate_ratio=np.full(site_count, 0.2),
-        planned_ratio=np.full(site_count, 0.4),
-        occupied_ratio=np.full((2, site_count), 0.7),
-        holder_count=np.full(artifact_count, 3),
-        memory_h=168.0,
-    )
-    return amounts.reshape(OPTION_COUNT, artifact_features.FEATURE_COUNT)
+    return {
+        "saved_usd": np.full(shape, 1.0),
+        "squares": np.full(shape, 0.5),
+        "task_count": np.full(shape, 3.0),
+        "gpu_h": np.full(shape, 5.0),
+        "assigned": np.full(shape, 2.0),
+        "price_usd": np.full(shape, 0.4),
+        "size_gb": np.full(artifact_count, 12.0),
+        "kind": np.zeros(artifact_count, np.int64),
+        "uses": np.full(artifact_count, 2.0),
+        "latest_h": np.full(artifact_count, 6.0),
+        "rate_ratio": np.full(site_count, 0.2),
+        "planned_ratio": np.full(site_count, 0.4),
+        "occupied_ratio": np.full((2, site_count), 0.7),
+        "holder_count": np.full(artifact_count, 3),
+        "memory_h": 168.0,
+    }
 
 
 def _call_row(name: str, taken_s: Sequence[tuple[float, float]], note: str) -> BenchRow:
