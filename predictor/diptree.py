@@ -23,11 +23,12 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from gcos.durations import LEVELS
-from predictor.codes import NUMBER_MAX, Codes, seen_number, seen_numbers
+from predictor.codes import Codes, seen_number, seen_numbers
 from predictor.head_residuals import HeadResiduals
 from predictor.histories import Histories
 from predictor.levels import LevelCalibration
@@ -97,20 +98,20 @@ class DiPTree:
 
     def features(self, row: Row) -> Singles:
         """Return what the trees see, (n_features,)."""
-        seen: Singles = self._seen(row.numbers, self.place(row))[0]
-        return seen
+        return np.array([*map(seen_number, row.numbers), *self._names(row)], dtype=np.float32)
 
     def predict(self, row: Row) -> Forecast:
         """Return the forecast of one row."""
-        place = self.place(row)
-        ticket = self._ask(row, place)
+        contexts = self._contexts(row)
+        ticket = self._ask(row, contexts)
         cumulative = self.stack.mixed(ticket.cumulative, ticket.group)
         ln_quantiles = np.interp(self.levels.levels(), cumulative, self.partition.edges)
+        typical = self._histories.typical(ticket.typicals)
         return Forecast(
             quantiles_s=np.exp(ln_quantiles),
-            typical_s=place.typical_s,
-            effective_count=place.effective_count,
-            depth=place.depth,
+            typical_s=None if typical is None else math.exp(typical),
+            effective_count=contexts.effective_count,
+            depth=contexts.depth,
             ticket=ticket,
         )
 
@@ -200,8 +201,7 @@ class DiPTree:
         if self._head is not None and teaches_head:
             self._head.learn(*ticket.head, ln_s)
         bin_ = int(self.partition.edges[1:-1].searchsorted(ln_s, side="right"))
-        self._nodes.add_to_leaves(ticket.leaves, bin_)
-        self._nodes.add_to_contexts(self._slots_for(row), bin_)
+        self._nodes.add(ticket.leaves, self._slots_for(row), bin_)
         self._histories.judge(ticket.typicals, ln_s)
         self._histories.learn(row, ln_s)
         self.observed_count += 1
@@ -214,7 +214,7 @@ class DiPTree:
 
     def ticket(self, row: Row) -> Ticket:
         """Return the ticket of a prediction of `row` as of now."""
-        return self._ask(row, self.place(row))
+        return self._ask(row, self._contexts(row))
 
     def bare_ticket(self, row: Row, told: Singles) -> Ticket:
         """Return a ticket for `absorb` alone, without what experts believe, which takes longest.
@@ -300,30 +300,12 @@ class DiPTree:
             place = self._places[key] = self._new_place(row)
         return place
 
-    def _seen(self, numbers: Sequence[float], place: Place) -> Singles:
-        """Return what the trees see, (1, n_features)."""
-        seen = place.seen.copy()
-        seen[0, : len(numbers)] = [
-            number if -NUMBER_MAX <= number <= NUMBER_MAX else seen_number(number)
-            for number in numbers
-        ]
-        return seen
-
-    def _new_seen(self, row: Row) -> Singles:
-        names = self._codes.of(row) + self._histories.features(row)
-        return np.array([[0.0] * len(row.numbers) + names], dtype=np.float32)
-
     def _new_place(self, row: Row) -> Place:
-        context_count = len(row.contexts) + 1
-        slots = self._known_slots(row)
-        masses, effective_count, deepest = self._nodes.by_contexts(slots, context_count)
-        cumulative = np.zeros((SPEED_COUNT, len(self.partition.edges)))
-        np.cumsum(masses, axis=1, out=cumulative[:, 1:])
-        cumulative /= cumulative[:, -1:]
-        group = 0
-        if len(slots) == context_count:
-            group = sum(deepest >= count for count in STACK_COUNTS)
-        weights = self.stack.weights[group].copy()
+        contexts = self._contexts(row)
+        below = np.zeros((SPEED_COUNT, len(self.partition.edges)))
+        contexts.masses.cumsum(axis=1, out=below[:, 1:])
+        below /= below[:, -1:]
+        weights = self.stack.weights[contexts.group].copy()
         # Without trees the slow contexts stand for them, and without a head the trees for it.
         if self._head is None:
             weights[0] += weights[_OF_HEAD].sum()
@@ -331,48 +313,57 @@ class DiPTree:
         if self._trees is None:
             weights[1] += weights[0]
             weights[0] = 0.0
-        typicals = self._histories.typicals(row)
-        typical = self._histories.typical(typicals)
-        seen = self._new_seen(row)
+        typical = self._histories.typical(self._histories.typicals(row))
         tree_count = max(self.partition.tree_count, 1)
         return Place(
-            seen=seen,
-            names=seen[0, len(row.numbers) :],
-            cumulative=cumulative,
-            effective_count=effective_count,
-            depth=len(slots),
-            group=group,
-            mixed=weights[_OF_CONTEXTS] @ cumulative,
+            names=np.array(self._names(row), dtype=np.float32),
+            mixed=weights[_OF_CONTEXTS] @ below,
             tree_weight=float(weights[0]),
             tree_weights=np.full(tree_count, weights[0] / tree_count, dtype=np.float32),
             head_weights=weights[_OF_HEAD],
-            typicals=typicals,
+            effective_count=contexts.effective_count,
+            depth=contexts.depth,
             typical_s=None if typical is None else math.exp(typical),
         )
 
-    def _ask(self, row: Row, place: Place) -> Ticket:
-        cumulative = np.empty((EXPERT_COUNT, len(self.partition.edges)))
-        cumulative[_OF_CONTEXTS] = place.cumulative
+    def _names(self, row: Row) -> list[float]:
+        """Return the part of `features` that names decide."""
+        return self._codes.of(row) + self._histories.features(row)
+
+    def _contexts(self, row: Row) -> "_Contexts":
+        slots = self._known_slots(row)
+        masses, effective_count, deepest = self._nodes.by_contexts(slots)
+        group = 0
+        if len(slots) > len(row.contexts):
+            group = sum(deepest >= count for count in STACK_COUNTS)
+        return _Contexts(masses, effective_count, len(slots), group)
+
+    def _ask(self, row: Row, contexts: "_Contexts") -> Ticket:
+        cumulative = np.zeros((EXPERT_COUNT, len(self.partition.edges)))
+        contexts.masses.cumsum(axis=1, out=cumulative[_OF_CONTEXTS, 1:])
         head = (0.0, 0.0)
         leaves = _NO_LEAVES
-        if self._trees is None:
-            cumulative[0] = place.cumulative[0]
-        else:
-            told = self._trees(self._seen(row.numbers, place))[0]
+        if self._trees is not None:
+            told = self._trees(self.features(row)[None])[0]
             leaves = told[:-2].astype(np.intp)
             head = (float(told[-2]), float(told[-1]))
-            cumulative[0, 0] = 0.0
-            np.cumsum(self._nodes.by_leaves(leaves), out=cumulative[0, 1:])
-            cumulative[0] /= cumulative[0, -1]
+            self._nodes.by_leaves(leaves).cumsum(out=cumulative[0, 1:])
+        else:
+            cumulative[0] = cumulative[1]
+        of_nodes = cumulative[: _OF_HEAD.start]
+        of_nodes /= of_nodes[:, -1:]
         # A head that is not there agrees with the trees.
-        cumulative[_OF_HEAD] = cumulative[0] if self._head is None else self._head.cumulative(*head)
+        if self._head is not None:
+            self._head.tell(cumulative[_OF_HEAD], *head)
+        else:
+            cumulative[_OF_HEAD] = cumulative[0]
         return Ticket(
             cumulative=cumulative,
             leaves=leaves,
             head=head,
-            group=place.group,
+            group=contexts.group,
             levels=self.levels.corrected,
-            typicals=place.typicals,
+            typicals=self._histories.typicals(row),
         )
 
     def _add_trees(self, mixed: Floats, leaves: Ids, places: PlaceColumns, ids: Ids) -> None:
@@ -458,6 +449,23 @@ class DiPTree:
             self._nodes.clear_slot(slot)
             return slot
         return len(self._slots)
+
+
+@dataclass(slots=True)
+class _Contexts:
+    """What the contexts of a row say.
+
+    Attributes:
+        masses: By bin, (SPEED_COUNT, n_bins); each row has a scale of its own.
+        effective_count: Runs behind it.
+        depth: Contexts that have runs.
+        group: Which stack weights are used.
+    """
+
+    masses: Floats
+    effective_count: float
+    depth: int
+    group: int
 
 
 _NO_CURVES: Floats = np.zeros((0, 0))

@@ -71,17 +71,17 @@ class HeadResiduals:
                     group[kind] = _rebinned(of_group[kind], old, new)
         self._forget()
 
-    def cumulative(self, forecast: float, ln_error: float) -> Floats:
-        """Return the probability below each edge of ln t, (RESIDUAL_KIND_COUNT, n_edges).
+    def tell(self, curves: Floats, forecast: float, ln_error: float) -> None:
+        """Put in the probability below each edge of ln t, (RESIDUAL_KIND_COUNT, n_edges).
 
         Args:
+            curves: Is filled.
             forecast: Of ln t.
             ln_error: ln of its usual error.
         """
-        kinds = range(RESIDUAL_KIND_COUNT)
-        told: Floats = np.stack([self._curve(kind, forecast, ln_error) for kind in kinds])
-        told[:, 0], told[:, -1] = 0.0, 1.0
-        return told
+        for kind in range(RESIDUAL_KIND_COUNT):
+            curves[kind] = self._curve(kind, forecast, ln_error)
+        curves[:, 0], curves[:, -1] = 0.0, 1.0
 
     def add(
         self, mixed: Floats, forecast: float, ln_error: float, weights: Sequence[float]

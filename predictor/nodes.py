@@ -26,22 +26,23 @@ class Nodes:
 
     def __init__(self, partition: Partition, hyper: Hyperparameters) -> None:
         self._first = 1 + partition.node_count
-        self._partition = partition
+        self._base = partition.base
         self._hyper = hyper
         size = self._first + 128
         self._counts: Singles = np.zeros((size, hyper.bin_count), dtype=np.float32)
         self._scales: Floats = np.ones(size)
         self._masses: Floats = np.zeros(size)
-        decays = np.full(self._first, hyper.inner_decay)
-        paths = partition.paths
-        if len(paths):
-            depths = (paths > 0).sum(axis=1)
-            decays[paths[np.arange(len(paths)), depths - 1]] = hyper.leaf_decay
-        self._tree_decays: Floats = decays
+        #: Nodes from each leaf up to its root; 0 pads.
+        self._ways = _ways_up(partition.paths)
+        self._tree_decays: Floats = np.full(self._first, hyper.inner_decay)
+        self._tree_decays[self._ways[:, :1]] = hyper.leaf_decay
+        self._tree_decays[0] = 1.0
         #: Nodes and their parents, from the roots down.
-        self._generations = _generations(paths)
-        #: Decays of a whole context path, slow, middle and fast in turn, by its length.
+        self._generations = _generations(partition.paths)
+        #: Decays of context paths by length.
         self._context_decays: dict[int, Floats] = {}
+        #: Nodes of slot 0 by speed, (SPEED_COUNT, 1).
+        self._firsts: Ids = self._first + np.arange(SPEED_COUNT)[:, None]
 
     def copy(self) -> "Nodes":
         """Return an independent copy."""
@@ -56,25 +57,30 @@ class Nodes:
         """Size of all histograms."""
         return self._counts.nbytes + self._scales.nbytes + self._masses.nbytes
 
-    def by_contexts(self, slots: list[int], context_count: int) -> tuple[Floats, float, float]:
-        """Return mass by bin, (SPEED_COUNT, bins), runs behind it, and those of the deepest."""
-        ids = np.zeros((SPEED_COUNT, context_count), dtype=np.intp)
-        known = len(slots)
-        for speed in range(SPEED_COUNT):
-            first = self._first + speed
-            ids[speed, :known] = [first + SPEED_COUNT * slot for slot in slots]
-        masses, weights, shares, of_base = self._shares(ids)
-        counts = self._counts.take(ids.ravel(), axis=0).reshape(SPEED_COUNT, context_count, -1)
-        told = np.matmul(shares[:, None, :], counts)[:, 0] + of_base[:, None] * self._partition.base
-        effective_count = float(weights[0] @ (masses[0] * masses[0]))
-        return told, effective_count, float(masses[0, known - 1]) if known else 0.0
+    def by_contexts(self, slots: list[int]) -> tuple[Floats, float, float]:
+        """Return mass by bin, (SPEED_COUNT, bins), runs behind it, and those of the deepest.
+
+        Args:
+            slots: Of contexts with runs, from "all" down. Each speed has masses of its own scale.
+        """
+        if not slots:
+            return np.tile(self._base, (SPEED_COUNT, 1)), 0.0, 0.0
+        ids = self._context_ids(slots)
+        masses, passed, shares = self._shares(ids)
+        told = np.matmul(shares[:, None], self._counts.take(ids, axis=0))[:, 0]
+        told = told + passed[:, -1:] * (self._hyper.kappa * self._base)
+        slow = masses[0]
+        return told, float(passed[0] @ (slow * slow)) / self._hyper.kappa, float(slow[0])
 
     def by_leaves(self, leaves: Ids) -> Floats:
-        """Return mass by bin, (bins,), of the leaf in each tree, summed over the trees."""
-        ids = self._partition.paths.take(leaves, axis=0)
-        _, _, shares, of_base = self._shares(ids)
+        """Return mass by bin, (bins,), of the leaf in each tree, summed over the trees.
+
+        All trees count alike; the sum has its own scale.
+        """
+        ids = self._ways.take(leaves, axis=0)
+        _, passed, shares = self._shares(ids)
         # One sum over all trees: each tree's shares and its base's make a distribution.
-        told: Floats = of_base.sum() * self._partition.base
+        told: Floats = self._base * (self._hyper.kappa * passed[:, -1].sum())
         told += shares.ravel() @ self._counts.take(ids.ravel(), axis=0)
         return told
 
@@ -88,37 +94,41 @@ class Nodes:
         own = slice(0, self._first)
         totals = (self._masses[own, None] + kappa).astype(np.float32)
         beliefs = self._counts[own] * self._scales[own, None].astype(np.float32)
-        beliefs[0] = self._partition.base
+        beliefs[0] = self._base
         for nodes, parents in self._generations:
             beliefs[nodes] = (beliefs[nodes] + kappa * beliefs[parents]) / totals[nodes]
-        paths = self._partition.paths
-        last = paths[np.arange(len(paths)), (paths > 0).sum(axis=1) - 1]
-        table: Singles = beliefs[last].cumsum(axis=1)
+        table: Singles = beliefs[self._ways[:, 0]].cumsum(axis=1)
         table /= table[:, -1:]
         return table
 
-    def add_to_leaves(self, leaves: Ids, bin_: int) -> None:
-        """Count a run in the leaf of each tree and all above."""
-        if len(leaves):
-            ids = self._partition.paths.take(leaves, axis=0).ravel()
-            ids = ids[ids > 0]
-            self._add(ids, self._tree_decays.take(ids), bin_)
+    def add(self, leaves: Ids, slots: list[int], bin_: int) -> None:
+        """Count a run.
 
-    def add_to_contexts(self, slots: list[int], bin_: int) -> None:
-        """Count a run in its contexts, from "all" to the deepest, at every speed."""
-        count = len(slots)
-        decays = self._context_decays.get(count)
-        if decays is None:
-            hyper = self._hyper
-            decays = np.repeat([hyper.inner_decay, hyper.middle_decay, hyper.fast_decay], count)
-            if count > 1:
-                decays[count - 1] = hyper.leaf_decay
-            self._context_decays[count] = decays
-        slow = self._first + SPEED_COUNT * np.array(slots)
-        ids = np.concatenate([slow + speed for speed in range(SPEED_COUNT)])
-        while ids.max() >= len(self._masses):
+        Args:
+            leaves: That of each tree; the nodes above count it too.
+            slots: Of its contexts, from "all" to the deepest; each counts it at every speed.
+            bin_: Where it lies.
+        """
+        while self._first + SPEED_COUNT * (max(slots) + 1) > len(self._masses):
             self._grow()
-        self._add(ids, decays, bin_)
+        ids, decays = self._context_ids(slots).ravel(), self._decays_of_contexts(len(slots))
+        if len(leaves):
+            of_leaves = self._ways.take(leaves, axis=0).ravel()
+            ids = np.concatenate((of_leaves, ids))
+            decays = np.concatenate((self._tree_decays.take(of_leaves), decays))
+        scales = self._scales.take(ids)
+        scales *= decays
+        if scales.min() < SCALE_MIN:
+            worn = scales < SCALE_MIN
+            self._counts[ids[worn]] *= scales[worn, None].astype(np.float32)
+            scales[worn] = 1.0
+        self._scales[ids] = scales
+        masses = self._masses.take(ids)
+        masses *= decays
+        masses += 1
+        self._masses[ids] = masses
+        self._counts[ids, bin_] += (1 / scales).astype(np.float32)
+        self._masses[0] = self._counts[0, bin_] = 0.0  # what pads counts nothing
 
     def clear_slot(self, slot: int) -> None:
         """Forget the runs of a context."""
@@ -126,24 +136,32 @@ class Nodes:
         freed = slice(start, start + SPEED_COUNT)
         self._counts[freed], self._scales[freed], self._masses[freed] = 0, 1, 0
 
-    def _shares(self, ids: Ids) -> tuple[Floats, Floats, Singles, Floats]:
-        """Return masses, weights, weights of stored counts, and of the base, for paths `ids`."""
-        masses = self._masses.take(ids)
-        kappa = self._hyper.kappa
-        passed = (kappa / (masses + kappa))[:, ::-1].cumprod(axis=1)[:, ::-1]
-        weights = passed / kappa
-        shares = (weights * self._scales.take(ids)).astype(np.float32)
-        return masses, weights, shares, passed[:, 0]
+    def _context_ids(self, slots: list[int]) -> Ids:
+        """Return the nodes of contexts by speed, (SPEED_COUNT, n), from the deepest up."""
+        return np.array(slots[::-1]) * SPEED_COUNT + self._firsts
 
-    def _add(self, ids: Ids, decays: Floats, bin_: int) -> None:
-        scales = self._scales.take(ids) * decays
-        if scales.min() < SCALE_MIN:
-            worn = scales < SCALE_MIN
-            self._counts[ids[worn]] *= scales[worn, None].astype(np.float32)
-            scales[worn] = 1.0
-        self._scales[ids] = scales
-        self._counts[ids, bin_] += (1 / scales).astype(np.float32)
-        self._masses[ids] = self._masses.take(ids) * decays + 1
+    def _decays_of_contexts(self, count: int) -> Floats:
+        """Return the decays of a whole context path, in the order of its nodes."""
+        decays = self._context_decays.get(count)
+        if decays is None:
+            hyper = self._hyper
+            decays = np.repeat([hyper.inner_decay, hyper.middle_decay, hyper.fast_decay], count)
+            if count > 1:
+                decays[0] = hyper.leaf_decay
+            self._context_decays[count] = decays
+        return decays
+
+    def _shares(self, ids: Ids) -> tuple[Floats, Floats, Singles]:
+        """Return what `ids`, (n, depth), ways up, add to the belief at their start.
+
+        That are masses; the share that goes to what is above each node; and, times kappa, the
+        weight of each node's stored counts.
+        """
+        masses = self._masses.take(ids)
+        passed = masses + self._hyper.kappa
+        np.divide(self._hyper.kappa, passed, out=passed)
+        np.multiply.accumulate(passed, axis=1, out=passed)
+        return masses, passed, (passed * self._scales.take(ids)).astype(np.float32)
 
     def _grow(self) -> None:
         size = len(self._masses) + max(len(self._masses) // 4, 128)
@@ -153,6 +171,14 @@ class Nodes:
         more = size - len(self._masses)
         self._scales = np.concatenate((self._scales, np.ones(more)))
         self._masses = np.concatenate((self._masses, np.zeros(more)))
+
+
+def _ways_up(paths: Ids) -> Ids:
+    """Return `paths`, from roots down, from leaves up; 0 pads."""
+    depths = (paths > 0).sum(axis=1)[:, None]
+    columns = depths - 1 - np.arange(paths.shape[1])
+    ways: Ids = np.where(columns >= 0, np.take_along_axis(paths, columns.clip(0), axis=1), 0)
+    return ways
 
 
 def _generations(paths: Ids) -> list[tuple[Ids, Ids]]:
