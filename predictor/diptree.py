@@ -23,7 +23,6 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -102,16 +101,15 @@ class DiPTree:
 
     def predict(self, row: Row) -> Forecast:
         """Return the forecast of one row."""
-        contexts = self._contexts(row)
-        ticket = self._ask(row, contexts)
+        ticket, effective_count, depth = self._ask(row)
         cumulative = self.stack.mixed(ticket.cumulative, ticket.group)
         ln_quantiles = np.interp(self.levels.levels(), cumulative, self.partition.edges)
         typical = self._histories.typical(ticket.typicals)
         return Forecast(
             quantiles_s=np.exp(ln_quantiles),
             typical_s=None if typical is None else math.exp(typical),
-            effective_count=contexts.effective_count,
-            depth=contexts.depth,
+            effective_count=effective_count,
+            depth=depth,
             ticket=ticket,
         )
 
@@ -214,7 +212,7 @@ class DiPTree:
 
     def ticket(self, row: Row) -> Ticket:
         """Return the ticket of a prediction of `row` as of now."""
-        return self._ask(row, self._contexts(row))
+        return self._ask(row)[0]
 
     def bare_ticket(self, row: Row, told: Singles) -> Ticket:
         """Return a ticket for `absorb` alone, without what experts believe, which takes longest.
@@ -301,11 +299,12 @@ class DiPTree:
         return place
 
     def _new_place(self, row: Row) -> Place:
-        contexts = self._contexts(row)
+        slots = self._known_slots(row)
+        masses, effective_count, deepest = self._nodes.told(_NO_LEAVES, slots)
         below = np.zeros((SPEED_COUNT, len(self.partition.edges)))
-        contexts.masses.cumsum(axis=1, out=below[:, 1:])
+        masses[1:].cumsum(axis=1, out=below[:, 1:])
         below /= below[:, -1:]
-        weights = self.stack.weights[contexts.group].copy()
+        weights = self.stack.weights[_group(row, slots, deepest)].copy()
         # Without trees the slow contexts stand for them, and without a head the trees for it.
         if self._head is None:
             weights[0] += weights[_OF_HEAD].sum()
@@ -321,8 +320,8 @@ class DiPTree:
             tree_weight=float(weights[0]),
             tree_weights=np.full(tree_count, weights[0] / tree_count, dtype=np.float32),
             head_weights=weights[_OF_HEAD],
-            effective_count=contexts.effective_count,
-            depth=contexts.depth,
+            effective_count=effective_count,
+            depth=len(slots),
             typical_s=None if typical is None else math.exp(typical),
         )
 
@@ -330,41 +329,34 @@ class DiPTree:
         """Return the part of `features` that names decide."""
         return self._codes.of(row) + self._histories.features(row)
 
-    def _contexts(self, row: Row) -> "_Contexts":
+    def _ask(self, row: Row) -> tuple[Ticket, float, int]:
+        """Return a ticket, how many runs are behind it, and how many contexts have runs."""
         slots = self._known_slots(row)
-        masses, effective_count, deepest = self._nodes.by_contexts(slots)
-        group = 0
-        if len(slots) > len(row.contexts):
-            group = sum(deepest >= count for count in STACK_COUNTS)
-        return _Contexts(masses, effective_count, len(slots), group)
-
-    def _ask(self, row: Row, contexts: "_Contexts") -> Ticket:
-        cumulative = np.zeros((EXPERT_COUNT, len(self.partition.edges)))
-        contexts.masses.cumsum(axis=1, out=cumulative[_OF_CONTEXTS, 1:])
-        head = (0.0, 0.0)
-        leaves = _NO_LEAVES
+        leaves, head = _NO_LEAVES, (0.0, 0.0)
         if self._trees is not None:
             told = self._trees(self.features(row)[None])[0]
-            leaves = told[:-2].astype(np.intp)
-            head = (float(told[-2]), float(told[-1]))
-            self._nodes.by_leaves(leaves).cumsum(out=cumulative[0, 1:])
-        else:
-            cumulative[0] = cumulative[1]
-        of_nodes = cumulative[: _OF_HEAD.start]
+            leaves, head = told[:-2].astype(np.intp), (float(told[-2]), float(told[-1]))
+        masses, effective_count, deepest = self._nodes.told(leaves, slots)
+        cumulative = np.zeros((EXPERT_COUNT, len(self.partition.edges)))
+        of_nodes, of_head = cumulative[: _OF_HEAD.start], cumulative[_OF_HEAD]
+        masses.cumsum(axis=1, out=of_nodes[:, 1:])
+        if self._trees is None:
+            of_nodes[0] = of_nodes[1]
         of_nodes /= of_nodes[:, -1:]
         # A head that is not there agrees with the trees.
-        if self._head is not None:
-            self._head.tell(cumulative[_OF_HEAD], *head)
+        if self._head is None:
+            of_head[:] = of_nodes[0]
         else:
-            cumulative[_OF_HEAD] = cumulative[0]
-        return Ticket(
+            self._head.tell(of_head, *head)
+        ticket = Ticket(
             cumulative=cumulative,
             leaves=leaves,
             head=head,
-            group=contexts.group,
+            group=_group(row, slots, deepest),
             levels=self.levels.corrected,
             typicals=self._histories.typicals(row),
         )
+        return ticket, effective_count, len(slots)
 
     def _add_trees(self, mixed: Floats, leaves: Ids, places: PlaceColumns, ids: Ids) -> None:
         """Add what `leaves`, (n, n_trees), say, weighed, to `mixed`, (n, n_edges).
@@ -413,7 +405,7 @@ class DiPTree:
         """Return the probability below each edge, (n, n_edges), from the nodes above each leaf."""
         cumulative: Floats = np.zeros((len(leaves), len(self.partition.edges)))
         for below, of_row in zip(cumulative, leaves, strict=True):
-            self._nodes.by_leaves(of_row).cumsum(out=below[1:])
+            self._nodes.told(of_row, [])[0][0].cumsum(out=below[1:])
         cumulative /= cumulative[:, -1:]
         return cumulative
 
@@ -451,21 +443,11 @@ class DiPTree:
         return len(self._slots)
 
 
-@dataclass(slots=True)
-class _Contexts:
-    """What the contexts of a row say.
-
-    Attributes:
-        masses: By bin, (SPEED_COUNT, n_bins); each row has a scale of its own.
-        effective_count: Runs behind it.
-        depth: Contexts that have runs.
-        group: Which stack weights are used.
-    """
-
-    masses: Floats
-    effective_count: float
-    depth: int
-    group: int
+def _group(row: Row, slots: list[int], deepest: float) -> int:
+    """Return which stack weights are used: by the runs of the deepest context, if all have some."""
+    if len(slots) <= len(row.contexts):
+        return 0
+    return sum(deepest >= count for count in STACK_COUNTS)
 
 
 _NO_CURVES: Floats = np.zeros((0, 0))

@@ -26,7 +26,8 @@ class Nodes:
 
     def __init__(self, partition: Partition, hyper: Hyperparameters) -> None:
         self._first = 1 + partition.node_count
-        self._base = partition.base
+        #: Times kappa, as histograms are weighed.
+        self._base: Floats = hyper.kappa * partition.base
         self._hyper = hyper
         size = self._first + 128
         self._counts: Singles = np.zeros((size, hyper.bin_count), dtype=np.float32)
@@ -34,13 +35,10 @@ class Nodes:
         self._masses: Floats = np.zeros(size)
         #: Nodes from each leaf up to its root; 0 pads.
         self._ways = _ways_up(partition.paths)
-        self._tree_decays: Floats = np.full(self._first, hyper.inner_decay)
-        self._tree_decays[self._ways[:, :1]] = hyper.leaf_decay
-        self._tree_decays[0] = 1.0
         #: Nodes and their parents, from the roots down.
         self._generations = _generations(partition.paths)
-        #: Decays of context paths by length.
-        self._context_decays: dict[int, Floats] = {}
+        #: By shape and number of contexts.
+        self._remembered_decays: dict[tuple[tuple[int, ...], int], Floats] = {}
         #: Nodes of slot 0 by speed, (SPEED_COUNT, 1).
         self._firsts: Ids = self._first + np.arange(SPEED_COUNT)[:, None]
 
@@ -57,32 +55,33 @@ class Nodes:
         """Size of all histograms."""
         return self._counts.nbytes + self._scales.nbytes + self._masses.nbytes
 
-    def by_contexts(self, slots: list[int]) -> tuple[Floats, float, float]:
-        """Return mass by bin, (SPEED_COUNT, bins), runs behind it, and those of the deepest.
+    def told(self, leaves: Ids, slots: list[int]) -> tuple[Floats, float, float]:
+        """Return mass by bin, (1 + SPEED_COUNT, bins), runs behind contexts, and of the deepest.
+
+        First comes the sum over trees, which count alike (without leaves: nothing), then contexts
+        by speed. Each has its own scale.
 
         Args:
-            slots: Of contexts with runs, from "all" down. Each speed has masses of its own scale.
+            leaves: That of each tree, or none.
+            slots: Of contexts with runs, from "all" down.
         """
-        if not slots:
-            return np.tile(self._base, (SPEED_COUNT, 1)), 0.0, 0.0
-        ids = self._context_ids(slots)
-        masses, passed, shares = self._shares(ids)
-        told = np.matmul(shares[:, None], self._counts.take(ids, axis=0))[:, 0]
-        told = told + passed[:, -1:] * (self._hyper.kappa * self._base)
-        slow = masses[0]
-        return told, float(passed[0] @ (slow * slow)) / self._hyper.kappa, float(slow[0])
-
-    def by_leaves(self, leaves: Ids) -> Floats:
-        """Return mass by bin, (bins,), of the leaf in each tree, summed over the trees.
-
-        All trees count alike; the sum has its own scale.
-        """
-        ids = self._ways.take(leaves, axis=0)
-        _, passed, shares = self._shares(ids)
+        ids, first = self._ids(leaves, slots), len(leaves)
+        masses = self._masses.take(ids)
+        passed = masses + self._hyper.kappa
+        np.divide(self._hyper.kappa, passed, out=passed)
+        np.multiply.accumulate(passed, axis=1, out=passed)
+        # Weights of stored counts and of the base, times kappa.
+        shares = (passed * self._scales.take(ids)).astype(np.float32)
+        of_base = passed[:, -1:]
+        counts = self._counts.take(ids, axis=0)
+        told = np.empty((1 + SPEED_COUNT, counts.shape[2]))
         # One sum over all trees: each tree's shares and its base's make a distribution.
-        told: Floats = self._base * (self._hyper.kappa * passed[:, -1].sum())
-        told += shares.ravel() @ self._counts.take(ids.ravel(), axis=0)
-        return told
+        told[0] = shares[:first].ravel() @ counts[:first].reshape(-1, counts.shape[2])
+        told[0] += of_base[:first].sum() * self._base
+        told[1:] = np.matmul(shares[first:, None], counts[first:])[:, 0]
+        told[1:] += of_base[first:] * self._base
+        slow = masses[first]
+        return told, float(passed[first] @ (slow * slow)) / self._hyper.kappa, float(slow[0])
 
     def leaf_table(self) -> Singles:
         """Return the probability below each bin's upper edge, (n_leaves, bins), in every leaf.
@@ -94,7 +93,7 @@ class Nodes:
         own = slice(0, self._first)
         totals = (self._masses[own, None] + kappa).astype(np.float32)
         beliefs = self._counts[own] * self._scales[own, None].astype(np.float32)
-        beliefs[0] = self._base
+        beliefs[0] = self._base / kappa
         for nodes, parents in self._generations:
             beliefs[nodes] = (beliefs[nodes] + kappa * beliefs[parents]) / totals[nodes]
         table: Singles = beliefs[self._ways[:, 0]].cumsum(axis=1)
@@ -111,11 +110,8 @@ class Nodes:
         """
         while self._first + SPEED_COUNT * (max(slots) + 1) > len(self._masses):
             self._grow()
-        ids, decays = self._context_ids(slots).ravel(), self._decays_of_contexts(len(slots))
-        if len(leaves):
-            of_leaves = self._ways.take(leaves, axis=0).ravel()
-            ids = np.concatenate((of_leaves, ids))
-            decays = np.concatenate((self._tree_decays.take(of_leaves), decays))
+        ids = self._ids(leaves, slots)
+        decays = self._decays(ids.shape, len(slots))
         scales = self._scales.take(ids)
         scales *= decays
         if scales.min() < SCALE_MIN:
@@ -128,7 +124,8 @@ class Nodes:
         masses += 1
         self._masses[ids] = masses
         self._counts[ids, bin_] += (1 / scales).astype(np.float32)
-        self._masses[0] = self._counts[0, bin_] = 0.0  # what pads counts nothing
+        # What pads counts nothing.
+        self._scales[0], self._masses[0], self._counts[0, bin_] = 1.0, 0.0, 0.0
 
     def clear_slot(self, slot: int) -> None:
         """Forget the runs of a context."""
@@ -136,32 +133,31 @@ class Nodes:
         freed = slice(start, start + SPEED_COUNT)
         self._counts[freed], self._scales[freed], self._masses[freed] = 0, 1, 0
 
-    def _context_ids(self, slots: list[int]) -> Ids:
-        """Return the nodes of contexts by speed, (SPEED_COUNT, n), from the deepest up."""
-        return np.array(slots[::-1]) * SPEED_COUNT + self._firsts
+    def _ids(self, leaves: Ids, slots: list[int]) -> Ids:
+        """Return the nodes of a run, (n_leaves + SPEED_COUNT, depth); 0 pads.
 
-    def _decays_of_contexts(self, count: int) -> Floats:
-        """Return the decays of a whole context path, in the order of its nodes."""
-        decays = self._context_decays.get(count)
+        From the leaf of each tree up, then of its contexts by speed, from the deepest up.
+        """
+        count, depth = len(leaves), len(slots)
+        ids = np.zeros((count + SPEED_COUNT, max(self._ways.shape[1], depth, 1)), dtype=np.intp)
+        if count:
+            ids[:count, : self._ways.shape[1]] = self._ways.take(leaves, axis=0)
+        ids[count:, :depth] = SPEED_COUNT * np.array(slots[::-1], dtype=np.intp) + self._firsts
+        return ids
+
+    def _decays(self, shape: tuple[int, int], context_count: int) -> Floats:
+        """Return the decays of what `_ids` tells, in its shape."""
+        key = shape, context_count
+        decays = self._remembered_decays.get(key)
         if decays is None:
             hyper = self._hyper
-            decays = np.repeat([hyper.inner_decay, hyper.middle_decay, hyper.fast_decay], count)
-            if count > 1:
-                decays[0] = hyper.leaf_decay
-            self._context_decays[count] = decays
+            decays = np.full(shape, hyper.inner_decay)
+            decays[:, 0] = hyper.leaf_decay
+            decays[-2], decays[-1] = hyper.middle_decay, hyper.fast_decay
+            if context_count == 1:
+                decays[-SPEED_COUNT] = hyper.inner_decay
+            self._remembered_decays[key] = decays
         return decays
-
-    def _shares(self, ids: Ids) -> tuple[Floats, Floats, Singles]:
-        """Return what `ids`, (n, depth), ways up, add to the belief at their start.
-
-        That are masses; the share that goes to what is above each node; and, times kappa, the
-        weight of each node's stored counts.
-        """
-        masses = self._masses.take(ids)
-        passed = masses + self._hyper.kappa
-        np.divide(self._hyper.kappa, passed, out=passed)
-        np.multiply.accumulate(passed, axis=1, out=passed)
-        return masses, passed, (passed * self._scales.take(ids)).astype(np.float32)
 
     def _grow(self) -> None:
         size = len(self._masses) + max(len(self._masses) // 4, 128)
