@@ -38,9 +38,12 @@ _RENEWED: Floats = (1 - _KEPT) * _PRIOR
 _NONE = 0
 #: None, and width and shape for each of `PIT_DECAYS`.
 CORRECTION_COUNT = 1 + 2 * len(PIT_DECAYS)
-#: Curves of all corrections but none are read in one call: side by side on one axis, 2 apart.
-_CURVE_PLACES: Floats = np.arange(0.0, 2 * (CORRECTION_COUNT - 1), 2)
-_LEVELS_OF_CURVES: Floats = (_CURVE_PLACES[:, None] + LEVELS).ravel()
+#: Sums of slices below each edge: with mirrored slices, which leaves width alone, and of any shape.
+_SUMS: Floats = np.triu(np.ones((len(_PRIOR), len(_GRID))), 1)
+_CURVES: Floats = np.concatenate((_SUMS + _SUMS[::-1], _SUMS), axis=1)
+#: The curves of all corrections are read in one call: side by side on one axis, 2 apart.
+_CURVE_PLACES: Floats = np.arange(0.0, 2 * (CORRECTION_COUNT - 1), 2)[:, None]
+_LEVELS_OF_CURVES: Floats = (_CURVE_PLACES + LEVELS).ravel()
 _GRID_OF_CURVES: Floats = np.tile(_GRID, CORRECTION_COUNT - 1)
 
 
@@ -138,17 +141,8 @@ def _levels_of(slices: Floats) -> Floats:
     After those without a correction come, for each row of `slices`, those with width alone
     corrected, and any shape.
     """
-    below = np.zeros((len(slices), 2, len(_GRID)))
-    width, shape = below[:, 0], below[:, 1]
-    slices.cumsum(axis=1, out=shape[:, 1:])
-    # Mirrored slices are cumulated from the other end.
-    np.subtract(shape[:, -1:], shape[:, ::-1], out=width)
-    width += shape
-    below /= below[:, :, -1:]
-    curves = below.reshape(-1, len(_GRID))
-    curves += _CURVE_PLACES[:, None]
-    levels = np.empty((CORRECTION_COUNT, len(LEVELS)))
-    levels[_NONE] = LEVELS
+    curves = (slices @ _CURVES).reshape(CORRECTION_COUNT - 1, -1)
+    curves /= curves[:, -1:]
+    curves += _CURVE_PLACES
     read = np.interp(_LEVELS_OF_CURVES, curves.ravel(), _GRID_OF_CURVES)
-    levels[_NONE + 1 :] = read.reshape(-1, len(LEVELS))
-    return levels
+    return np.concatenate((LEVELS, read)).reshape(CORRECTION_COUNT, -1)

@@ -1,6 +1,7 @@
 """Histograms of DiPTree's nodes, and what they say along a path from root to leaf. Pure.
 
-0 pads; then come the nodes of all trees, then `SPEED_COUNT` for each context slot. A histogram is
+0 pads; 1 is the base, what is believed before any run, times kappa; then come the nodes of all
+trees, then `SPEED_COUNT` for each context slot. The first two count no runs. A histogram is
 `counts` times `scales`: forgetting shrinks the scale, which touches one number.
 """
 
@@ -21,16 +22,20 @@ SPEED_COUNT = 3
 SCALE_MIN = 1e-4
 
 
+#: The node of what is believed before any run.
+_BASE = 1
+
+
 class Nodes:
     """Histograms of all nodes of one partition and of all contexts."""
 
     def __init__(self, partition: Partition, hyper: Hyperparameters) -> None:
-        self._first = 1 + partition.node_count
-        #: Times kappa, as histograms are weighed.
-        self._base: Floats = hyper.kappa * partition.base
+        self._first = _BASE + 1 + partition.node_count
         self._hyper = hyper
         size = self._first + 128
         self._counts: Singles = np.zeros((size, hyper.bin_count), dtype=np.float32)
+        self._counts[_BASE] = hyper.kappa * partition.base
+        self._uncounted: Singles = self._counts[: _BASE + 1].copy()
         self._scales: Floats = np.ones(size)
         self._masses: Floats = np.zeros(size)
         #: Nodes from each leaf up to its root; 0 pads.
@@ -70,16 +75,13 @@ class Nodes:
         passed = masses + self._hyper.kappa
         np.divide(self._hyper.kappa, passed, out=passed)
         np.multiply.accumulate(passed, axis=1, out=passed)
-        # Weights of stored counts and of the base, times kappa.
+        # Weights of stored counts, times kappa.
         shares = (passed * self._scales.take(ids)).astype(np.float32)
-        of_base = passed[:, -1:]
         counts = self._counts.take(ids, axis=0)
         told = np.empty((1 + SPEED_COUNT, counts.shape[2]))
-        # One sum over all trees: each tree's shares and its base's make a distribution.
+        # One sum over all trees: each tree's shares make a distribution.
         told[0] = shares[:first].ravel() @ counts[:first].reshape(-1, counts.shape[2])
-        told[0] += of_base[:first].sum() * self._base
         told[1:] = np.matmul(shares[first:, None], counts[first:])[:, 0]
-        told[1:] += of_base[first:] * self._base
         slow = masses[first]
         return told, float(passed[first] @ (slow * slow)) / self._hyper.kappa, float(slow[0])
 
@@ -93,7 +95,7 @@ class Nodes:
         own = slice(0, self._first)
         totals = (self._masses[own, None] + kappa).astype(np.float32)
         beliefs = self._counts[own] * self._scales[own, None].astype(np.float32)
-        beliefs[0] = self._base / kappa
+        beliefs[_BASE] /= kappa
         for nodes, parents in self._generations:
             beliefs[nodes] = (beliefs[nodes] + kappa * beliefs[parents]) / totals[nodes]
         table: Singles = beliefs[self._ways[:, 0]].cumsum(axis=1)
@@ -124,8 +126,9 @@ class Nodes:
         masses += 1
         self._masses[ids] = masses
         self._counts[ids, bin_] += (1 / scales).astype(np.float32)
-        # What pads counts nothing.
-        self._scales[0], self._masses[0], self._counts[0, bin_] = 1.0, 0.0, 0.0
+        uncounted = slice(_BASE + 1)
+        self._scales[uncounted], self._masses[uncounted] = 1.0, 0.0
+        self._counts[uncounted, bin_] = self._uncounted[:, bin_]
 
     def clear_slot(self, slot: int) -> None:
         """Forget the runs of a context."""
@@ -134,12 +137,13 @@ class Nodes:
         self._counts[freed], self._scales[freed], self._masses[freed] = 0, 1, 0
 
     def _ids(self, leaves: Ids, slots: list[int]) -> Ids:
-        """Return the nodes of a run, (n_leaves + SPEED_COUNT, depth); 0 pads.
+        """Return the nodes of a run, (n_leaves + SPEED_COUNT, depth): ways up to the base.
 
-        From the leaf of each tree up, then of its contexts by speed, from the deepest up.
+        From the leaf of each tree, then of its contexts by speed, from the deepest.
         """
         count, depth = len(leaves), len(slots)
-        ids = np.zeros((count + SPEED_COUNT, max(self._ways.shape[1], depth, 1)), dtype=np.intp)
+        ids = np.zeros((count + SPEED_COUNT, max(self._ways.shape[1], depth) + 1), dtype=np.intp)
+        ids[:, -1] = _BASE
         if count:
             ids[:count, : self._ways.shape[1]] = self._ways.take(leaves, axis=0)
         ids[count:, :depth] = SPEED_COUNT * np.array(slots[::-1], dtype=np.intp) + self._firsts
@@ -170,19 +174,20 @@ class Nodes:
 
 
 def _ways_up(paths: Ids) -> Ids:
-    """Return `paths`, from roots down, from leaves up; 0 pads."""
+    """Return the nodes from each leaf up to its root, given `Partition.paths`; 0 pads."""
     depths = (paths > 0).sum(axis=1)[:, None]
     columns = depths - 1 - np.arange(paths.shape[1])
-    ways: Ids = np.where(columns >= 0, np.take_along_axis(paths, columns.clip(0), axis=1), 0)
+    up = np.take_along_axis(paths, columns.clip(0), axis=1)
+    ways: Ids = np.where(columns >= 0, up + _BASE, 0)
     return ways
 
 
 def _generations(paths: Ids) -> list[tuple[Ids, Ids]]:
-    """Return the nodes at each depth of `paths`, and their parents; 0 is the roots' parent."""
+    """Return the nodes at each depth of `Partition.paths`, and their parents; of roots the base."""
     found = []
     for depth in range(paths.shape[1] if len(paths) else 0):
         nodes, rows = np.unique(paths[:, depth], return_index=True)
         is_node = nodes > 0
         parents = paths[rows, depth - 1] if depth else np.zeros_like(nodes)
-        found.append((nodes[is_node], parents[is_node]))
+        found.append((nodes[is_node] + _BASE, parents[is_node] + _BASE))
     return found
