@@ -137,6 +137,11 @@ class DiPTree:
                 self._head.add(mixed, forecast, ln_error, place.head_weights.tolist())
         return np.interp(self.levels.levels(), mixed, self.partition.edges)
 
+    @property
+    def has_leaf_table(self) -> bool:
+        """Whether `tell` reads leaves from a table, which it keeps until the next change."""
+        return self._table is not None
+
     def predict_many(self, rows: Sequence[Row]) -> Forecasts:
         """Return the forecasts of at least one row, equal to those of `predict` up to rounding.
 

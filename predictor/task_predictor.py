@@ -111,8 +111,10 @@ class TaskPredictor:
         #: Until the next change: the name of the state, what trees know of names, and the same by
         #: pool types.
         self._version: str | None = None
-        self._known: dict[tuple[Template, str], _Known | None] = {}
+        self._known: dict[tuple[Template, str], _Known] = {}
         self._columns: dict[tuple[str, ...], TemplateColumns] = {}
+        #: Templates on pool types that were asked for alone since.
+        self._asked: set[tuple[Template, str]] = set()
         #: Observations too late to be put in their place; they wait for the next replay.
         self.late_count = 0
 
@@ -165,26 +167,30 @@ class TaskPredictor:
             rows = [row for question in questions for row in self._ask_tree(tree, question, pools)]
         return Answers(tuple(pool.type for pool in pools), rows, version)
 
-    def _known_on(self, template: Template, pool_type: str) -> "_Known | None":
-        """Return what trees know since the last change; None where the trie answers."""
+    def _is_known(self, template: Template, pool_type: str) -> bool:
+        """Tell whether trees are asked, or the trie."""
+        _, _, of_pool = names_of(template.features, pool_type)
+        return self._trie.run_count(of_pool) >= KNOWN_COUNT
+
+    def _known_on(self, template: Template, pool_type: str) -> "_Known":
+        """Return what trees know since the last change."""
         key = (template, pool_type)
-        if key in self._known:
-            return self._known[key]
-        if len(self._known) >= PLACE_COUNT_MAX:
-            self._known = {}
-        assert self._tree is not None
-        categories, contexts, of_pool = names_of(template.features, pool_type)
-        known = None
-        if self._trie.run_count(of_pool) >= KNOWN_COUNT:
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= PLACE_COUNT_MAX:
+                self._known = {}
+            assert self._tree is not None
+            categories, contexts, _ = names_of(template.features, pool_type)
             place = self._tree.place(Row(template.numbers, categories, contexts))
             numbers = np.array([*map(seen_number, template.numbers)], dtype=np.float32)
             known = _Known(place, np.concatenate((numbers, place.names))[None])
-        self._known[key] = known
+            self._known[key] = known
         return known
 
     def _place_of(self, template: Template, pool_type: str) -> Place | None:
-        known = self._known_on(template, pool_type)
-        return None if known is None else known.place
+        if not self._is_known(template, pool_type):
+            return None
+        return self._known_on(template, pool_type).place
 
     def _ask_trie(self, question: Question, pools: Sequence[PoolSpeed]) -> list[Answer]:
         template, token_count = question
@@ -201,11 +207,20 @@ class TaskPredictor:
         reference_s = reference_at(question)
         ln_reference, ln_tokens = math.log(reference_s), math.log1p(token_count)
         for pool in pools:
-            known = self._known_on(template, pool.type)
-            if known is None:
+            if not self._is_known(template, pool.type):
                 new.append(pool)
                 answers.append(None)
+            elif not tree.has_leaf_table and (template, pool.type) not in self._asked:
+                # What is remembered pays from the second question on.
+                self._asked.add((template, pool.type))
+                numbers = list(template.numbers)
+                numbers[WORK_AT], numbers[TOKENS_AT] = ln_reference, ln_tokens
+                categories, contexts, _ = names_of(template.features, pool.type)
+                forecast = tree.predict(Row(tuple(numbers), categories, contexts))
+                ln_quantiles = np.log(forecast.quantiles_s)
+                answers.append(Answer.relative(ln_quantiles, forecast, reference_s))
             else:
+                known = self._known_on(template, pool.type)
                 seen = known.seen.copy()
                 seen[0, WORK_AT], seen[0, TOKENS_AT] = ln_reference, ln_tokens
                 told = tree.tell(seen, known.place)
@@ -370,7 +385,7 @@ class TaskPredictor:
     def _forget_answers(self) -> None:
         """Forget what is remembered between two changes."""
         self._change_count += 1
-        self._version, self._known, self._columns = None, {}, {}
+        self._version, self._known, self._columns, self._asked = None, {}, {}, set()
 
     def _named(self, of_trie: str) -> str:
         return of_trie if self._structure is None else f"{of_trie}-{self._structure.version}"
