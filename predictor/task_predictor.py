@@ -207,12 +207,14 @@ class TaskPredictor:
         reference_s = reference_at(question)
         ln_reference, ln_tokens = math.log(reference_s), math.log1p(token_count)
         for pool in pools:
-            if not self._is_known(template, pool.type):
+            key = (template, pool.type)
+            known = self._known.get(key)
+            if known is None and not self._is_known(*key):
                 new.append(pool)
                 answers.append(None)
-            elif not tree.has_leaf_table and (template, pool.type) not in self._asked:
+            elif known is None and not tree.has_leaf_table and key not in self._asked:
                 # What is remembered pays from the second question on.
-                self._asked.add((template, pool.type))
+                self._asked.add(key)
                 numbers = list(template.numbers)
                 numbers[WORK_AT], numbers[TOKENS_AT] = ln_reference, ln_tokens
                 categories, contexts, _ = names_of(template.features, pool.type)
@@ -220,7 +222,7 @@ class TaskPredictor:
                 ln_quantiles = np.log(forecast.quantiles_s)
                 answers.append(Answer.relative(ln_quantiles, forecast, reference_s))
             else:
-                known = self._known_on(template, pool.type)
+                known = known or self._known_on(*key)
                 seen = known.seen.copy()
                 seen[0, WORK_AT], seen[0, TOKENS_AT] = ln_reference, ln_tokens
                 told = tree.tell(seen, known.place)
