@@ -26,7 +26,7 @@ from gcos.durations import (
 )
 from predictor.features import CONTEXTS
 from predictor.places import Place
-from predictor.records import Forecasts
+from predictor.records import Forecast, Forecasts
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.intp]
@@ -83,17 +83,19 @@ class Answer:
         )
 
     @classmethod
-    def relative(cls, ln_quantiles: Floats, place: Place, reference_s: float) -> "Answer":
+    def relative(
+        cls, ln_quantiles: Floats, known: Place | Forecast, reference_s: float
+    ) -> "Answer":
         """Return what trees tell of a row, relative to its reference time."""
         ln_reference = math.log(reference_s)
         quantiles_s = [math.exp(ln_ratio + ln_reference) for ln_ratio in ln_quantiles.tolist()]
         low, high = quantiles_s[0], quantiles_s[-1]
         if low < SECONDS_MIN or high > SECONDS_MAX or sorted(quantiles_s) != quantiles_s:
             quantiles_s = _within(np.array(quantiles_s)).tolist()
-        typical_s = place.typical_s
+        typical_s = known.typical_s
         if typical_s is not None:
             typical_s = min(max(typical_s * reference_s, SECONDS_MIN), SECONDS_MAX)
-        return cls(quantiles_s, typical_s, place.effective_count, place.depth - 1, False)
+        return cls(quantiles_s, typical_s, known.effective_count, known.depth - 1, False)
 
 
 @dataclass(frozen=True, slots=True)

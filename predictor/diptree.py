@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcos.durations import LEVELS
-from predictor.codes import NUMBER_MAX, Codes, seen_number, seen_numbers
+from predictor.codes import Codes, seen_number, seen_numbers
 from predictor.head_residuals import HeadResiduals
 from predictor.histories import Histories
 from predictor.levels import LevelCalibration
@@ -97,20 +97,19 @@ class DiPTree:
 
     def features(self, row: Row) -> Singles:
         """Return what the trees see, (n_features,)."""
-        seen: Singles = self._seen(row.numbers, self.place(row))[0]
-        return seen
+        return np.array([*map(seen_number, row.numbers), *self._names(row)], dtype=np.float32)
 
     def predict(self, row: Row) -> Forecast:
         """Return the forecast of one row."""
-        place = self.place(row)
-        ticket = self._ask(row, place)
+        ticket, effective_count, depth = self._ask(row)
         cumulative = self.stack.mixed(ticket.cumulative, ticket.group)
         ln_quantiles = np.interp(self.levels.levels(), cumulative, self.partition.edges)
+        typical = self._histories.typical(ticket.typicals)
         return Forecast(
             quantiles_s=np.exp(ln_quantiles),
-            typical_s=place.typical_s,
-            effective_count=place.effective_count,
-            depth=place.depth,
+            typical_s=None if typical is None else math.exp(typical),
+            effective_count=effective_count,
+            depth=depth,
             ticket=ticket,
         )
 
@@ -137,6 +136,11 @@ class DiPTree:
                 forecast, ln_error = told[0, -2:].tolist()
                 self._head.add(mixed, forecast, ln_error, place.head_weights.tolist())
         return np.interp(self.levels.levels(), mixed, self.partition.edges)
+
+    @property
+    def has_leaf_table(self) -> bool:
+        """Whether `tell` reads leaves from a table, which it keeps until the next change."""
+        return self._table is not None
 
     def predict_many(self, rows: Sequence[Row]) -> Forecasts:
         """Return the forecasts of at least one row, equal to those of `predict` up to rounding.
@@ -200,8 +204,7 @@ class DiPTree:
         if self._head is not None and teaches_head:
             self._head.learn(*ticket.head, ln_s)
         bin_ = int(self.partition.edges[1:-1].searchsorted(ln_s, side="right"))
-        self._nodes.add_to_leaves(ticket.leaves, bin_)
-        self._nodes.add_to_contexts(self._slots_for(row), bin_)
+        self._nodes.add(ticket.leaves, self._slots_for(row), bin_)
         self._histories.judge(ticket.typicals, ln_s)
         self._histories.learn(row, ln_s)
         self.observed_count += 1
@@ -214,7 +217,7 @@ class DiPTree:
 
     def ticket(self, row: Row) -> Ticket:
         """Return the ticket of a prediction of `row` as of now."""
-        return self._ask(row, self.place(row))
+        return self._ask(row)[0]
 
     def bare_ticket(self, row: Row, told: Singles) -> Ticket:
         """Return a ticket for `absorb` alone, without what experts believe, which takes longest.
@@ -300,30 +303,13 @@ class DiPTree:
             place = self._places[key] = self._new_place(row)
         return place
 
-    def _seen(self, numbers: Sequence[float], place: Place) -> Singles:
-        """Return what the trees see, (1, n_features)."""
-        seen = place.seen.copy()
-        seen[0, : len(numbers)] = [
-            number if -NUMBER_MAX <= number <= NUMBER_MAX else seen_number(number)
-            for number in numbers
-        ]
-        return seen
-
-    def _new_seen(self, row: Row) -> Singles:
-        names = self._codes.of(row) + self._histories.features(row)
-        return np.array([[0.0] * len(row.numbers) + names], dtype=np.float32)
-
     def _new_place(self, row: Row) -> Place:
-        context_count = len(row.contexts) + 1
         slots = self._known_slots(row)
-        masses, effective_count, deepest = self._nodes.by_contexts(slots, context_count)
-        cumulative = np.zeros((SPEED_COUNT, len(self.partition.edges)))
-        np.cumsum(masses, axis=1, out=cumulative[:, 1:])
-        cumulative /= cumulative[:, -1:]
-        group = 0
-        if len(slots) == context_count:
-            group = sum(deepest >= count for count in STACK_COUNTS)
-        weights = self.stack.weights[group].copy()
+        masses, effective_count, deepest = self._nodes.told(_NO_LEAVES, slots)
+        below = np.zeros((SPEED_COUNT, len(self.partition.edges)))
+        masses[1:].cumsum(axis=1, out=below[:, 1:])
+        below /= below[:, -1:]
+        weights = self.stack.weights[_group(row, slots, deepest)].copy()
         # Without trees the slow contexts stand for them, and without a head the trees for it.
         if self._head is None:
             weights[0] += weights[_OF_HEAD].sum()
@@ -331,49 +317,51 @@ class DiPTree:
         if self._trees is None:
             weights[1] += weights[0]
             weights[0] = 0.0
-        typicals = self._histories.typicals(row)
-        typical = self._histories.typical(typicals)
-        seen = self._new_seen(row)
+        typical = self._histories.typical(self._histories.typicals(row))
         tree_count = max(self.partition.tree_count, 1)
         return Place(
-            seen=seen,
-            names=seen[0, len(row.numbers) :],
-            cumulative=cumulative,
-            effective_count=effective_count,
-            depth=len(slots),
-            group=group,
-            mixed=weights[_OF_CONTEXTS] @ cumulative,
+            names=np.array(self._names(row), dtype=np.float32),
+            mixed=weights[_OF_CONTEXTS] @ below,
             tree_weight=float(weights[0]),
             tree_weights=np.full(tree_count, weights[0] / tree_count, dtype=np.float32),
             head_weights=weights[_OF_HEAD],
-            typicals=typicals,
+            effective_count=effective_count,
+            depth=len(slots),
             typical_s=None if typical is None else math.exp(typical),
         )
 
-    def _ask(self, row: Row, place: Place) -> Ticket:
-        cumulative = np.empty((EXPERT_COUNT, len(self.partition.edges)))
-        cumulative[_OF_CONTEXTS] = place.cumulative
-        head = (0.0, 0.0)
-        leaves = _NO_LEAVES
+    def _names(self, row: Row) -> list[float]:
+        """Return the part of `features` that names decide."""
+        return self._codes.of(row) + self._histories.features(row)
+
+    def _ask(self, row: Row) -> tuple[Ticket, float, int]:
+        """Return a ticket, how many runs are behind it, and how many contexts have runs."""
+        slots = self._known_slots(row)
+        leaves, head = _NO_LEAVES, (0.0, 0.0)
+        if self._trees is not None:
+            told = self._trees(self.features(row)[None])[0]
+            leaves, head = told[:-2].astype(np.intp), (float(told[-2]), float(told[-1]))
+        masses, effective_count, deepest = self._nodes.told(leaves, slots)
+        cumulative = np.zeros((EXPERT_COUNT, len(self.partition.edges)))
+        of_nodes, of_head = cumulative[: _OF_HEAD.start], cumulative[_OF_HEAD]
+        masses.cumsum(axis=1, out=of_nodes[:, 1:])
         if self._trees is None:
-            cumulative[0] = place.cumulative[0]
-        else:
-            told = self._trees(self._seen(row.numbers, place))[0]
-            leaves = told[:-2].astype(np.intp)
-            head = (float(told[-2]), float(told[-1]))
-            cumulative[0, 0] = 0.0
-            np.cumsum(self._nodes.by_leaves(leaves), out=cumulative[0, 1:])
-            cumulative[0] /= cumulative[0, -1]
+            of_nodes[0] = of_nodes[1]
+        of_nodes /= of_nodes[:, -1:]
         # A head that is not there agrees with the trees.
-        cumulative[_OF_HEAD] = cumulative[0] if self._head is None else self._head.cumulative(*head)
-        return Ticket(
+        if self._head is None:
+            of_head[:] = of_nodes[0]
+        else:
+            self._head.tell(of_head, *head)
+        ticket = Ticket(
             cumulative=cumulative,
             leaves=leaves,
             head=head,
-            group=place.group,
+            group=_group(row, slots, deepest),
             levels=self.levels.corrected,
-            typicals=place.typicals,
+            typicals=self._histories.typicals(row),
         )
+        return ticket, effective_count, len(slots)
 
     def _add_trees(self, mixed: Floats, leaves: Ids, places: PlaceColumns, ids: Ids) -> None:
         """Add what `leaves`, (n, n_trees), say, weighed, to `mixed`, (n, n_edges).
@@ -422,7 +410,7 @@ class DiPTree:
         """Return the probability below each edge, (n, n_edges), from the nodes above each leaf."""
         cumulative: Floats = np.zeros((len(leaves), len(self.partition.edges)))
         for below, of_row in zip(cumulative, leaves, strict=True):
-            self._nodes.by_leaves(of_row).cumsum(out=below[1:])
+            self._nodes.told(of_row, [])[0][0].cumsum(out=below[1:])
         cumulative /= cumulative[:, -1:]
         return cumulative
 
@@ -458,6 +446,13 @@ class DiPTree:
             self._nodes.clear_slot(slot)
             return slot
         return len(self._slots)
+
+
+def _group(row: Row, slots: list[int], deepest: float) -> int:
+    """Return which stack weights are used: by the runs of the deepest context, if all have some."""
+    if len(slots) <= len(row.contexts):
+        return 0
+    return sum(deepest >= count for count in STACK_COUNTS)
 
 
 _NO_CURVES: Floats = np.zeros((0, 0))

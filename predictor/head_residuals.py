@@ -7,7 +7,7 @@ has the residuals of all forecasts, and those by the size of the forecast.
 
 import copy
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,8 +35,10 @@ class HeadResiduals:
         kinds, edge_count = partition.residual_edges.shape
         group_count = len(partition.head_edges) + 1
         self._head_edges: list[float] = partition.head_edges.tolist()
-        self._all: Floats = np.full((kinds, edge_count - 1), 1.0 / (edge_count - 1))
-        self._groups: Floats = np.zeros((group_count, kinds, edge_count - 1))
+        #: Residuals below each edge, (kinds, n_edges), and the same by group.
+        self._all: Floats = np.tile(np.linspace(0, 1, edge_count), (kinds, 1))
+        self._groups: Floats = np.zeros((group_count, kinds, edge_count))
+        self._inner_edges: list[list[float]] = partition.residual_edges[:, 1:-1].tolist()
         self._pieces = [_Pieces(edges) for edges in partition.residual_edges]
         #: Probability below each residual edge, by group, until the next change.
         self._below: dict[int, Floats] = {}
@@ -52,11 +54,11 @@ class HeadResiduals:
 
     def arrays(self) -> Lessons:
         """Return what it learned."""
-        return {"head_all": self._all, "head_groups": self._groups}
+        return {"head_all": np.diff(self._all), "head_groups": np.diff(self._groups)}
 
     def restore(self, lessons: Lessons) -> None:
         """Take over what another of the same bins learned."""
-        self._all, self._groups = lessons["head_all"].copy(), lessons["head_groups"].copy()
+        self._all, self._groups = _summed(lessons["head_all"]), _summed(lessons["head_groups"])
         self._forget()
 
     def inherit(self, other: "HeadResiduals") -> None:
@@ -65,23 +67,23 @@ class HeadResiduals:
         are_alike = len(other._groups) == len(self._groups)
         edges = zip(other._partition.residual_edges, self._partition.residual_edges, strict=True)
         for kind, (old, new) in enumerate(edges):
-            self._all[kind] = _rebinned(other._all[kind], old, new)
+            self._all[kind] = _moved(other._all[kind], old, new)
             if are_alike:
                 for group, of_group in zip(self._groups, other._groups, strict=True):
-                    group[kind] = _rebinned(of_group[kind], old, new)
+                    group[kind] = _moved(of_group[kind], old, new)
         self._forget()
 
-    def cumulative(self, forecast: float, ln_error: float) -> Floats:
-        """Return the probability below each edge of ln t, (RESIDUAL_KIND_COUNT, n_edges).
+    def tell(self, curves: Floats, forecast: float, ln_error: float) -> None:
+        """Put in the probability below each edge of ln t, (RESIDUAL_KIND_COUNT, n_edges).
 
         Args:
+            curves: Is filled.
             forecast: Of ln t.
             ln_error: ln of its usual error.
         """
-        kinds = range(RESIDUAL_KIND_COUNT)
-        told: Floats = np.stack([self._curve(kind, forecast, ln_error) for kind in kinds])
-        told[:, 0], told[:, -1] = 0.0, 1.0
-        return told
+        for kind in range(RESIDUAL_KIND_COUNT):
+            curves[kind] = self._curve(kind, forecast, ln_error)
+        curves[:, 0], curves[:, -1] = 0.0, 1.0
 
     def add(
         self, mixed: Floats, forecast: float, ln_error: float, weights: Sequence[float]
@@ -142,12 +144,10 @@ class HeadResiduals:
         group *= HEAD_DECAY
         plain = ln_s - forecast
         residuals = (plain, plain * math.exp(-ln_error))
-        for kind, (residual, edges) in enumerate(
-            zip(residuals, self._partition.residual_edges, strict=True)
-        ):
-            bin_ = int(edges[1:-1].searchsorted(residual, side="right"))
-            self._all[kind, bin_] += 1
-            group[kind, bin_] += 1
+        for kind, residual in enumerate(residuals):
+            above = bisect_right(self._inner_edges[kind], residual) + 1
+            self._all[kind, above:] += 1
+            group[kind, above:] += 1
         self._forget()
 
     def _forget(self) -> None:
@@ -156,9 +156,7 @@ class HeadResiduals:
     def _below_edges(self, group: int) -> Floats:
         below = self._below.get(group)
         if below is None:
-            total = self._groups[group] + (HEAD_KAPPA / self._all[0].sum()) * self._all
-            below = np.zeros((len(total), total.shape[1] + 1))
-            np.cumsum(total, axis=1, out=below[:, 1:])
+            below = self._groups[group] + (HEAD_KAPPA / self._all[0, -1]) * self._all
             below /= below[:, -1:]
             self._below[group] = below
         return below
@@ -202,9 +200,15 @@ class _Pieces:
         return slopes.ravel(), starts.ravel()
 
 
-def _rebinned(masses: Floats, old_edges: Floats, new_edges: Floats) -> Floats:
-    below = np.concatenate(([0.0], np.cumsum(masses)))
-    at_edges = np.interp(new_edges, old_edges, below)
-    at_edges[0], at_edges[-1] = 0.0, below[-1]
-    moved: Floats = np.diff(at_edges)
+def _summed(masses: Floats) -> Floats:
+    """Return what lies below each edge of bins of `masses`, (..., n_bins)."""
+    below: Floats = np.zeros((*masses.shape[:-1], masses.shape[-1] + 1))
+    masses.cumsum(axis=-1, out=below[..., 1:])
+    return below
+
+
+def _moved(below: Floats, old_edges: Floats, new_edges: Floats) -> Floats:
+    """Return what lies below each of `new_edges`, all of it between their ends."""
+    moved: Floats = np.interp(new_edges, old_edges, below)
+    moved[0], moved[-1] = 0.0, below[-1]
     return moved

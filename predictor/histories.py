@@ -9,6 +9,7 @@ eq. 3), and only know runs that had ended.
 import copy
 import math
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 
 from predictor.records import Row
 
@@ -119,8 +120,7 @@ class Histories:
         for depth in range(len(row.contexts), -1, -1):
             history = self._by_name.get(row.contexts[:depth])
             if history is not None and history.count >= TYPICAL_COUNT_MIN:
-                values = tuple(history.newest_values)
-                return tuple(_median(values[-count:]) for count in TYPICAL_COUNTS)
+                return tuple(_medians(list(history.newest_values)))
         return ()
 
     def typical(self, typicals: tuple[float, ...]) -> float | None:
@@ -158,7 +158,16 @@ class Histories:
             history.newest_values.append(ln_s)
 
 
-def _median(values: tuple[float, ...]) -> float:
+def _medians(values: list[float]) -> Iterator[float]:
+    """Yield the median of the newest of `values`, for each of `TYPICAL_COUNTS`."""
+    told_count, told = 0, 0.0
+    for count in TYPICAL_COUNTS:
+        if told_count < len(values):  # else all are told
+            told_count, told = count, _median(values[-count:])
+        yield told
+
+
+def _median(values: list[float]) -> float:
     ordered = sorted(values)
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -31,24 +31,32 @@ _ENDS: Floats = np.array([0.0, 0.0005, 0.002, 0.006, 0.0125])
 _GRID: Floats = np.concatenate((_ENDS, np.linspace(0.025, 0.975, 39), 1 - _ENDS[::-1]))
 _INNER = _GRID[1:-1]
 _PRIOR: Floats = PRIOR_COUNT * np.diff(_GRID)
-_JUDGED = np.array([1, 9, 17])  # levels 0.1, 0.5, 0.9
-_JUDGED_LEVELS: Floats = LEVELS[_JUDGED]
+_JUDGED = slice(1, 18, 8)  # levels 0.1, 0.5, 0.9
+_JUDGED_LEVELS: list[float] = LEVELS[_JUDGED].tolist()
 _KEPT: Floats = np.array(PIT_DECAYS)[:, None]
+_RENEWED: Floats = (1 - _KEPT) * _PRIOR
 _NONE = 0
 #: None, and width and shape for each of `PIT_DECAYS`.
 CORRECTION_COUNT = 1 + 2 * len(PIT_DECAYS)
+#: Sums of slices below each edge: with mirrored slices, which leaves width alone, and of any shape.
+_SUMS: Floats = np.triu(np.ones((len(_PRIOR), len(_GRID))), 1)
+_CURVES: Floats = np.concatenate((_SUMS + _SUMS[::-1], _SUMS), axis=1)
+#: The curves of all corrections are read in one call: side by side on one axis, 2 apart.
+_CURVE_PLACES: Floats = np.arange(0.0, 2 * (CORRECTION_COUNT - 1), 2)[:, None]
+_LEVELS_OF_CURVES: Floats = (_CURVE_PLACES + LEVELS).ravel()
+_GRID_OF_CURVES: Floats = np.tile(_GRID, CORRECTION_COUNT - 1)
 
 
 class LevelCalibration:
     """Learns how told levels differ from what happens."""
 
     def __init__(self) -> None:
-        self._slices: Floats = np.stack([_PRIOR] * len(PIT_DECAYS))
+        self._slices: Floats = np.tile(_PRIOR, (len(PIT_DECAYS), 1))
         #: Levels to read in place of `LEVELS`, by correction; replaced, never changed.
-        self._levels: Floats = np.stack([LEVELS] * CORRECTION_COUNT)
+        self._levels: Floats = np.tile(LEVELS, (CORRECTION_COUNT, 1))
         #: Share of runs inside the middle 80 %, and pinball loss, by correction.
-        self._coverages: Floats = np.full(CORRECTION_COUNT, 0.8)
-        self._losses: Floats = np.zeros(CORRECTION_COUNT)
+        self._coverages = [0.8] * CORRECTION_COUNT
+        self._losses = [0.0] * CORRECTION_COUNT
         self.chosen = _NONE
 
     def copy(self) -> "LevelCalibration":
@@ -62,8 +70,8 @@ class LevelCalibration:
         return {
             "pit_slices": self._slices,
             "pit_levels": self._levels,
-            "pit_coverages": self._coverages,
-            "pit_losses": self._losses,
+            "pit_coverages": np.array(self._coverages),
+            "pit_losses": np.array(self._losses),
             "pit_chosen": np.array([float(self.chosen)]),
         }
 
@@ -71,8 +79,8 @@ class LevelCalibration:
         """Take over what another learned."""
         self._slices = arrays["pit_slices"].copy()
         self._levels = arrays["pit_levels"].copy()
-        self._coverages = arrays["pit_coverages"].copy()
-        self._losses = arrays["pit_losses"].copy()
+        self._coverages = arrays["pit_coverages"].tolist()
+        self._losses = arrays["pit_losses"].tolist()
         self.chosen = int(arrays["pit_chosen"][0])
 
     def levels(self) -> Floats:
@@ -94,32 +102,47 @@ class LevelCalibration:
             ln_s: What happened.
             told: `corrected` as of the prediction.
         """
-        pit = float(np.interp(ln_s, edges, cumulative))
-        read = np.interp(told[:, _JUDGED].ravel(), cumulative, edges)
-        missed = ln_s - read.reshape(CORRECTION_COUNT, -1)
-        losses = np.maximum(_JUDGED_LEVELS * missed, (_JUDGED_LEVELS - 1) * missed).sum(axis=1)
-        inside = (missed[:, 0] >= 0) & (missed[:, 2] <= 0)
-        self._coverages += (1 - JUDGE_DECAY) * (inside - self._coverages)
-        self._losses += (1 - JUDGE_DECAY) * (losses - self._losses)
-        place = int(_INNER.searchsorted(pit, side="right"))
-        self._slices -= (1 - _KEPT) * (self._slices - _PRIOR)
-        self._slices[:, place] += 1
-        self._levels = np.concatenate((LEVELS[None], *map(_levels_of, self._slices)))
+        pit = np.interp(ln_s, edges, cumulative)
+        read = np.interp(told[:, _JUDGED].ravel(), cumulative, edges).tolist()
+        self._judge(read, ln_s)
+        self._slices *= _KEPT
+        self._slices += _RENEWED
+        self._slices[:, _INNER.searchsorted(pit, side="right")] += 1
+        self._levels = _levels_of(self._slices)
         self._choose()
 
+    def _judge(self, read: list[float], ln_s: float) -> None:
+        """Compare what happened with what each correction read at the judged levels, in turn."""
+        count = len(_JUDGED_LEVELS)
+        for index in range(CORRECTION_COUNT):
+            told = read[count * index : count * (index + 1)]
+            loss = 0.0
+            for level, quantile in zip(_JUDGED_LEVELS, told, strict=True):
+                missed = ln_s - quantile
+                loss += level * missed if missed >= 0 else (level - 1) * missed
+            is_inside = told[0] <= ln_s <= told[-1]
+            self._coverages[index] += (1 - JUDGE_DECAY) * (is_inside - self._coverages[index])
+            self._losses[index] += (1 - JUDGE_DECAY) * (loss - self._losses[index])
+
     def _choose(self) -> None:
-        errors = np.abs(self._coverages - 0.8)
-        errors[self._losses > LOSS_RATIO_MAX * self._losses[_NONE]] = 1.0
-        best = int(errors.argmin())
+        allowed = LOSS_RATIO_MAX * self._losses[_NONE]
+        errors = [
+            abs(coverage - 0.8) if loss <= allowed else 1.0
+            for coverage, loss in zip(self._coverages, self._losses, strict=True)
+        ]
+        best = errors.index(min(errors))
         if errors[best] + ADVANTAGE_MIN < errors[self.chosen]:
             self.chosen = best
 
 
 def _levels_of(slices: Floats) -> Floats:
-    """Return the levels to read, (2, 19): width alone corrected, and any shape."""
-    below = np.zeros((2, len(_GRID)))
-    below[1, 1:] = slices.cumsum()
-    # Mirrored slices are cumulated from the other end.
-    below[0] = below[1] + (below[1, -1] - below[1, ::-1])
-    below /= below[:, -1:]
-    return np.stack([np.interp(LEVELS, curve, _GRID) for curve in below])
+    """Return the levels to read by each correction, (CORRECTION_COUNT, 19).
+
+    After those without a correction come, for each row of `slices`, those with width alone
+    corrected, and any shape.
+    """
+    curves = (slices @ _CURVES).reshape(CORRECTION_COUNT - 1, -1)
+    curves /= curves[:, -1:]
+    curves += _CURVE_PLACES
+    read = np.interp(_LEVELS_OF_CURVES, curves.ravel(), _GRID_OF_CURVES)
+    return np.concatenate((LEVELS, read)).reshape(CORRECTION_COUNT, -1)

@@ -1,6 +1,7 @@
 """Histograms of DiPTree's nodes, and what they say along a path from root to leaf. Pure.
 
-0 pads; then come the nodes of all trees, then `SPEED_COUNT` for each context slot. A histogram is
+0 pads; 1 is the base, what is believed before any run, times kappa; then come the nodes of all
+trees, then `SPEED_COUNT` for each context slot. The first two count no runs. A histogram is
 `counts` times `scales`: forgetting shrinks the scale, which touches one number.
 """
 
@@ -21,27 +22,30 @@ SPEED_COUNT = 3
 SCALE_MIN = 1e-4
 
 
+#: The node of what is believed before any run.
+_BASE = 1
+
+
 class Nodes:
     """Histograms of all nodes of one partition and of all contexts."""
 
     def __init__(self, partition: Partition, hyper: Hyperparameters) -> None:
-        self._first = 1 + partition.node_count
-        self._partition = partition
+        self._first = _BASE + 1 + partition.node_count
         self._hyper = hyper
         size = self._first + 128
         self._counts: Singles = np.zeros((size, hyper.bin_count), dtype=np.float32)
+        self._counts[_BASE] = hyper.kappa * partition.base
+        self._uncounted: Singles = self._counts[: _BASE + 1].copy()
         self._scales: Floats = np.ones(size)
         self._masses: Floats = np.zeros(size)
-        decays = np.full(self._first, hyper.inner_decay)
-        paths = partition.paths
-        if len(paths):
-            depths = (paths > 0).sum(axis=1)
-            decays[paths[np.arange(len(paths)), depths - 1]] = hyper.leaf_decay
-        self._tree_decays: Floats = decays
+        #: Nodes from each leaf up to its root; 0 pads.
+        self._ways = _ways_up(partition.paths)
         #: Nodes and their parents, from the roots down.
-        self._generations = _generations(paths)
-        #: Decays of a whole context path, slow, middle and fast in turn, by its length.
-        self._context_decays: dict[int, Floats] = {}
+        self._generations = _generations(partition.paths)
+        #: By shape and number of contexts.
+        self._remembered_decays: dict[tuple[tuple[int, ...], int], Floats] = {}
+        #: Nodes of slot 0 by speed, (SPEED_COUNT, 1).
+        self._firsts: Ids = self._first + np.arange(SPEED_COUNT)[:, None]
 
     def copy(self) -> "Nodes":
         """Return an independent copy."""
@@ -56,27 +60,30 @@ class Nodes:
         """Size of all histograms."""
         return self._counts.nbytes + self._scales.nbytes + self._masses.nbytes
 
-    def by_contexts(self, slots: list[int], context_count: int) -> tuple[Floats, float, float]:
-        """Return mass by bin, (SPEED_COUNT, bins), runs behind it, and those of the deepest."""
-        ids = np.zeros((SPEED_COUNT, context_count), dtype=np.intp)
-        known = len(slots)
-        for speed in range(SPEED_COUNT):
-            first = self._first + speed
-            ids[speed, :known] = [first + SPEED_COUNT * slot for slot in slots]
-        masses, weights, shares, of_base = self._shares(ids)
-        counts = self._counts.take(ids.ravel(), axis=0).reshape(SPEED_COUNT, context_count, -1)
-        told = np.matmul(shares[:, None, :], counts)[:, 0] + of_base[:, None] * self._partition.base
-        effective_count = float(weights[0] @ (masses[0] * masses[0]))
-        return told, effective_count, float(masses[0, known - 1]) if known else 0.0
+    def told(self, leaves: Ids, slots: list[int]) -> tuple[Floats, float, float]:
+        """Return mass by bin, (1 + SPEED_COUNT, bins), runs behind contexts, and of the deepest.
 
-    def by_leaves(self, leaves: Ids) -> Floats:
-        """Return mass by bin, (bins,), of the leaf in each tree, summed over the trees."""
-        ids = self._partition.paths.take(leaves, axis=0)
-        _, _, shares, of_base = self._shares(ids)
-        # One sum over all trees: each tree's shares and its base's make a distribution.
-        told: Floats = of_base.sum() * self._partition.base
-        told += shares.ravel() @ self._counts.take(ids.ravel(), axis=0)
-        return told
+        First comes the sum over trees, which count alike (without leaves: nothing), then contexts
+        by speed. Each has its own scale.
+
+        Args:
+            leaves: That of each tree, or none.
+            slots: Of contexts with runs, from "all" down.
+        """
+        ids, first = self._ids(leaves, slots), len(leaves)
+        masses = self._masses.take(ids)
+        passed = masses + self._hyper.kappa
+        np.divide(self._hyper.kappa, passed, out=passed)
+        np.multiply.accumulate(passed, axis=1, out=passed)
+        # Weights of stored counts, times kappa.
+        shares = (passed * self._scales.take(ids)).astype(np.float32)
+        counts = self._counts.take(ids, axis=0)
+        told = np.empty((1 + SPEED_COUNT, counts.shape[2]))
+        # One sum over all trees: each tree's shares make a distribution.
+        told[0] = shares[:first].ravel() @ counts[:first].reshape(-1, counts.shape[2])
+        told[1:] = np.matmul(shares[first:, None], counts[first:])[:, 0]
+        slow = masses[first]
+        return told, float(passed[first] @ (slow * slow)) / self._hyper.kappa, float(slow[0])
 
     def leaf_table(self) -> Singles:
         """Return the probability below each bin's upper edge, (n_leaves, bins), in every leaf.
@@ -88,37 +95,40 @@ class Nodes:
         own = slice(0, self._first)
         totals = (self._masses[own, None] + kappa).astype(np.float32)
         beliefs = self._counts[own] * self._scales[own, None].astype(np.float32)
-        beliefs[0] = self._partition.base
+        beliefs[_BASE] /= kappa
         for nodes, parents in self._generations:
             beliefs[nodes] = (beliefs[nodes] + kappa * beliefs[parents]) / totals[nodes]
-        paths = self._partition.paths
-        last = paths[np.arange(len(paths)), (paths > 0).sum(axis=1) - 1]
-        table: Singles = beliefs[last].cumsum(axis=1)
+        table: Singles = beliefs[self._ways[:, 0]].cumsum(axis=1)
         table /= table[:, -1:]
         return table
 
-    def add_to_leaves(self, leaves: Ids, bin_: int) -> None:
-        """Count a run in the leaf of each tree and all above."""
-        if len(leaves):
-            ids = self._partition.paths.take(leaves, axis=0).ravel()
-            ids = ids[ids > 0]
-            self._add(ids, self._tree_decays.take(ids), bin_)
+    def add(self, leaves: Ids, slots: list[int], bin_: int) -> None:
+        """Count a run.
 
-    def add_to_contexts(self, slots: list[int], bin_: int) -> None:
-        """Count a run in its contexts, from "all" to the deepest, at every speed."""
-        count = len(slots)
-        decays = self._context_decays.get(count)
-        if decays is None:
-            hyper = self._hyper
-            decays = np.repeat([hyper.inner_decay, hyper.middle_decay, hyper.fast_decay], count)
-            if count > 1:
-                decays[count - 1] = hyper.leaf_decay
-            self._context_decays[count] = decays
-        slow = self._first + SPEED_COUNT * np.array(slots)
-        ids = np.concatenate([slow + speed for speed in range(SPEED_COUNT)])
-        while ids.max() >= len(self._masses):
+        Args:
+            leaves: That of each tree; the nodes above count it too.
+            slots: Of its contexts, from "all" to the deepest; each counts it at every speed.
+            bin_: Where it lies.
+        """
+        while self._first + SPEED_COUNT * (max(slots) + 1) > len(self._masses):
             self._grow()
-        self._add(ids, decays, bin_)
+        ids = self._ids(leaves, slots)
+        decays = self._decays(ids.shape, len(slots))
+        scales = self._scales.take(ids)
+        scales *= decays
+        if scales.min() < SCALE_MIN:
+            worn = scales < SCALE_MIN
+            self._counts[ids[worn]] *= scales[worn, None].astype(np.float32)
+            scales[worn] = 1.0
+        self._scales[ids] = scales
+        masses = self._masses.take(ids)
+        masses *= decays
+        masses += 1
+        self._masses[ids] = masses
+        self._counts[ids, bin_] += (1 / scales).astype(np.float32)
+        uncounted = slice(_BASE + 1)
+        self._scales[uncounted], self._masses[uncounted] = 1.0, 0.0
+        self._counts[uncounted, bin_] = self._uncounted[:, bin_]
 
     def clear_slot(self, slot: int) -> None:
         """Forget the runs of a context."""
@@ -126,24 +136,32 @@ class Nodes:
         freed = slice(start, start + SPEED_COUNT)
         self._counts[freed], self._scales[freed], self._masses[freed] = 0, 1, 0
 
-    def _shares(self, ids: Ids) -> tuple[Floats, Floats, Singles, Floats]:
-        """Return masses, weights, weights of stored counts, and of the base, for paths `ids`."""
-        masses = self._masses.take(ids)
-        kappa = self._hyper.kappa
-        passed = (kappa / (masses + kappa))[:, ::-1].cumprod(axis=1)[:, ::-1]
-        weights = passed / kappa
-        shares = (weights * self._scales.take(ids)).astype(np.float32)
-        return masses, weights, shares, passed[:, 0]
+    def _ids(self, leaves: Ids, slots: list[int]) -> Ids:
+        """Return the nodes of a run, (n_leaves + SPEED_COUNT, depth): ways up to the base.
 
-    def _add(self, ids: Ids, decays: Floats, bin_: int) -> None:
-        scales = self._scales.take(ids) * decays
-        if scales.min() < SCALE_MIN:
-            worn = scales < SCALE_MIN
-            self._counts[ids[worn]] *= scales[worn, None].astype(np.float32)
-            scales[worn] = 1.0
-        self._scales[ids] = scales
-        self._counts[ids, bin_] += (1 / scales).astype(np.float32)
-        self._masses[ids] = self._masses.take(ids) * decays + 1
+        From the leaf of each tree, then of its contexts by speed, from the deepest.
+        """
+        count, depth = len(leaves), len(slots)
+        ids = np.zeros((count + SPEED_COUNT, max(self._ways.shape[1], depth) + 1), dtype=np.intp)
+        ids[:, -1] = _BASE
+        if count:
+            ids[:count, : self._ways.shape[1]] = self._ways.take(leaves, axis=0)
+        ids[count:, :depth] = SPEED_COUNT * np.array(slots[::-1], dtype=np.intp) + self._firsts
+        return ids
+
+    def _decays(self, shape: tuple[int, int], context_count: int) -> Floats:
+        """Return the decays of what `_ids` tells, in its shape."""
+        key = shape, context_count
+        decays = self._remembered_decays.get(key)
+        if decays is None:
+            hyper = self._hyper
+            decays = np.full(shape, hyper.inner_decay)
+            decays[:, 0] = hyper.leaf_decay
+            decays[-2], decays[-1] = hyper.middle_decay, hyper.fast_decay
+            if context_count == 1:
+                decays[-SPEED_COUNT] = hyper.inner_decay
+            self._remembered_decays[key] = decays
+        return decays
 
     def _grow(self) -> None:
         size = len(self._masses) + max(len(self._masses) // 4, 128)
@@ -155,12 +173,21 @@ class Nodes:
         self._masses = np.concatenate((self._masses, np.zeros(more)))
 
 
+def _ways_up(paths: Ids) -> Ids:
+    """Return the nodes from each leaf up to its root, given `Partition.paths`; 0 pads."""
+    depths = (paths > 0).sum(axis=1)[:, None]
+    columns = depths - 1 - np.arange(paths.shape[1])
+    up = np.take_along_axis(paths, columns.clip(0), axis=1)
+    ways: Ids = np.where(columns >= 0, up + _BASE, 0)
+    return ways
+
+
 def _generations(paths: Ids) -> list[tuple[Ids, Ids]]:
-    """Return the nodes at each depth of `paths`, and their parents; 0 is the roots' parent."""
+    """Return the nodes at each depth of `Partition.paths`, and their parents; of roots the base."""
     found = []
     for depth in range(paths.shape[1] if len(paths) else 0):
         nodes, rows = np.unique(paths[:, depth], return_index=True)
         is_node = nodes > 0
         parents = paths[rows, depth - 1] if depth else np.zeros_like(nodes)
-        found.append((nodes[is_node], parents[is_node]))
+        found.append((nodes[is_node] + _BASE, parents[is_node] + _BASE))
     return found

@@ -20,31 +20,23 @@ class Place:
     """What is known of a row's contexts and categories alone.
 
     Attributes:
-        seen: What trees see, (1, n_features) float32; its numbers are none, or a template's.
-        names: The part of it that names decide: their ranks and what they lately said, (n,).
-        cumulative: Probability below each edge by speed, (SPEED_COUNT, n_edges).
-        effective_count: Runs behind it.
-        depth: Contexts that have runs.
-        group: Which stack weights are used.
+        names: What trees see of them: their ranks and what they lately said, (n,) float32.
         mixed: The contexts' part of the mixture, (n_edges,).
         tree_weight: Weight of all trees in it.
         tree_weights: Weight of each tree, (n_trees,) float32.
         head_weights: Weight of each kind of the head's residuals, (RESIDUAL_KIND_COUNT,).
-        typicals: Candidates for the typical ln t.
-        typical_s: The one that is told.
+        effective_count: Runs behind it.
+        depth: Contexts that have runs.
+        typical_s: Of the newest runs of the deepest context with enough; None: there is none.
     """
 
-    seen: Singles
     names: Singles
-    cumulative: Floats
-    effective_count: float
-    depth: int
-    group: int
     mixed: Floats
     tree_weight: float
     tree_weights: Singles
     head_weights: Floats
-    typicals: tuple[float, ...]
+    effective_count: float
+    depth: int
     typical_s: float | None
 
 

@@ -89,7 +89,7 @@ class QuestionReader:
         for work, token_count in zip(works, token_counts, strict=True):
             if token_count:
                 work.token_count = 1  # the key tells all but their number
-        keys = [work.SerializeToString() for work in works]
+        keys = list(map(type(works[0]).SerializeToString, works))
         templates = list(map(self._templates.get, keys))
         if not all(templates):
             templates = [self._template(key, index) for index, key in enumerate(keys)]

@@ -6,7 +6,6 @@ eq. 20, as an integral over thresholds), where G_jk is the integral of (F_j - 1{
 """
 
 import copy
-import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ class Stack:
 
     def __init__(self, edges: Floats, expert_count: int, group_count: int, decay: float) -> None:
         self._edges = edges
-        self._widths: Floats = np.diff(edges)
+        self._masses = mass_matrix(edges)
         self._decay = decay
         #: Decayed sums over runs, by group; the last is of all groups.
         self._grams: Floats = np.zeros((group_count + 1, expert_count, expert_count))
@@ -67,7 +66,7 @@ class Stack:
 
     def learn(self, cumulative: Floats, ln_s: float, group: int) -> None:
         """Add a run of `group` that ended after exp(`ln_s`) seconds."""
-        one = gram(cumulative, self._edges, self._widths, ln_s)
+        one = gram(cumulative, self._edges, self._masses, ln_s)
         for place in (group, -1):
             self._grams[place] *= self._decay
             self._grams[place] += one
@@ -78,49 +77,54 @@ class Stack:
 
 def _improve(matrix: Floats, weights: Floats) -> None:
     """Move weight between the best and the worst expert, exactly: steps of SMO (Platt 1998)."""
+    rows, shares = matrix.tolist(), weights.tolist()
+    slopes = (matrix @ weights).tolist()
     for _ in range(STEPS_PER_RUN):
-        slopes = (matrix @ weights).tolist()
-        shares = weights.tolist()
-        best = min(range(len(slopes)), key=slopes.__getitem__)
-        worst = max((k for k, w in enumerate(shares) if w > 0), key=slopes.__getitem__)
-        bend = float(matrix[best, best] + matrix[worst, worst] - 2 * matrix[best, worst])
+        best = slopes.index(min(slopes))
+        worst = max([k for k, share in enumerate(shares) if share > 0], key=slopes.__getitem__)
+        of_best, of_worst = rows[best], rows[worst]
+        bend = of_best[best] + of_worst[worst] - 2 * of_best[worst]
         if best == worst or bend <= BEND_MIN:
-            return
+            break
         moved = min((slopes[worst] - slopes[best]) / bend, shares[worst])
-        weights[best] += moved
-        weights[worst] = shares[worst] - moved
+        shares[best] += moved
+        shares[worst] -= moved
+        pairs = zip(slopes, of_best, of_worst, strict=True)
+        slopes = [slope + moved * (more - less) for slope, more, less in pairs]
+    weights[:] = shares
 
 
-def gram(cumulative: Floats, edges: Floats, widths: Floats, ln_s: float) -> Floats:
-    """Return the Gram matrix, (n_experts, n_experts), of one run.
+def mass_matrix(edges: Floats) -> Floats:
+    """Return M, (n_edges, n_edges), so that f' M g is the integral of the product of f and g.
 
-    The functions are linear over each piece. Outside the edges all experts agree.
+    Both are linear between `edges` and told there: the mass matrix of linear finite elements.
+    """
+    widths = np.diff(edges)
+    beside = np.diag(widths / 6, 1)
+    matrix: Floats = beside + beside.T
+    return matrix + np.diag(2 * matrix.sum(axis=1))
+
+
+def gram(cumulative: Floats, edges: Floats, masses: Floats, ln_s: float) -> Floats:
+    """Return the Gram matrix, (n_experts, n_experts), of one run; `masses` is that of `edges`.
+
+    Outside the edges all experts agree.
     """
     ln_s = min(max(ln_s, edges[0]), edges[-1])
     place = min(int(edges.searchsorted(ln_s, side="right")), len(edges) - 1)
+    # As if F - 1{y <= z} were linear over each piece.
+    errors = cumulative.copy()
+    errors[:, place:] -= 1
+    whole: Floats = errors @ masses @ errors.T
+    # Over the piece that holds `ln_s`, the same is missing of each: at share u of its width, u
+    # before `ln_s` and u - 1 after. Below are the integrals of that, times u, and of its square.
     left, right = float(edges[place - 1]), float(edges[place])
     share = (ln_s - left) / (right - left)
-    # Two columns a piece, weighted so that their products are the integral: with means m and half
-    # rises d, h (m m' + d d' / 3). The piece that holds `ln_s` is two, in the last columns.
-    piece_count = len(widths)
-    columns = np.empty((len(cumulative), 2 * piece_count + 4))
-    means, rises = columns[:, :piece_count], columns[:, piece_count:-4]
-    lower, upper = cumulative[:, :-1], cumulative[:, 1:]
-    np.add(lower, upper, out=means)
-    np.subtract(upper, lower, out=rises)
-    means[:, place:] -= 2
-    sizes = np.sqrt(widths) / 2
-    sizes[place - 1] = 0.0
-    means *= sizes
-    rises *= sizes / math.sqrt(3)
-    start, end = lower[:, place - 1], upper[:, place - 1]
-    at = start * (1 - share) + end * share
-    for column, first, last, size in (
-        (-4, start, at, ln_s - left),
-        (-2, at - 1, end - 1, right - ln_s),
-    ):
-        half = math.sqrt(size) / 2
-        columns[:, column] = (first + last) * half
-        columns[:, column + 1] = (last - first) * (half / math.sqrt(3))
-    whole: Floats = columns @ columns.T
+    rising = (share * share - 1 / 3) / 2
+    falling = share - 0.5 - rising
+    square = share * share - share + 1 / 3
+    missing = errors[:, place - 1] * falling + errors[:, place] * rising + square / 2
+    missing *= right - left
+    whole += missing
+    whole += missing[:, None]
     return whole

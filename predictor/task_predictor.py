@@ -14,6 +14,8 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from gcos.durations import (
     SECONDS_MIN,
     Observation,
@@ -27,6 +29,7 @@ from gcos.run_time_prior import has_known_size
 from gcos.run_time_snapshot import ContextRunTime, RunTimeSnapshot
 from gcos.tasks import WorkKind
 from predictor.answers import Answer, AnswerColumns, Answers
+from predictor.codes import seen_number
 from predictor.diptree import DiPTree
 from predictor.features import (
     TOKENS_AT,
@@ -39,7 +42,7 @@ from predictor.features import (
     reference_at,
     row_of,
 )
-from predictor.places import Place
+from predictor.places import Place, Singles
 from predictor.records import Finished, Row
 from predictor.residuals import Key
 from predictor.task_trie import OBSERVATION_COUNT_MAX, Knowledge, TaskTrie
@@ -77,6 +80,19 @@ class Structure:
     version: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What trees know of a template on a pool type.
+
+    Attributes:
+        place: Of its names.
+        seen: What trees see, (1, n_features); its numbers are those of the template.
+    """
+
+    place: Place
+    seen: Singles
+
+
 class TaskPredictor:
     """Learns from ended runs and predicts run times; not thread-safe."""
 
@@ -95,8 +111,10 @@ class TaskPredictor:
         #: Until the next change: the name of the state, what trees know of names, and the same by
         #: pool types.
         self._version: str | None = None
-        self._places: dict[tuple[Template, str], Place | None] = {}
+        self._known: dict[tuple[Template, str], _Known] = {}
         self._columns: dict[tuple[str, ...], TemplateColumns] = {}
+        #: Templates on pool types that were asked for alone since.
+        self._asked: set[tuple[Template, str]] = set()
         #: Observations too late to be put in their place; they wait for the next replay.
         self.late_count = 0
 
@@ -149,21 +167,30 @@ class TaskPredictor:
             rows = [row for question in questions for row in self._ask_tree(tree, question, pools)]
         return Answers(tuple(pool.type for pool in pools), rows, version)
 
-    def _known_place(self, template: Template, pool_type: str) -> Place | None:
-        """Return what trees know of names since the last change; None where the trie answers."""
+    def _is_known(self, template: Template, pool_type: str) -> bool:
+        """Tell whether trees are asked, or the trie."""
+        _, _, of_pool = names_of(template.features, pool_type)
+        return self._trie.run_count(of_pool) >= KNOWN_COUNT
+
+    def _known_on(self, template: Template, pool_type: str) -> "_Known":
+        """Return what trees know since the last change."""
         key = (template, pool_type)
-        if key in self._places:
-            return self._places[key]
-        if len(self._places) >= PLACE_COUNT_MAX:
-            self._places = {}
-        assert self._tree is not None
-        categories, contexts, of_pool = names_of(template.features, pool_type)
-        place = None
-        if self._trie.run_count(of_pool) >= KNOWN_COUNT:
-            row = Row(template.numbers, categories, contexts)
-            place = replace(self._tree.place(row), seen=self._tree.features(row)[None])
-        self._places[key] = place
-        return place
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= PLACE_COUNT_MAX:
+                self._known = {}
+            assert self._tree is not None
+            categories, contexts, _ = names_of(template.features, pool_type)
+            place = self._tree.place(Row(template.numbers, categories, contexts))
+            numbers = np.array([*map(seen_number, template.numbers)], dtype=np.float32)
+            known = _Known(place, np.concatenate((numbers, place.names))[None])
+            self._known[key] = known
+        return known
+
+    def _place_of(self, template: Template, pool_type: str) -> Place | None:
+        if not self._is_known(template, pool_type):
+            return None
+        return self._known_on(template, pool_type).place
 
     def _ask_trie(self, question: Question, pools: Sequence[PoolSpeed]) -> list[Answer]:
         template, token_count = question
@@ -180,16 +207,28 @@ class TaskPredictor:
         reference_s = reference_at(question)
         ln_reference, ln_tokens = math.log(reference_s), math.log1p(token_count)
         for pool in pools:
-            place = self._known_place(template, pool.type)
-            if place is None:
+            key = (template, pool.type)
+            known = self._known.get(key)
+            if known is None and not self._is_known(*key):
                 new.append(pool)
                 answers.append(None)
+            elif known is None and not tree.has_leaf_table and key not in self._asked:
+                # What is remembered pays from the second question on.
+                self._asked.add(key)
+                numbers = list(template.numbers)
+                numbers[WORK_AT], numbers[TOKENS_AT] = ln_reference, ln_tokens
+                categories, contexts, _ = names_of(template.features, pool.type)
+                forecast = tree.predict(Row(tuple(numbers), categories, contexts))
+                ln_quantiles = np.log(forecast.quantiles_s)
+                answers.append(Answer.relative(ln_quantiles, forecast, reference_s))
             else:
-                seen = place.seen.copy()
+                known = known or self._known_on(*key)
+                seen = known.seen.copy()
                 seen[0, WORK_AT], seen[0, TOKENS_AT] = ln_reference, ln_tokens
-                answers.append(Answer.relative(tree.tell(seen, place), place, reference_s))
-        told = iter(self._ask_trie(question, new) if new else ())
-        return [next(told) if answer is None else answer for answer in answers]
+                told = tree.tell(seen, known.place)
+                answers.append(Answer.relative(told, known.place, reference_s))
+        of_trie = iter(self._ask_trie(question, new) if new else ())
+        return [next(of_trie) if answer is None else answer for answer in answers]
 
     def _ask_together(
         self,
@@ -230,7 +269,7 @@ class TaskPredictor:
         if columns is None:
             if len(self._columns) == COLUMNS_COUNT_MAX:
                 self._columns = {}
-            columns = TemplateColumns(pool_types, tree.partition.edges, self._known_place)
+            columns = TemplateColumns(pool_types, tree.partition.edges, self._place_of)
             self._columns[pool_types] = columns
         return columns
 
@@ -348,7 +387,7 @@ class TaskPredictor:
     def _forget_answers(self) -> None:
         """Forget what is remembered between two changes."""
         self._change_count += 1
-        self._version, self._places, self._columns = None, {}, {}
+        self._version, self._known, self._columns, self._asked = None, {}, {}, set()
 
     def _named(self, of_trie: str) -> str:
         return of_trie if self._structure is None else f"{of_trie}-{self._structure.version}"
@@ -360,7 +399,9 @@ def learn(tree: DiPTree, observation: Observation, until_s: float) -> None:
     if observation.ended_s > until_s:
         tree.observe(run.row, run.seconds)
     else:
-        tree.absorb(run.row, math.log(run.seconds), tree.ticket(run.row), teaches_head=False)
+        told = tree.told_by_trees(tree.features(run.row)[None])[0]
+        ticket = tree.bare_ticket(run.row, told)
+        tree.absorb(run.row, math.log(run.seconds), ticket, teaches_head=False)
 
 
 def finished(observation: Observation) -> Finished:

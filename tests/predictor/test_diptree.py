@@ -14,7 +14,7 @@ from predictor.codes import Codes, frequent_names
 from predictor.diptree import TABLE_WORTH_COUNT, DiPTree
 from predictor.levels import LevelCalibration
 from predictor.records import Finished, Hyperparameters, Row
-from predictor.stack import Stack, gram
+from predictor.stack import Stack, gram, mass_matrix
 
 pytest.importorskip("sklearn")
 pytest.importorskip("lightgbm")
@@ -222,7 +222,7 @@ def test_the_gram_matrix_is_the_crps_of_every_mixture(
     grid = np.linspace(0, 10, 400_001)
     at = min(max(happened, 0.0), 10.0)
     exact = np.trapezoid((np.interp(grid, edges, weights @ cumulative) - (grid >= at)) ** 2, grid)
-    matrix = gram(cumulative, edges, np.diff(edges), happened)
+    matrix = gram(cumulative, edges, mass_matrix(edges), happened)
     assert weights @ matrix @ weights == pytest.approx(exact, abs=1e-3)
 
 
@@ -314,6 +314,8 @@ def test_curves_of_many_forecasts_are_those_of_each(tree: DiPTree) -> None:
     mixed = np.zeros((500, len(tree.partition.edges)))
     head.add_to(mixed, told, list(weights))
     for index, (forecast, ln_error) in enumerate(told.tolist()):
-        alone = weights[:, index] @ head.cumulative(forecast, ln_error)
+        curves = np.empty((2, mixed.shape[1]))
+        head.tell(curves, forecast, ln_error)
+        alone = weights[:, index] @ curves
         alone[-1] = 1.0  # of the whole mixture
         assert mixed[index] == pytest.approx(alone, rel=0, abs=1e-12)
