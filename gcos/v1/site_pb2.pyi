@@ -363,7 +363,7 @@ class Award(_message.Message):
 
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Prediction]:
-        """Run time by pool type."""
+        """Run time on that pool type; others are of no use."""
 
     @_builtins.property
     def terms(self) -> _common_pb2.Terms:
