@@ -131,13 +131,14 @@ def plan_queue(s: State, site: int, now_s: float, until: int) -> int:
     after = s.after[site]
     count = here.plan_count
     for k in range(here.planned_count, until):
-        if k > here.planned_count and k % KEPT_STRIDE == 0:
-            s.kept_count[site, k // KEPT_STRIDE] = count
-            _keep(s, site, count, k // KEPT_STRIDE)
         run = s.runs[s.queues[site, k]]
         run.planned_s, count = place(
             times, free, count, after, run.gpu_count, run.p50_s, _not_before_s(run, now_s)
         )
+        if (k + 1) % KEPT_STRIDE == 0:
+            row = (k + 1) // KEPT_STRIDE
+            s.kept_count[site, row] = count
+            _keep(s, site, count, row)
     here.plan_count = count
     here.planned_count = max(here.planned_count, until)
     return count
