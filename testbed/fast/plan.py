@@ -30,7 +30,7 @@ def interpolated(x: float, xs: Floats, ys: Floats) -> float:
     if low == 0:
         return ys[0]
     if low == len(xs):
-        return ys[-1]
+        return ys[len(ys) - 1]
     return ys[low - 1] + (ys[low] - ys[low - 1]) * (x - xs[low - 1]) / (xs[low] - xs[low - 1])
 
 
