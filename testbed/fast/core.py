@@ -70,7 +70,6 @@ from testbed.fast.participant import (
     confirm,
     exited,
     finish,
-    has_runs_of,
     need_of,
     release,
     stage,
@@ -481,7 +480,7 @@ def handle(s: State, kind: int, a: int, b: int) -> None:
             stage(s, a)
     elif kind == RENEW:
         s.links[a, b].is_renewing = 0
-        if has_runs_of(s, a, b):
+        if s.links[a, b].run_count > 0:
             push(s.g, s.heap, top.now_s, WORLD, RENEW_DELIVERED, a, b)
     elif kind == RENEW_DELIVERED:
         push(s.g, s.heap, top.now_s, WORLD, RENEW_ANSWERED, a, b)

@@ -133,14 +133,11 @@ lower_getattr_generic(_Handle)(_array)
 def _unsigned(index: Any) -> Any:
     """Return the type of an index that is taken as it is: the same bits without a sign."""
     if isinstance(index, types.BaseTuple):
-        return types.BaseTuple.from_types(tuple(_unsigned(each) for each in index))
+        parts: Any = index
+        return types.BaseTuple.from_types(tuple(_unsigned(each) for each in parts.types))
     return types.uintp if index in types.signed_domain else index
 
 
-@lower_builtin(operator.getitem, _Column, types.Integer)
-@lower_builtin(operator.getitem, _Column, types.BaseTuple)
-@lower_builtin(operator.setitem, _Column, types.Integer, types.Any)
-@lower_builtin(operator.setitem, _Column, types.BaseTuple, types.Any)
 def _at(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     column, index, *value = signature.args
     known = Signature(signature.return_type, (column, _unsigned(index), *value), None)
@@ -149,3 +146,8 @@ def _at(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     if isinstance(index, types.BaseTuple):
         return arrayobj.getitem_array_tuple(context, builder, known, arguments)
     return arrayobj.getitem_arraynd_intp(context, builder, known, arguments)
+
+
+for _index in (types.Integer, types.BaseTuple):
+    lower_builtin(operator.getitem, _Column, _index)(_at)
+    lower_builtin(operator.setitem, _Column, _index, types.Any)(_at)

@@ -206,6 +206,7 @@ SITE: Final = _dtype(
     ("noticed_s", _F),
     ("awarded_count", _I),
     ("run_count", _I),
+    ("unconfirmed_count", _I),
     ("queue_count", _I),
     ("held_count", _I),
     ("pull_count", _I),
@@ -236,6 +237,8 @@ LINK: Final = _dtype(
     ("zone_bytes_per_s", _F),
     ("zone_egress", _F),
     ("is_renewing", _I),
+    # Unfinished runs that the source has of the target's tasks.
+    ("run_count", _I),
 )
 SERIES: Final = _dtype(("start_s", _F), ("base", _I), ("count", _I))
 ARTIFACT: Final = _dtype(("size_bytes", _I), ("kind", _I), ("home", _I), ("holders", "u8"))

@@ -25,7 +25,6 @@ from testbed.fast.plan import (
     enqueue,
     fill_knots,
     full_profile,
-    has_startable,
     lapse,
     let_go,
     plan_queue,
@@ -91,6 +90,8 @@ def take(s: State, site: int, task: int) -> int:
     fill_knots(s, slot, median_s, what.sigma)
     s.site_runs[site, here.run_count] = slot
     here.run_count += 1
+    here.unconfirmed_count += 1
+    s.links[site, what.origin].run_count += 1
     enqueue(s, site, slot)
     run.is_staging = 1
     push(s.g, s.heap, now_s, WORLD, STAGE, slot, run.generation)
@@ -196,8 +197,6 @@ def transfer(s: State, site: int, artifact: int, slot: int) -> bool:
 @compiled
 def start_what_fits(s: State, site: int) -> None:
     """Start every run that is staged, confirmed and has room."""
-    if not has_startable(s, site):
-        return
     now_s = s.g[0].now_s
     while True:
         slot = startable(s, site, now_s)
@@ -273,6 +272,8 @@ def finish(s: State, slot: int, outcome: int) -> None:
     for k in range(at, here.run_count - 1):
         s.site_runs[site, k] = s.site_runs[site, k + 1]
     here.run_count -= 1
+    here.unconfirmed_count -= 1 - run.is_confirmed
+    s.links[site, s.tasks[run.task].origin].run_count -= 1
     for part in range(2):
         if run.pinned & (1 << part):
             s.entries[site, need_of(s, run.task, part)].pin_count -= 1
@@ -327,17 +328,14 @@ def confirm(s: State, site: int, origin: int) -> None:
     """Count the leases that an origin has renewed, and start what waited for them."""
     if not s.sites[site].is_here:
         return
-    for k in range(s.sites[site].run_count):
+    here = s.sites[site]
+    left, k = here.unconfirmed_count, here.run_count
+    while left > 0:  # they are among the latest
+        k -= 1
         run = s.runs[s.site_runs[site, k]]
-        if s.tasks[run.task].origin == origin:
-            run.is_confirmed = 1
+        if not run.is_confirmed:
+            left -= 1
+            if s.tasks[run.task].origin == origin:
+                run.is_confirmed = 1
+                here.unconfirmed_count -= 1
     start_what_fits(s, site)
-
-
-@compiled
-def has_runs_of(s: State, site: int, origin: int) -> bool:
-    """Tell whether a site has unfinished runs of an origin."""
-    for k in range(s.sites[site].run_count):
-        if s.tasks[s.runs[s.site_runs[site, k]].task].origin == origin:
-            return True
-    return False

@@ -212,6 +212,8 @@ def startable(s: State, site: int, now_s: float) -> int:
     """Return the run to start now, or -1; call again after starting it."""
     here = s.sites[site]
     free_count = here.gpu_count - here.busy_count
+    if free_count == 0:
+        return -1
     head, first = -1, -1
     for k in range(here.queue_count):
         slot = s.queues[site, k]
@@ -219,12 +221,14 @@ def startable(s: State, site: int, now_s: float) -> int:
         may_start = _may_start(s, slot)
         if head < 0 and (may_start or now_s < run.ready_s < INFINITE):
             head = slot
-        if first < 0 and may_start and run.gpu_count <= free_count and run.ready_s <= now_s:
+        if may_start and run.gpu_count <= free_count and run.ready_s <= now_s:
             first = k
+            break
     if first < 0:
         return -1
-    if s.queues[site, first] == head:
-        return head
+    slot = s.queues[site, first]
+    if slot == head or s.runs[slot].gpu_count + s.runs[head].gpu_count <= free_count:
+        return slot  # it is the head, or takes nothing from it
     # What runs only ever gives GPUs back: from the head's start on, none that it needs are taken,
     # unless by a run that lasts longer than until then.
     count = plan_running(s, site, now_s)
@@ -243,15 +247,6 @@ def startable(s: State, site: int, now_s: float) -> int:
         if end_s <= planned_s or run.gpu_count <= spare_count:
             return slot
     return -1
-
-
-@compiled
-def has_startable(s: State, site: int) -> bool:
-    """Tell whether any waiting run is staged and its lease confirmed."""
-    for k in range(s.sites[site].queue_count):  # noqa: SIM110  (compiled as it is)
-        if _may_start(s, s.queues[site, k]):
-            return True
-    return False
 
 
 @compiled
