@@ -212,7 +212,9 @@ SITE: Final = _dtype(
     ("pull_count", _I),
     ("spent_first", _I),
     ("spent_count", _I),
+    # GPUs of those that run, and of those that wait.
     ("busy_count", _I),
+    ("waiting_count", _I),
     ("demand_now_s", _F),
     ("parked", _I),
     ("active_count", _I),
@@ -416,8 +418,8 @@ class State(NamedTuple):
     (t, n), infinite where a site does not bid, and `told_features` (t, n, 24) are what a run that
     explores tells of its auctions.
 
-    By spread of run times: `quantile_ratio` (s, 19), `slice_ratio` (s, 20) and `slice_ln` (s, 21),
-    each in terms of the median.
+    By spread of run times: `quantile_ratio` (s, 19), `slice_ratio` (s, 20) with its mean
+    `mean_ratio` (s,), and `slice_ln` (s, 21), each in terms of the median.
     """
 
     g: Records
@@ -439,6 +441,7 @@ class State(NamedTuple):
     levels: Floats
     quantile_ratio: Floats
     slice_ratio: Floats
+    mean_ratio: Floats
     slice_ln: Floats
     entries: Records
     runs: Records
@@ -502,6 +505,7 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "levels": (np.dtype(np.float64), 1),
     "quantile_ratio": (np.dtype(np.float64), 2),
     "slice_ratio": (np.dtype(np.float64), 2),
+    "mean_ratio": (np.dtype(np.float64), 1),
     "slice_ln": (np.dtype(np.float64), 2),
     "entries": (ENTRY, 2),
     "runs": (RUN_SLOT, 1),

@@ -174,10 +174,9 @@ def full_profile(s: State, site: int, now_s: float, but_for: int) -> int:
 @compiled
 def least_free(s: State, site: int, but_for: int) -> int:
     """Return the GPUs that stay free whenever what waits or is held begins."""
-    left = s.sites[site].gpu_count - s.sites[site].busy_count
-    for k in range(s.sites[site].queue_count):
-        left -= s.runs[s.queues[site, k]].gpu_count
-    for k in range(s.sites[site].held_count):
+    here = s.sites[site]
+    left = here.gpu_count - here.busy_count - here.waiting_count
+    for k in range(here.held_count):
         held = s.held[site, k]
         if held.task != but_for:
             left -= held.gpu_count
@@ -269,6 +268,7 @@ def enqueue(s: State, site: int, slot: int) -> None:
         at -= 1
     s.queues[site, at] = slot
     s.sites[site].queue_count += 1
+    s.sites[site].waiting_count += run.gpu_count
     unplan(s, site, at)
 
 
@@ -284,6 +284,7 @@ def dequeue(s: State, site: int, slot: int) -> None:
         for k in range(at, count - 1):
             s.queues[site, k] = s.queues[site, k + 1]
         s.sites[site].queue_count = count - 1
+        s.sites[site].waiting_count -= s.runs[slot].gpu_count
 
 
 @compiled
