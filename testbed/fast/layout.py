@@ -37,6 +37,9 @@ STEP_COUNT: Final = 2 * RUN_SLOT_COUNT + 1
 #: Pulls of one site in a day.
 SPENT_SLOT_COUNT: Final = 4_096
 RATE_COUNT: Final = len(RATE_H)
+#: Priorities of events, and how many of each may be due at an instant before the heap takes them.
+PRIORITY_COUNT: Final = 3
+SOON_COUNT: Final = 1_024
 #: Room that must be left before an event is handled.
 HEAP_MARGIN: Final = 8_192
 LOG_MARGIN: Final = 8_192
@@ -155,6 +158,8 @@ GLOBALS: Final = _dtype(
     ("reauction_count", _I),
     ("sequence", _I),
     ("heap_count", _I),
+    ("soon_first", _I, (PRIORITY_COUNT,)),
+    ("soon_end", _I, (PRIORITY_COUNT,)),
     ("log_count", _I),
     ("beat", _I),
     ("is_begun", _I),
@@ -405,6 +410,8 @@ class State(NamedTuple):
     acceptance, and of those that wait in order of urgency; `held` (n, h). `running` (n, r) holds
     slots of those that run, in the order of their predicted ends when these were worked out last.
 
+    `heap` (e,) are the events to come, `soon` (3, 1024) those due now, by priority.
+
     Plans of pools (`plan.py`): `plan_times` and `plan_free` (n, k + 1, s), in the last row as they
     are and before it as they were, with `kept_count` (n, k) steps; `after` (n, c) is that of
     `steps.place`.
@@ -458,6 +465,7 @@ class State(NamedTuple):
     flows: Records
     free_flows: Ints
     heap: Records
+    soon: Records
     lines: Records
     sums: Floats
     lookups: Ints
@@ -522,6 +530,7 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "flows": (FLOW, 1),
     "free_flows": (np.dtype(np.int64), 1),
     "heap": (EVENT, 1),
+    "soon": (EVENT, 2),
     "lines": (LINE, 1),
     "sums": (np.dtype(np.float64), 3),
     "lookups": (np.dtype(np.int64), 3),

@@ -49,7 +49,7 @@ def renew_soon(s: State, site: int, origin: int) -> None:
     link = s.links[site, origin]
     if not link.is_renewing:
         link.is_renewing = 1
-        push(s.g, s.heap, s.g[0].now_s, WORLD, RENEW, site, origin)
+        push(s, s.g[0].now_s, WORLD, RENEW, site, origin)
 
 
 @compiled
@@ -94,7 +94,7 @@ def take(s: State, site: int, task: int) -> int:
     s.links[site, what.origin].run_count += 1
     enqueue(s, site, slot)
     run.is_staging = 1
-    push(s.g, s.heap, now_s, WORLD, STAGE, slot, run.generation)
+    push(s, now_s, WORLD, STAGE, slot, run.generation)
     renew_soon(s, site, what.origin)
     return slot
 
@@ -211,7 +211,7 @@ def start_what_fits(s: State, site: int) -> None:
         dequeue(s, site, slot)
         run_on(s, site, slot)
         end_s = now_s + s.tasks[run.task].work_s / s.sites[site].speed
-        push(s.g, s.heap, end_s, WORLD, EXIT, slot, run.generation)
+        push(s, end_s, WORLD, EXIT, slot, run.generation)
         run.start_order = s.g[0].sequence
         renew_soon(s, site, s.tasks[run.task].origin)
 
@@ -280,7 +280,7 @@ def finish(s: State, slot: int, outcome: int) -> None:
     run.pinned = 0
     if outcome == PREDICTED_LATE:
         s.g[0].reauction_count += 1
-    push(s.g, s.heap, s.g[0].now_s, WORLD, REPORT, slot, run.generation)
+    push(s, s.g[0].now_s, WORLD, REPORT, slot, run.generation)
 
 
 @compiled

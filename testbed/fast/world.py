@@ -100,6 +100,7 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         flows=np.zeros(flow_count, layout.FLOW),
         free_flows=free_flows,
         heap=np.zeros(_HEAP_COUNT, layout.EVENT),
+        soon=np.zeros((layout.PRIORITY_COUNT, layout.SOON_COUNT), layout.EVENT),
         lines=np.zeros(_LINE_COUNT, layout.LINE),
         sums=np.zeros((2, ITEM_COUNT, 2)),
         lookups=np.zeros((2, 2, 2), np.int64),
