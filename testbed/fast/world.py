@@ -93,7 +93,7 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         queues=np.zeros((site_count, layout.RUN_SLOT_COUNT), np.int64),
         running=np.zeros((site_count, layout.RUN_SLOT_COUNT), np.int64),
         plan_times=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT)),
-        plan_free=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT), np.int64),
+        plan_free=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT), np.int32),
         kept_count=np.zeros((site_count, layout.KEPT_COUNT), np.int64),
         after=np.zeros((site_count, layout.SIZE_CLASS_COUNT * layout.LENGTH_CLASS_COUNT), np.int64),
         held=np.zeros((site_count, layout.HELD_SLOT_COUNT), layout.HELD),
