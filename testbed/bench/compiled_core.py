@@ -5,9 +5,10 @@ follows the green power: 9,181 placements a CPU second at five sites and 28 task
 quarter of an hour, measured on a machine like those of this project. How busy its sites were then
 is not recorded, and it makes no plan. Ours are the default scenario's tasks at that rate, arriving
 together at each quarter of an hour as the peer's do, on five of its sites: with so many GPUs that
-any one of them could run everything, and with so few that half of all are busy and a hundred runs
-wait at green sites. The notes say what is left where tasks arrive one by one, so that hardly any
-two offers are made at one instant.
+any one of them could run everything, and with so few that half of all are busy and over a hundred
+runs wait at green sites, for two and a half hours on the average: each placement there puts some
+seventy runs into plans. The notes say what is left where tasks arrive one by one, so that hardly
+any two offers are made at one instant.
 
 What is measured is a run from the drawn instance to its totals, without the log. Forecasts are
 drawn once for all policies that meet a world, and so before the clock starts.

@@ -9,7 +9,7 @@ from testbed.fast.books import charge_run, charge_storage, charge_transfer, line
 from testbed.fast.caches import cache_of, evict, forget_copy, insert, is_evictable, share_demand
 from testbed.fast.compiled import compiled
 from testbed.fast.handle import handle_of
-from testbed.fast.heap import pop, push
+from testbed.fast.heap import has_events, pop, push
 from testbed.fast.kinds import (
     AWARD,
     AWARD_ANSWERED,
@@ -70,7 +70,6 @@ from testbed.fast.participant import (
     confirm,
     exited,
     finish,
-    has_runs_of,
     need_of,
     release,
     stage,
@@ -104,7 +103,7 @@ def tick_origin(s: State, site: int) -> None:
     while at >= 0:
         task = s.tasks[at]
         if task.state == WAITING and now_s >= task.due_s:
-            push(s.g, s.heap, now_s, DECISION, TICK_ORIGIN, site, 0)
+            push(s, now_s, DECISION, TICK_ORIGIN, site, 0)
         at = task.next_parked
     before, at = -1, s.sites[site].parked
     while at >= 0:
@@ -116,7 +115,7 @@ def tick_origin(s: State, site: int) -> None:
             else:
                 s.sites[site].parked = after
             task.state = QUEUED
-            push(s.g, s.heap, now_s, DECISION, NEGOTIATE, at, 0)
+            push(s, now_s, DECISION, NEGOTIATE, at, 0)
         else:
             before = at
         at = after
@@ -127,10 +126,10 @@ def submit(s: State, task: int) -> None:
     """Take a task, and look to the next."""
     top, what = s.g[0], s.tasks[task]
     what.state = QUEUED
-    push(s.g, s.heap, top.now_s, DECISION, TICK_ORIGIN, what.origin, 0)
-    push(s.g, s.heap, top.now_s, DECISION, NEGOTIATE, task, 0)
+    push(s, top.now_s, DECISION, TICK_ORIGIN, what.origin, 0)
+    push(s, top.now_s, DECISION, NEGOTIATE, task, 0)
     if task + 1 < top.task_count:
-        push(s.g, s.heap, s.tasks[task + 1].arrival_s, DECISION, SUBMIT, task + 1, 0)
+        push(s, s.tasks[task + 1].arrival_s, DECISION, SUBMIT, task + 1, 0)
 
 
 @compiled
@@ -167,13 +166,13 @@ def negotiate(s: State, task: int) -> None:
         what.hold_start_s = won.start_s
         what.hold_end_s = won.p50_finish_s
         park(s, task)
-        push(s.g, s.heap, what.due_s, DECISION, TICK_ORIGIN, what.origin, 0)
-        push(s.g, s.heap, top.now_s, WORLD, HOLD, best, task)
+        push(s, what.due_s, DECISION, TICK_ORIGIN, what.origin, 0)
+        push(s, top.now_s, WORLD, HOLD, best, task)
         return
     what.state = HELD_BY_RUN
     what.attempt += 1
     what.winning_usd = won.offer_usd
-    push(s.g, s.heap, top.now_s, WORLD, AWARD, task, 0)
+    push(s, top.now_s, WORLD, AWARD, task, 0)
     tell_losers(s, task, best)
 
 
@@ -199,7 +198,7 @@ def tell_losers(s: State, task: int, best: int) -> None:
         if top.migrator and s.bids[order[k]].fetch_bytes:
             with_copies_usd = without_fetches_usd(s, order[k])
             top.best_with_copies_usd = min(top.best_with_copies_usd, with_copies_usd)
-        push(s.g, s.heap, top.now_s, WORLD, REJECT, order[k], task)
+        push(s, top.now_s, WORLD, REJECT, order[k], task)
 
 
 @compiled
@@ -243,7 +242,7 @@ def nobody(s: State, task: int, registered: int) -> None:
     what.state = QUEUED
     what.due_s = top.now_s + pause_s
     park(s, task)
-    push(s.g, s.heap, what.due_s, DECISION, TICK_ORIGIN, what.origin, 0)
+    push(s, what.due_s, DECISION, TICK_ORIGIN, what.origin, 0)
 
 
 @compiled
@@ -254,10 +253,10 @@ def award(s: State, task: int) -> None:
     slot = take(s, site, task)
     if slot < 0:
         return
-    push(s.g, s.heap, top.now_s, WORLD, AWARD_ANSWERED, task, 0)
+    push(s, top.now_s, WORLD, AWARD_ANSWERED, task, 0)
     ready_s = s.runs[slot].ready_s
     if ready_s > top.now_s:
-        push(s.g, s.heap, ready_s, WORLD, TICK_PARTICIPANT, site, 0)
+        push(s, ready_s, WORLD, TICK_PARTICIPANT, site, 0)
 
 
 @compiled
@@ -340,8 +339,8 @@ def reported(s: State, slot: int) -> None:
         what.state = QUEUED
         what.due_s = 0.0
         park(s, run.task)
-        push(s.g, s.heap, top.now_s, DECISION, TICK_ORIGIN, what.origin, 0)
-    push(s.g, s.heap, top.now_s, WORLD, REPORT_ANSWERED, slot, run.generation)
+        push(s, top.now_s, DECISION, TICK_ORIGIN, what.origin, 0)
+    push(s, top.now_s, WORLD, REPORT_ANSWERED, slot, run.generation)
 
 
 @compiled
@@ -368,7 +367,7 @@ def leave(s: State, index: int) -> None:
         charge_run(s, run.task, change.site, run.started_s, top.now_s)
         line(s, ABORT, run.started_s, top.now_s, change.site, -1, -1, run.task, 0)
     here.noticed_s = top.now_s + top.noticed_after_s
-    push(s.g, s.heap, here.noticed_s, BEAT, NOTICED, change.site, 0)
+    push(s, here.noticed_s, BEAT, NOTICED, change.site, 0)
 
 
 @compiled
@@ -403,7 +402,7 @@ def join(s: State, index: int) -> None:
     change, top = s.churn[index], s.g[0]
     here = s.sites[change.site]
     if top.now_s < here.noticed_s:
-        push(s.g, s.heap, here.noticed_s, BEAT, CHURN, index, 0)
+        push(s, here.noticed_s, BEAT, CHURN, index, 0)
         return
     top.joining_count -= 1
     here.is_here = 1
@@ -442,11 +441,11 @@ def end_beat(s: State) -> None:
     top = s.g[0]
     top.beat = NO_BEAT
     if top.left_count:
-        push(s.g, s.heap, top.now_s + HOUR_S, BEAT, BEAT_DUE, 0, 0)
+        push(s, top.now_s + HOUR_S, BEAT, BEAT_DUE, 0, 0)
     if not top.is_begun:
         top.is_begun = 1
         if top.task_count:
-            push(s.g, s.heap, s.tasks[0].arrival_s, DECISION, SUBMIT, 0, 0)
+            push(s, s.tasks[0].arrival_s, DECISION, SUBMIT, 0, 0)
 
 
 @compiled
@@ -481,10 +480,10 @@ def handle(s: State, kind: int, a: int, b: int) -> None:
             stage(s, a)
     elif kind == RENEW:
         s.links[a, b].is_renewing = 0
-        if has_runs_of(s, a, b):
-            push(s.g, s.heap, top.now_s, WORLD, RENEW_DELIVERED, a, b)
+        if s.links[a, b].run_count > 0:
+            push(s, top.now_s, WORLD, RENEW_DELIVERED, a, b)
     elif kind == RENEW_DELIVERED:
-        push(s.g, s.heap, top.now_s, WORLD, RENEW_ANSWERED, a, b)
+        push(s, top.now_s, WORLD, RENEW_ANSWERED, a, b)
     elif kind == RENEW_ANSWERED:
         confirm(s, a, b)
     elif kind == TICK_PARTICIPANT:
@@ -495,7 +494,7 @@ def handle(s: State, kind: int, a: int, b: int) -> None:
     elif kind == EXIT:
         if s.runs[a].generation == b and s.runs[a].is_executing:
             exited(s, a)
-            push(s.g, s.heap, top.now_s, WORLD, PUBLISH, a, b)
+            push(s, top.now_s, WORLD, PUBLISH, a, b)
     elif kind == PUBLISH:
         site = s.runs[a].site
         finish(s, a, SUCCEEDED)
@@ -518,7 +517,7 @@ def begin(table: Ints) -> None:
     """Ask for the first events; the first hour's signals are there."""
     s = handle_of(table)
     for index in range(len(s.churn)):
-        push(s.g, s.heap, s.churn[index].at_s, BEAT, CHURN, index, 0)
+        push(s, s.churn[index].at_s, BEAT, CHURN, index, 0)
     s.g[0].beat = BEAT_BEGINS
 
 
@@ -534,14 +533,14 @@ def advance(table: Ints) -> int:
             return PLAN
     if top.beat == BEAT_ENDS:
         end_beat(s)
-    while top.heap_count > 0:
+    while has_events(s):
         if top.heap_count + HEAP_MARGIN > len(s.heap):
             return HEAP_FULL
         if top.log_count + LOG_MARGIN > len(s.lines):
             return LOG_FULL
         if top.is_told and top.told_count == len(s.told):
             return TOLD_FULL
-        time_s, kind, a, b = pop(s.g, s.heap)
+        time_s, kind, a, b = pop(s)
         top.now_s = time_s
         top.event_count += 1
         if kind == BEAT_DUE:

@@ -3,8 +3,12 @@
 A tuple of so many arrays would be copied word by word at every call; a pointer is one word, and
 compiles in half the time. Behind it lies a table with one row for each array: its address and its
 shape. Whoever hands a table in keeps its arrays alive.
+
+Indices into these arrays are never negative. Numba would look at each whether it is, and add the
+length; such loops would be neither moved in blocks nor counted in wide instructions.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -12,11 +16,11 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.datamodel.models import OpaqueModel
+from numba.core.datamodel.models import ArrayModel, OpaqueModel
 from numba.core.datamodel.registry import register_default
-from numba.core.typing.templates import AttributeTemplate
-from numba.extending import infer_getattr, intrinsic, lower_getattr_generic
-from numba.np import numpy_support
+from numba.core.typing.templates import AttributeTemplate, Signature
+from numba.extending import infer_getattr, intrinsic, lower_builtin, lower_getattr_generic
+from numba.np import arrayobj, numpy_support
 from numba.np.arrayobj import make_array, populate_array
 
 from testbed.fast.layout import FIELDS, Ints, State
@@ -32,11 +36,22 @@ class _Handle(types.Type):
         super().__init__(name="gcos_State")
 
 
+class _Column(types.Array):
+    """Numba's type of an array behind the pointer, and of its parts."""
+
+    def copy(
+        self, dtype: Any = None, ndim: Any = None, layout: Any = None, readonly: Any = None
+    ) -> Any:
+        like = super().copy(dtype, ndim, layout, readonly)
+        return _Column(like.dtype, like.ndim, like.layout, not like.mutable, aligned=like.aligned)
+
+
 register_default(_Handle)(OpaqueModel)
+register_default(_Column)(ArrayModel)
 _HANDLE: Final = _Handle()
 _ROWS: Final = {name: row for row, name in enumerate(FIELDS)}
 _ARRAYS: Final = {
-    name: types.Array(numpy_support.from_dtype(dtype), dimension_count, "C", aligned=True)
+    name: _Column(numpy_support.from_dtype(dtype), dimension_count, "C", aligned=True)
     for name, (dtype, dimension_count) in FIELDS.items()
 }
 
@@ -113,3 +128,26 @@ def _array(context: Any, builder: Any, handle: Any, pointer: Any, name: str) -> 
 
 
 lower_getattr_generic(_Handle)(_array)
+
+
+def _unsigned(index: Any) -> Any:
+    """Return the type of an index that is taken as it is: the same bits without a sign."""
+    if isinstance(index, types.BaseTuple):
+        parts: Any = index
+        return types.BaseTuple.from_types(tuple(_unsigned(each) for each in parts.types))
+    return types.uintp if index in types.signed_domain else index
+
+
+def _at(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    column, index, *value = signature.args
+    known = Signature(signature.return_type, (column, _unsigned(index), *value), None)
+    if value:
+        return arrayobj.setitem_array(context, builder, known, arguments)
+    if isinstance(index, types.BaseTuple):
+        return arrayobj.getitem_array_tuple(context, builder, known, arguments)
+    return arrayobj.getitem_arraynd_intp(context, builder, known, arguments)
+
+
+for _index in (types.Integer, types.BaseTuple):
+    lower_builtin(operator.getitem, _Column, _index)(_at)
+    lower_builtin(operator.setitem, _Column, _index, types.Any)(_at)

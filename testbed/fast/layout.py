@@ -17,6 +17,8 @@ from site_agent.schedule import HELD_COUNT_MAX
 Records = NDArray[Any]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+#: GPUs over time; half as wide, so that twice as many are counted at once.
+Counts = NDArray[np.int32]
 
 #: Holders of an artifact are the bits of one integer.
 SITE_COUNT_MAX: Final = 64
@@ -37,6 +39,9 @@ STEP_COUNT: Final = 2 * RUN_SLOT_COUNT + 1
 #: Pulls of one site in a day.
 SPENT_SLOT_COUNT: Final = 4_096
 RATE_COUNT: Final = len(RATE_H)
+#: Priorities of events, and how many of each may be due at an instant before the heap takes them.
+PRIORITY_COUNT: Final = 3
+SOON_COUNT: Final = 1_024
 #: Room that must be left before an event is handled.
 HEAP_MARGIN: Final = 8_192
 LOG_MARGIN: Final = 8_192
@@ -155,6 +160,8 @@ GLOBALS: Final = _dtype(
     ("reauction_count", _I),
     ("sequence", _I),
     ("heap_count", _I),
+    ("soon_first", _I, (PRIORITY_COUNT,)),
+    ("soon_end", _I, (PRIORITY_COUNT,)),
     ("log_count", _I),
     ("beat", _I),
     ("is_begun", _I),
@@ -206,12 +213,15 @@ SITE: Final = _dtype(
     ("noticed_s", _F),
     ("awarded_count", _I),
     ("run_count", _I),
+    ("unconfirmed_count", _I),
     ("queue_count", _I),
     ("held_count", _I),
     ("pull_count", _I),
     ("spent_first", _I),
     ("spent_count", _I),
+    # GPUs of those that run, and of those that wait.
     ("busy_count", _I),
+    ("waiting_count", _I),
     ("demand_now_s", _F),
     ("parked", _I),
     ("active_count", _I),
@@ -236,6 +246,8 @@ LINK: Final = _dtype(
     ("zone_bytes_per_s", _F),
     ("zone_egress", _F),
     ("is_renewing", _I),
+    # Unfinished runs that the source has of the target's tasks.
+    ("run_count", _I),
 )
 SERIES: Final = _dtype(("start_s", _F), ("base", _I), ("count", _I))
 ARTIFACT: Final = _dtype(("size_bytes", _I), ("kind", _I), ("home", _I), ("holders", "u8"))
@@ -400,6 +412,8 @@ class State(NamedTuple):
     acceptance, and of those that wait in order of urgency; `held` (n, h). `running` (n, r) holds
     slots of those that run, in the order of their predicted ends when these were worked out last.
 
+    `heap` (e,) are the events to come, `soon` (3, 1024) those due now, by priority.
+
     Plans of pools (`plan.py`): `plan_times` and `plan_free` (n, k + 1, s), in the last row as they
     are and before it as they were, with `kept_count` (n, k) steps; `after` (n, c) is that of
     `steps.place`.
@@ -413,8 +427,8 @@ class State(NamedTuple):
     (t, n), infinite where a site does not bid, and `told_features` (t, n, 24) are what a run that
     explores tells of its auctions.
 
-    By spread of run times: `quantile_ratio` (s, 19), `slice_ratio` (s, 20) and `slice_ln` (s, 21),
-    each in terms of the median.
+    By spread of run times: `quantile_ratio` (s, 19), `slice_ratio` (s, 20) with its mean
+    `mean_ratio` (s,), and `slice_ln` (s, 21), each in terms of the median.
     """
 
     g: Records
@@ -436,6 +450,7 @@ class State(NamedTuple):
     levels: Floats
     quantile_ratio: Floats
     slice_ratio: Floats
+    mean_ratio: Floats
     slice_ln: Floats
     entries: Records
     runs: Records
@@ -445,13 +460,14 @@ class State(NamedTuple):
     queues: Ints
     running: Ints
     plan_times: Floats
-    plan_free: Ints
+    plan_free: Counts
     kept_count: Ints
     after: Ints
     held: Records
     flows: Records
     free_flows: Ints
     heap: Records
+    soon: Records
     lines: Records
     sums: Floats
     lookups: Ints
@@ -499,6 +515,7 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "levels": (np.dtype(np.float64), 1),
     "quantile_ratio": (np.dtype(np.float64), 2),
     "slice_ratio": (np.dtype(np.float64), 2),
+    "mean_ratio": (np.dtype(np.float64), 1),
     "slice_ln": (np.dtype(np.float64), 2),
     "entries": (ENTRY, 2),
     "runs": (RUN_SLOT, 1),
@@ -508,13 +525,14 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "queues": (np.dtype(np.int64), 2),
     "running": (np.dtype(np.int64), 2),
     "plan_times": (np.dtype(np.float64), 3),
-    "plan_free": (np.dtype(np.int64), 3),
+    "plan_free": (np.dtype(np.int32), 3),
     "kept_count": (np.dtype(np.int64), 2),
     "after": (np.dtype(np.int64), 2),
     "held": (HELD, 2),
     "flows": (FLOW, 1),
     "free_flows": (np.dtype(np.int64), 1),
     "heap": (EVENT, 1),
+    "soon": (EVENT, 2),
     "lines": (LINE, 1),
     "sums": (np.dtype(np.float64), 3),
     "lookups": (np.dtype(np.int64), 3),

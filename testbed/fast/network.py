@@ -98,4 +98,4 @@ def _set_rate(s: State, known: int) -> None:
     flow.rate = rate
     flow.version += 1
     end_s = flow.updated_s + flow.left_bytes / rate
-    push(s.g, s.heap, end_s, WORLD, FLOW_END, known, flow.version)
+    push(s, end_s, WORLD, FLOW_END, known, flow.version)

@@ -223,7 +223,7 @@ def bid(s: State, site: int, task: int) -> None:
     answer.network_gco2 = network_g
     answer.fetch_bytes = fetch_bytes
     answer.is_open = 0
-    if is_lazy(s) and least_free(s, site, task) < what.gpu_count:
+    if is_lazy(s):
         answer.is_open = 1
         answer.value = least_score(s, site, task)
         answer.score = math.nan
@@ -252,11 +252,8 @@ def least_score(s: State, site: int, task: int) -> float:
         return locality(answer.fetch_bytes, max(answer.ready_s, s.g[0].now_s), s.g[0].now_s)
     median_s = what.predicted_s / s.type_speed[here.type]
     power_kw = what.gpu_count * here.active_kw * here.pue / S_PER_H
-    mean_s = 0.0
-    for k in range(SLICE_COUNT):
-        mean_s += median_s * s.slice_ratio[what.sigma, k]
     kind = PRICE if rule == COST_GREEDY else CARBON
-    least = mean_s / SLICE_COUNT * s.least_issued[kind, site] * power_kw
+    least = median_s * s.mean_ratio[what.sigma] * s.least_issued[kind, site] * power_kw
     return least - ROUNDING * abs(least)
 
 
@@ -268,6 +265,8 @@ def glance(s: State, site: int, task: int) -> bool:
     of them are there, the room that the task finds is no later than it will be.
     """
     what, here, answer = s.tasks[task], s.sites[site], s.bids[site]
+    if least_free(s, site, task) >= what.gpu_count:
+        return False
     now_s = s.g[0].now_s
     median_s = what.predicted_s / s.type_speed[here.type]
     p50_s = median_s * s.quantile_ratio[what.sigma, 9]

@@ -25,7 +25,6 @@ from testbed.fast.plan import (
     enqueue,
     fill_knots,
     full_profile,
-    has_startable,
     lapse,
     let_go,
     plan_queue,
@@ -50,7 +49,7 @@ def renew_soon(s: State, site: int, origin: int) -> None:
     link = s.links[site, origin]
     if not link.is_renewing:
         link.is_renewing = 1
-        push(s.g, s.heap, s.g[0].now_s, WORLD, RENEW, site, origin)
+        push(s, s.g[0].now_s, WORLD, RENEW, site, origin)
 
 
 @compiled
@@ -91,9 +90,11 @@ def take(s: State, site: int, task: int) -> int:
     fill_knots(s, slot, median_s, what.sigma)
     s.site_runs[site, here.run_count] = slot
     here.run_count += 1
+    here.unconfirmed_count += 1
+    s.links[site, what.origin].run_count += 1
     enqueue(s, site, slot)
     run.is_staging = 1
-    push(s.g, s.heap, now_s, WORLD, STAGE, slot, run.generation)
+    push(s, now_s, WORLD, STAGE, slot, run.generation)
     renew_soon(s, site, what.origin)
     return slot
 
@@ -196,8 +197,6 @@ def transfer(s: State, site: int, artifact: int, slot: int) -> bool:
 @compiled
 def start_what_fits(s: State, site: int) -> None:
     """Start every run that is staged, confirmed and has room."""
-    if not has_startable(s, site):
-        return
     now_s = s.g[0].now_s
     while True:
         slot = startable(s, site, now_s)
@@ -212,7 +211,7 @@ def start_what_fits(s: State, site: int) -> None:
         dequeue(s, site, slot)
         run_on(s, site, slot)
         end_s = now_s + s.tasks[run.task].work_s / s.sites[site].speed
-        push(s.g, s.heap, end_s, WORLD, EXIT, slot, run.generation)
+        push(s, end_s, WORLD, EXIT, slot, run.generation)
         run.start_order = s.g[0].sequence
         renew_soon(s, site, s.tasks[run.task].origin)
 
@@ -273,13 +272,15 @@ def finish(s: State, slot: int, outcome: int) -> None:
     for k in range(at, here.run_count - 1):
         s.site_runs[site, k] = s.site_runs[site, k + 1]
     here.run_count -= 1
+    here.unconfirmed_count -= 1 - run.is_confirmed
+    s.links[site, s.tasks[run.task].origin].run_count -= 1
     for part in range(2):
         if run.pinned & (1 << part):
             s.entries[site, need_of(s, run.task, part)].pin_count -= 1
     run.pinned = 0
     if outcome == PREDICTED_LATE:
         s.g[0].reauction_count += 1
-    push(s.g, s.heap, s.g[0].now_s, WORLD, REPORT, slot, run.generation)
+    push(s, s.g[0].now_s, WORLD, REPORT, slot, run.generation)
 
 
 @compiled
@@ -327,17 +328,14 @@ def confirm(s: State, site: int, origin: int) -> None:
     """Count the leases that an origin has renewed, and start what waited for them."""
     if not s.sites[site].is_here:
         return
-    for k in range(s.sites[site].run_count):
+    here = s.sites[site]
+    left, k = here.unconfirmed_count, here.run_count
+    while left > 0:  # they are among the latest
+        k -= 1
         run = s.runs[s.site_runs[site, k]]
-        if s.tasks[run.task].origin == origin:
-            run.is_confirmed = 1
+        if not run.is_confirmed:
+            left -= 1
+            if s.tasks[run.task].origin == origin:
+                run.is_confirmed = 1
+                here.unconfirmed_count -= 1
     start_what_fits(s, site)
-
-
-@compiled
-def has_runs_of(s: State, site: int, origin: int) -> bool:
-    """Tell whether a site has unfinished runs of an origin."""
-    for k in range(s.sites[site].run_count):
-        if s.tasks[s.runs[s.site_runs[site, k]].task].origin == origin:
-            return True
-    return False

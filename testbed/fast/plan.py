@@ -30,7 +30,7 @@ def interpolated(x: float, xs: Floats, ys: Floats) -> float:
     if low == 0:
         return ys[0]
     if low == len(xs):
-        return ys[-1]
+        return ys[len(ys) - 1]
     return ys[low - 1] + (ys[low] - ys[low - 1]) * (x - xs[low - 1]) / (xs[low] - xs[low - 1])
 
 
@@ -131,13 +131,14 @@ def plan_queue(s: State, site: int, now_s: float, until: int) -> int:
     after = s.after[site]
     count = here.plan_count
     for k in range(here.planned_count, until):
-        if k > here.planned_count and k % KEPT_STRIDE == 0:
-            s.kept_count[site, k // KEPT_STRIDE] = count
-            _keep(s, site, count, k // KEPT_STRIDE)
         run = s.runs[s.queues[site, k]]
         run.planned_s, count = place(
             times, free, count, after, run.gpu_count, run.p50_s, _not_before_s(run, now_s)
         )
+        if (k + 1) % KEPT_STRIDE == 0:
+            row = (k + 1) // KEPT_STRIDE
+            s.kept_count[site, row] = count
+            _keep(s, site, count, row)
     here.plan_count = count
     here.planned_count = max(here.planned_count, until)
     return count
@@ -173,10 +174,9 @@ def full_profile(s: State, site: int, now_s: float, but_for: int) -> int:
 @compiled
 def least_free(s: State, site: int, but_for: int) -> int:
     """Return the GPUs that stay free whenever what waits or is held begins."""
-    left = s.sites[site].gpu_count - s.sites[site].busy_count
-    for k in range(s.sites[site].queue_count):
-        left -= s.runs[s.queues[site, k]].gpu_count
-    for k in range(s.sites[site].held_count):
+    here = s.sites[site]
+    left = here.gpu_count - here.busy_count - here.waiting_count
+    for k in range(here.held_count):
         held = s.held[site, k]
         if held.task != but_for:
             left -= held.gpu_count
@@ -211,6 +211,8 @@ def startable(s: State, site: int, now_s: float) -> int:
     """Return the run to start now, or -1; call again after starting it."""
     here = s.sites[site]
     free_count = here.gpu_count - here.busy_count
+    if free_count == 0:
+        return -1
     head, first = -1, -1
     for k in range(here.queue_count):
         slot = s.queues[site, k]
@@ -218,12 +220,14 @@ def startable(s: State, site: int, now_s: float) -> int:
         may_start = _may_start(s, slot)
         if head < 0 and (may_start or now_s < run.ready_s < INFINITE):
             head = slot
-        if first < 0 and may_start and run.gpu_count <= free_count and run.ready_s <= now_s:
+        if may_start and run.gpu_count <= free_count and run.ready_s <= now_s:
             first = k
+            break
     if first < 0:
         return -1
-    if s.queues[site, first] == head:
-        return head
+    slot = s.queues[site, first]
+    if slot == head or s.runs[slot].gpu_count + s.runs[head].gpu_count <= free_count:
+        return slot  # it is the head, or takes nothing from it
     # What runs only ever gives GPUs back: from the head's start on, none that it needs are taken,
     # unless by a run that lasts longer than until then.
     count = plan_running(s, site, now_s)
@@ -242,15 +246,6 @@ def startable(s: State, site: int, now_s: float) -> int:
         if end_s <= planned_s or run.gpu_count <= spare_count:
             return slot
     return -1
-
-
-@compiled
-def has_startable(s: State, site: int) -> bool:
-    """Tell whether any waiting run is staged and its lease confirmed."""
-    for k in range(s.sites[site].queue_count):  # noqa: SIM110  (compiled as it is)
-        if _may_start(s, s.queues[site, k]):
-            return True
-    return False
 
 
 @compiled
@@ -273,6 +268,7 @@ def enqueue(s: State, site: int, slot: int) -> None:
         at -= 1
     s.queues[site, at] = slot
     s.sites[site].queue_count += 1
+    s.sites[site].waiting_count += run.gpu_count
     unplan(s, site, at)
 
 
@@ -288,6 +284,7 @@ def dequeue(s: State, site: int, slot: int) -> None:
         for k in range(at, count - 1):
             s.queues[site, k] = s.queues[site, k + 1]
         s.sites[site].queue_count = count - 1
+        s.sites[site].waiting_count -= s.runs[slot].gpu_count
 
 
 @compiled

@@ -10,7 +10,7 @@ turns into a few wide instructions.
 """
 
 from testbed.fast.compiled import compiled
-from testbed.fast.layout import LENGTH_CLASS_COUNT, SIZE_CLASS_COUNT, Floats, Ints
+from testbed.fast.layout import LENGTH_CLASS_COUNT, SIZE_CLASS_COUNT, Counts, Floats, Ints
 
 #: Classes of run time part here, seconds. Where they part decides nothing but speed.
 _LENGTHS_S = (1_800.0, 3_600.0, 7_200.0)
@@ -31,7 +31,7 @@ def class_of(gpu_count: int, duration_s: float) -> int:
 @compiled
 def fit_from(
     times: Floats,
-    free: Ints,
+    free: Ints | Counts,
     count: int,
     first: int,
     gpu_count: int,
@@ -80,7 +80,12 @@ def fit_from(
 
 @compiled
 def earliest_fit(
-    times: Floats, free: Ints, count: int, gpu_count: int, duration_s: float, not_before_s: float
+    times: Floats,
+    free: Ints | Counts,
+    count: int,
+    gpu_count: int,
+    duration_s: float,
+    not_before_s: float,
 ) -> float:
     """Return the earliest instant >= `not_before_s` from which `gpu_count` GPUs stay free.
 
@@ -100,7 +105,7 @@ def earliest_fit(
 
 
 @compiled
-def _insert(times: Floats, free: Ints, count: int, step: int, at_s: float) -> None:
+def _insert(times: Floats, free: Ints | Counts, count: int, step: int, at_s: float) -> None:
     """Let a step begin at `at_s`, before the one at `step`."""
     for k in range(count, step, -1):
         times[k] = times[k - 1]
@@ -111,7 +116,7 @@ def _insert(times: Floats, free: Ints, count: int, step: int, at_s: float) -> No
 
 
 @compiled
-def _edge(times: Floats, free: Ints, count: int, at_s: float) -> tuple[int, int]:
+def _edge(times: Floats, free: Ints | Counts, count: int, at_s: float) -> tuple[int, int]:
     """Return the index of the step that begins at `at_s`, made if there is none, and the count."""
     step = count
     while step > 0 and times[step - 1] >= at_s:
@@ -124,7 +129,7 @@ def _edge(times: Floats, free: Ints, count: int, at_s: float) -> tuple[int, int]
 
 @compiled
 def reserve(
-    times: Floats, free: Ints, count: int, gpu_count: int, start_s: float, end_s: float
+    times: Floats, free: Ints | Counts, count: int, gpu_count: int, start_s: float, end_s: float
 ) -> int:
     """Take `gpu_count` GPUs from `start_s` to `end_s`; return the new count of steps."""
     first, count = _edge(times, free, count, max(start_s, times[0]))
@@ -137,7 +142,7 @@ def reserve(
 @compiled
 def place(
     times: Floats,
-    free: Ints,
+    free: Ints | Counts,
     count: int,
     after: Ints,
     gpu_count: int,

@@ -60,6 +60,7 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
     flow_count = run_count + _MORE_FLOWS
     work_count = 2 * slot_count + 2 * layout.HELD_SLOT_COUNT + artifact_count + site_count + 8
     truth, truth_sum, series = _truth(instance)
+    slice_ratio = np.array([_at_median_1(s).quantiles_at(MIDPOINT_LEVELS) for s in sigmas])
     free_runs = np.arange(slot_count, dtype=np.int64)
     free_flows = np.arange(flow_count, dtype=np.int64)
     state = State(
@@ -81,7 +82,8 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         type_speed=_type_speeds(instance, types),
         levels=np.concatenate(([0.0], LEVELS, [1.0])),
         quantile_ratio=np.array([_quantile_ratios(sigma) for sigma in sigmas]),
-        slice_ratio=np.array([_at_median_1(s).quantiles_at(MIDPOINT_LEVELS) for s in sigmas]),
+        slice_ratio=slice_ratio,
+        mean_ratio=slice_ratio.mean(axis=1),
         slice_ln=np.array([_strict_knots(sigma) for sigma in sigmas]),
         entries=_entries(site_count, artifact_count),
         runs=np.zeros(slot_count, layout.RUN_SLOT),
@@ -91,13 +93,14 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         queues=np.zeros((site_count, layout.RUN_SLOT_COUNT), np.int64),
         running=np.zeros((site_count, layout.RUN_SLOT_COUNT), np.int64),
         plan_times=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT)),
-        plan_free=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT), np.int64),
+        plan_free=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT), np.int32),
         kept_count=np.zeros((site_count, layout.KEPT_COUNT), np.int64),
         after=np.zeros((site_count, layout.SIZE_CLASS_COUNT * layout.LENGTH_CLASS_COUNT), np.int64),
         held=np.zeros((site_count, layout.HELD_SLOT_COUNT), layout.HELD),
         flows=np.zeros(flow_count, layout.FLOW),
         free_flows=free_flows,
         heap=np.zeros(_HEAP_COUNT, layout.EVENT),
+        soon=np.zeros((layout.PRIORITY_COUNT, layout.SOON_COUNT), layout.EVENT),
         lines=np.zeros(_LINE_COUNT, layout.LINE),
         sums=np.zeros((2, ITEM_COUNT, 2)),
         lookups=np.zeros((2, 2, 2), np.int64),

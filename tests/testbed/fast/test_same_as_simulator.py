@@ -31,6 +31,8 @@ FULL_WEIGHT = {"artifact": 1.0}
 TINY = replace(BUSY, seed=1, model_cache_gb=15.0, data_cache_gb=21.0)
 #: A third of the tasks run, the others wait.
 CROWDED = Sample(task_count=110, tasks_per_h=250.0, site_count=2, seed=2)
+#: Nearly all arrive within a quarter of an hour, so that offers are compared as far as plans go.
+RUSH = Sample(task_count=190, tasks_per_h=600.0, site_count=5, seed=1)
 
 
 def in_steps(instance: Instance, minutes: float) -> Instance:
@@ -135,6 +137,12 @@ def test_other_worlds(sample: Sample, policy: str) -> None:
 def test_long_queues(policy: str, minutes: float) -> None:
     """Plans of dozens of waiting runs, asked for once at an instant or many times."""
     check_same(in_steps(instance_of(CROWDED), minutes), policy)
+
+
+@pytest.mark.parametrize("policy", ["carbon-greedy", "cost-greedy"])
+def test_plans_that_end_where_a_bid_has_lost(policy: str) -> None:
+    """One of them ends just where a plan is kept, and is gone on with later."""
+    check_same(in_steps(instance_of(RUSH), 15.0), policy)
 
 
 @pytest.mark.parametrize("eviction", EVICTORS)
