@@ -137,7 +137,8 @@ def _dtype(*fields: Any) -> np.dtype[Any]:
     return np.dtype(list(fields), align=True)
 
 
-_F, _I = "f8", "i8"
+#: `_N` is for what there is one of for each task: it decides how memory grows.
+_F, _I, _N = "f8", "i8", "i4"
 
 GLOBALS: Final = _dtype(
     ("now_s", _F),
@@ -259,19 +260,19 @@ TASK: Final = _dtype(
     ("penalty_usd", _F),
     ("penalty_usd_per_h", _F),
     ("penalty_cap_h", _F),
-    ("origin", _I),
-    ("model", _I),
-    ("data", _I),
-    ("gpu_count", _I),
-    ("sigma", _I),
-    ("rank", _I),
-    ("state", _I),
+    ("origin", _N),
+    ("model", _N),
+    ("data", _N),
+    ("gpu_count", _N),
+    ("sigma", _N),
+    ("rank", _N),
+    ("state", _N),
     ("due_s", _F),
-    ("auction_count", _I),
-    ("attempt", _I),
-    ("has_bid", _I),
-    ("next_parked", _I),
-    ("site", _I),
+    ("auction_count", _N),
+    ("attempt", _N),
+    ("has_bid", _N),
+    ("next_parked", _N),
+    ("site", _N),
     ("winning_usd", _F),
     ("hold_start_s", _F),
     ("hold_end_s", _F),
