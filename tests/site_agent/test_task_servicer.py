@@ -33,6 +33,7 @@ from gcos.contract_net import (
 from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import (
     ArtifactNotFoundError,
+    ExhaustedError,
     GcosError,
     InvalidRequestError,
     NoCandidateError,
@@ -964,6 +965,16 @@ async def test_what_is_announced_has_the_holders_that_the_broker_named(is_news: 
         (draft,) = drafts
         assert draft.announcement.needs == (need,)
         assert from_proto(draft.message.announcements[0], Announcement) == draft.announcement
+
+
+async def test_what_a_broker_refuses_is_told_as_it_said_it() -> None:
+    async with agent() as here:
+
+        async def nominate(_query: NominationQuery) -> Nomination:
+            raise ExhaustedError("is busy", hint="wait")
+
+        here.peers.nominate = nominate  # type: ignore[method-assign]
+        assert isinstance(await refused(here.plan()), ExhaustedError)
 
 
 # ---------------------------------------------------------------- progress
