@@ -22,6 +22,7 @@ from gcos.contract_net import (
 )
 from gcos.durations import Prediction, WorkFeatures
 from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, UnavailableError
+from gcos.exception_groups import sole_error
 from gcos.ids import ArtifactId, Fence, SiteId, TaskId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, Resolution
 from gcos.tasks import Reason, TaskSpec
@@ -139,24 +140,31 @@ class Negotiation:
     async def prepare(
         self, task_id: TaskId, spec: TaskSpec, needs: tuple[ArtifactNeed, ...], fence: Fence
     ) -> Ground:
-        """Return who is to be asked, and how long the run will take."""
+        """Return who is to be asked, and how long the run will take.
+
+        Raises:
+            GcosError: A broker refuses to answer.
+        """
         host = self._host
         predictions = await host.predict(host.origin.features(spec, needs))
         terms = host.origin.terms_of(spec, predictions)
-        async with asyncio.TaskGroup() as group:
-            asked = group.create_task(self._nominate(spec, needs, predictions, terms))
-            for _ in range(2):  # the call goes out; what follows has until the answer comes
-                await asyncio.sleep(0)
-            announcement = host.origin.announcement(
-                task_id,
-                spec,
-                fence=fence,
-                needs=needs,
-                predictions=predictions,
-                cluster=host.cluster,
-                terms=terms,
-            )
-            draft = Draft.of(announcement)
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = group.create_task(self._nominate(spec, needs, predictions, terms))
+                for _ in range(2):  # the call goes out; what follows has until the answer comes
+                    await asyncio.sleep(0)
+                announcement = host.origin.announcement(
+                    task_id,
+                    spec,
+                    fence=fence,
+                    needs=needs,
+                    predictions=predictions,
+                    cluster=host.cluster,
+                    terms=terms,
+                )
+                draft = Draft.of(announcement)
+        except ExceptionGroup as exc:
+            raise sole_error(exc) from None
         return Ground(predictions, terms, asked.result(), draft)
 
     async def announce(

@@ -135,6 +135,7 @@ class Runner:
         self._renew_now = asyncio.Event()
         self._staging: dict[RunId, asyncio.Task[None]] = {}
         self._effects: set[asyncio.Task[None]] = set()
+        self._is_ending = False
         self._last_applied: asyncio.Task[None] | None = None
         #: Negotiations under way.
         self._steps: dict[TaskId, Steps] = {}
@@ -201,7 +202,7 @@ class Runner:
         # call that brought this about, then the effects, then the log and whoever watches.
         if not done.done():
             done.set_result(None)
-        if not self.failed.is_set():
+        if not (self.failed.is_set() or self._is_ending):
             for effect in ready.effects:
                 self._begin(effect)
         if ready.writes:
@@ -254,10 +255,11 @@ class Runner:
         return task
 
     def cancel_effects(self) -> None:
-        """Stop what waits for peers or runs, so that the agent can end.
+        """Stop what waits for peers or runs, and begin no more, so that the agent can end.
 
         Runs go on under their supervisors; the next agent over this directory adopts them.
         """
+        self._is_ending = True
         for task in list(self._effects):
             task.cancel()
 

@@ -16,13 +16,15 @@ _Handle = Callable[[int, FrameType | None], None]
 def interruptible() -> Iterator[None]:
     """Have the first of these signals raise KeyboardInterrupt in the block, and no other one.
 
-    So what is removed upon the first is not left half by a second, which people send who wait.
+    So what is removed upon the first is not left half by a second, which people send who wait. The
+    exception has the signal's number, with which it can be raised again.
     """
 
-    def first(_number: int, _frame: FrameType | None) -> None:
+    def first(number: int, _frame: FrameType | None) -> None:
         for each in _SIGNALS:
-            signal.signal(each, _ignored)
-        raise KeyboardInterrupt
+            if signal.getsignal(each) is first:
+                signal.signal(each, _ignored)
+        raise KeyboardInterrupt(number)
 
     with _handling(first):
         yield

@@ -137,20 +137,20 @@ def stop(
     """
     for process in processes:
         process.send(signal.SIGTERM)
-    is_hurried = False
+    struck: tuple[int, ...] = ()
     try:
         with interruptible():
             _await_end(processes, timeout_s=grace_s)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as exc:
         tell("not waiting any longer")
-        is_hurried = True
+        struck = exc.args or (signal.SIGINT,)
     left = [process for process in processes if process.is_alive]
     for process in left:
         process.send(signal.SIGKILL)
         tell(f"killed {process.name} (pid {process.pid}), which had not ended by itself")
     _await_end(left, timeout_s=_KILL_WAIT_S)
-    if is_hurried:
-        signal.raise_signal(signal.SIGINT)
+    for number in struck:
+        signal.raise_signal(number)
     return left
 
 

@@ -46,6 +46,7 @@ class Lines:
         #: The one used last is the last.
         self._lines: dict[str, _Line] = {}
         self._listening: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def ask(
         self, address: str, request: NegotiateRequest, *, timeout_s: float
@@ -68,11 +69,14 @@ class Lines:
         return answer
 
     def close(self) -> None:
-        """Hang up; questions that are not answered get no answer."""
+        """Hang up; questions that are not answered get no answer, nor do those that follow."""
+        self._is_closed = True
         for task in self._listening:
             task.cancel()
 
     def _line(self, address: str) -> "_Line":
+        if self._is_closed:
+            raise _LineEndedError  # nobody would end another line
         line = self._lines.pop(address, None)
         if line is None or not line.is_open:
             line = _Line(self._open(address))
@@ -104,7 +108,8 @@ class _Line:
         self.is_open = True
         self.listening: asyncio.Task[None] | None = None
         self._stream = stream
-        self._waiting: dict[str, asyncio.Future[NegotiateResponse]] = {}
+        #: Answers to come; None: there will be none.
+        self._waiting: dict[str, asyncio.Future[NegotiateResponse | None]] = {}
         self._count = 0
         # A call takes one message at a time.
         self._writing = asyncio.Lock()
@@ -122,17 +127,21 @@ class _Line:
         """
         self._count += 1
         request.call_id = str(self._count)
-        answer: asyncio.Future[NegotiateResponse] = asyncio.get_running_loop().create_future()
-        self._waiting[request.call_id] = answer
+        coming: asyncio.Future[NegotiateResponse | None]
+        coming = asyncio.get_running_loop().create_future()
+        self._waiting[request.call_id] = coming
         try:
             async with self._writing:
                 await self._stream.write(request)
-            return await answer
+            answer = await coming
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:
             self.is_open = False
             raise _LineEndedError from exc
         finally:
             del self._waiting[request.call_id]
+        if answer is None:
+            raise _LineEndedError
+        return answer
 
     async def listen(self) -> None:
         """Hand out answers until the line ends."""
@@ -148,7 +157,7 @@ class _Line:
             self._stream.cancel()
             for waiting in self._waiting.values():
                 if not waiting.done():
-                    waiting.set_exception(_LineEndedError())
+                    waiting.set_result(None)
 
     def hang_up(self) -> None:
         """End the line."""

@@ -1,10 +1,13 @@
 """Questions over one long call: answered each for itself, and none is waited for in vain."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
+import grpc.aio
 import pytest
 import structlog
 
@@ -167,3 +170,39 @@ async def test_whoever_waits_hears_when_the_asker_hangs_up() -> None:
             lost = group.create_task(problem_of(kept, running.address, "slow"))
             await peer.has_slow.wait()
         assert isinstance(await lost, PeerUnreachableError)
+
+
+class Broken:
+    """A call that ends, and fails to send, while a question is sent."""
+
+    def __init__(self) -> None:
+        self._is_over = asyncio.Event()
+
+    async def read(self) -> object:
+        await self._is_over.wait()
+        return grpc.aio.EOF
+
+    async def write(self, request: site_pb2.NegotiateRequest) -> None:
+        self._is_over.set()
+        for _ in range(3):  # who listens is told first
+            await asyncio.sleep(0)
+        raise asyncio.InvalidStateError
+
+    def cancel(self) -> None:
+        pass
+
+
+async def test_a_question_that_could_not_be_sent_leaves_no_error_behind() -> None:
+    lost: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: lost.append(context))
+    async with asyncio.TaskGroup() as group:
+        kept = Lines(group, lambda _: cast(Any, Broken()))
+        assert isinstance(await problem_of(kept, "127.0.0.1:1", "a"), PeerUnreachableError)
+    gc.collect()
+    assert lost == []
+
+
+async def test_nobody_is_asked_over_lines_that_are_closed() -> None:
+    async with served(Peer()) as running, asking() as kept:
+        kept.close()
+        assert isinstance(await problem_of(kept, running.address, "a"), PeerUnreachableError)

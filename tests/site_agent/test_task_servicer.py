@@ -33,6 +33,7 @@ from gcos.contract_net import (
 from gcos.durations import Prediction, PredictionSource, RunTime
 from gcos.errors import (
     ArtifactNotFoundError,
+    ExhaustedError,
     GcosError,
     InvalidRequestError,
     NoCandidateError,
@@ -62,6 +63,7 @@ from site_agent.copy_planning import Tariff
 from site_agent.custody import CustodyShell
 from site_agent.demand_log import DemandLog
 from site_agent.dual_cache import DualCache
+from site_agent.effects import Observe, Ready
 from site_agent.lease import LeaseTerms
 from site_agent.migration import Migration
 from site_agent.origin import Origin, OriginSettings
@@ -964,6 +966,32 @@ async def test_what_is_announced_has_the_holders_that_the_broker_named(is_news: 
         (draft,) = drafts
         assert draft.announcement.needs == (need,)
         assert from_proto(draft.message.announcements[0], Announcement) == draft.announcement
+
+
+async def test_what_a_broker_refuses_is_told_as_it_said_it() -> None:
+    async with agent() as here:
+
+        async def nominate(_query: NominationQuery) -> Nomination:
+            raise ExhaustedError("is busy", hint="wait")
+
+        here.peers.nominate = nominate  # type: ignore[method-assign]
+        assert isinstance(await refused(here.plan()), ExhaustedError)
+
+
+async def test_what_an_agent_that_ends_still_wrote_begins_nothing() -> None:
+    async with agent() as here:
+        heard = []
+
+        async def observe(observation: object) -> None:
+            heard.append(observation)
+
+        here.peers.observe = observe  # type: ignore[method-assign]
+        written = here.runner.apply(Ready((), (Observe(cast(Any, "a run")),)))
+        here.runner.cancel_effects()
+        await written
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert heard == []
 
 
 # ---------------------------------------------------------------- progress

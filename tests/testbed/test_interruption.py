@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from testbed import local_processes
 from testbed.interruption import interruptible, uninterrupted
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -63,6 +64,25 @@ def test_an_interruption_of_what_removes_comes_through_when_it_is_done():
     assert removed == ["this", "that"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ended_a_grace_is_raised_again_where_ctrl_c_is_ignored(number, monkeypatch):
+    """Shells have what they start in the background ignore it."""
+    strikes = iter([number])
+
+    def wait(_processes, *, timeout_s):
+        del timeout_s
+        for each in strikes:
+            strike(each)
+
+    monkeypatch.setattr(local_processes, "_await_end", wait)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with pytest.raises(KeyboardInterrupt) as caught, interruptible(), uninterrupted():
+        local_processes.stop([], grace_s=30.0, tell=lambda _: None)
+    assert caught.value.args == (number,)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_what_removes_after_an_interruption_lets_no_second_one_through():
     removed = []
 
@@ -90,6 +110,9 @@ def test_who_ignores_hangups_goes_on_after_one():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with interruptible():
         strike(signal.SIGHUP)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        strike(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 

@@ -309,6 +309,13 @@ def test_a_failed_attempt_counts_as_spent() -> None:
     assert cell(ledger_table.carbon(both, None), ">SAVED") == "-50 %"
 
 
+@pytest.mark.parametrize(
+    ("spent", "told"), [(11.0, "-1000 %"), (11.01, "< -1000 %"), (1e300, "< -1000 %")]
+)
+def test_a_yardstick_of_nearly_nothing_tells_no_multiple(spent: float, told: str) -> None:
+    assert ledger_table.saved(spent, 1.0) == told
+
+
 def test_the_notes_define_savings_scope_and_carbon_price_and_count_what_is_not_known() -> None:
     entry = samples.ledger_entry(TaskId("de-1"))
     notes = ledger_table.notes(groups([entry, replace(entry, is_carbon_known=False)], None))
