@@ -214,6 +214,8 @@ class TaskPredictor:
                 answers.append(None)
             elif known is None and not tree.has_leaf_table and key not in self._asked:
                 # What is remembered pays from the second question on.
+                if len(self._asked) >= PLACE_COUNT_MAX:
+                    self._asked = set()
                 self._asked.add(key)
                 numbers = list(template.numbers)
                 numbers[WORK_AT], numbers[TOKENS_AT] = ln_reference, ln_tokens

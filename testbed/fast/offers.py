@@ -49,6 +49,8 @@ SURE = 4 * TIE
 GLANCE_STRIDE = 8
 #: More than what two sums of the same numbers can differ by, for their size.
 ROUNDING = 1e-9
+#: More than what an instant is rounded by, seconds; of short runs that is more than `ROUNDING`.
+INSTANT_S = 1e-6
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -253,8 +255,9 @@ def least_score(s: State, site: int, task: int) -> float:
     median_s = what.predicted_s / s.type_speed[here.type]
     power_kw = what.gpu_count * here.active_kw * here.pue / S_PER_H
     kind = PRICE if rule == COST_GREEDY else CARBON
-    least = median_s * s.mean_ratio[what.sigma] * s.least_issued[kind, site] * power_kw
-    return least - ROUNDING * abs(least)
+    rate = s.least_issued[kind, site] * power_kw
+    least = median_s * s.mean_ratio[what.sigma] * rate
+    return least - ROUNDING * abs(least) - INSTANT_S * abs(rate)
 
 
 @compiled

@@ -1,6 +1,8 @@
 """Tasks on DiPTree: late, repeated and shuffled runs, and the answers for what is new."""
 
+import gc
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -22,7 +24,7 @@ pytest.importorskip("lightgbm")
 pytest.importorskip("onnx")
 from predictor import refit, task_predictor, templates
 from predictor.answers import Answer, AnswerColumns, Answers
-from predictor.features import question_of
+from predictor.features import Template, question_of
 from predictor.fit import Fit
 from predictor.fitting import fit_history
 from predictor.records import Hyperparameters
@@ -278,6 +280,19 @@ def test_many_are_told_what_was_learned_since(structure: Structure) -> None:
         asked.predict_many(questions, [H100]).encoded()
         == fresh.predict_many(questions, [H100]).encoded()
     )
+
+
+def test_templates_asked_for_once_are_not_remembered_without_end(
+    structure: Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = using(structure, [run_of(index) for index in range(200)])
+    monkeypatch.setattr(task_predictor, "PLACE_COUNT_MAX", 10)
+    asked = Counter(type(each) for each in gc.get_objects())[Template]
+    for size in range(1, 100):
+        predictor.predict(work("m1", size), [H100])
+    gc.collect()
+    held = Counter(type(each) for each in gc.get_objects())[Template]
+    assert held - asked <= 20
 
 
 def test_more_templates_than_are_remembered_are_answered(

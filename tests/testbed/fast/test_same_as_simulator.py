@@ -145,6 +145,30 @@ def test_plans_that_end_where_a_bid_has_lost(policy: str) -> None:
     check_same(in_steps(instance_of(RUSH), 15.0), policy)
 
 
+def test_short_runs_under_signals_that_never_change() -> None:
+    """Sites then differ by no more than what their instants are rounded by."""
+    drawn = instance_of(replace(BUSY, site_count=5, tasks_per_h=600.0, rtt_s=0.0, gb_per_s=1e3))
+    carbon = {
+        key: replace(each, values=0.0 * each.values + 500) for key, each in drawn.carbon.items()
+    }
+    pool = replace(drawn.sites[0].pools[0], gpu_count=64)
+    short = replace(
+        drawn,
+        carbon=carbon,
+        sites=tuple(replace(site, pue=1.2, pools=(pool,)) for site in drawn.sites),
+        tasks=tuple(
+            replace(
+                task,
+                gpu_count=16 * task.gpu_count,
+                predicted_work_s=task.predicted_work_s / 200,
+                work_s=task.work_s / 200,
+            )
+            for task in drawn.tasks
+        ),
+    )
+    check_same(in_steps(short, 0.1), "carbon-greedy")
+
+
 @pytest.mark.parametrize("eviction", EVICTORS)
 @pytest.mark.parametrize("policy", ["joint", "random"])
 def test_every_evictor(policy: str, eviction: str) -> None:
