@@ -14,6 +14,7 @@ from rich.table import Table
 
 import testbed.bench
 from testbed.bench import BenchRow
+from testbed.interruption import interruptible
 
 _FILE_WIDTH: Final = 160
 
@@ -68,10 +69,15 @@ def main(names: Sequence[str]) -> int:
         talk.print(f"error: no benchmark {', '.join(unknown)}; there are {', '.join(found)}")
         return 2
     rows: list[BenchRow] = []
-    for name in names or list(found):
-        with talk.status(f"measuring {name}"):
-            measured = found[name]()
-        rows += [measured] if isinstance(measured, BenchRow) else list(measured)
+    try:
+        for name in names or list(found):
+            # SIGTERM too, as of timeout(1), so that the processes of a benchmark end with it.
+            with talk.status(f"measuring {name}"), interruptible():
+                measured = found[name]()
+                rows += [measured] if isinstance(measured, BenchRow) else measured
+    except KeyboardInterrupt:
+        talk.print("interrupted; what was started has ended")
+        return 130
     console.print(table_of(rows))
     notes: dict[str, list[str]] = {}
     for row in rows:

@@ -19,6 +19,7 @@ from typing import Final
 from gcos.client import Client
 from testbed import local_cluster
 from testbed.bench import BenchRow
+from testbed.interruption import interruptible
 from testbed.local_state import ClusterOptions
 from testbed.wan import cluster
 from testbed.wan.cluster import Testbed
@@ -113,4 +114,6 @@ def _links(rtt_s: float) -> Sequence[WanLink]:
 if __name__ == "__main__":
     asked_s = float(sys.argv[1]) / 1e3 if len(sys.argv) > 1 else RTT_S
     asked_count = int(sys.argv[2]) if len(sys.argv) > 2 else ROUND_COUNT
-    sys.stdout.write(f"{measure(asked_s, asked_count)}\n")
+    with interruptible():
+        row = measure(asked_s, asked_count)
+    sys.stdout.write(f"{row}\n")
