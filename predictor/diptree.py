@@ -104,10 +104,9 @@ class DiPTree:
         ticket, effective_count, depth = self._ask(row)
         cumulative = self.stack.mixed(ticket.cumulative, ticket.group)
         ln_quantiles = np.interp(self.levels.levels(), cumulative, self.partition.edges)
-        typical = self._histories.typical(ticket.typicals)
         return Forecast(
             quantiles_s=np.exp(ln_quantiles),
-            typical_s=None if typical is None else math.exp(typical),
+            typical_s=self._histories.typical_s(ticket.typicals),
             effective_count=effective_count,
             depth=depth,
             ticket=ticket,
@@ -317,7 +316,6 @@ class DiPTree:
         if self._trees is None:
             weights[1] += weights[0]
             weights[0] = 0.0
-        typical = self._histories.typical(self._histories.typicals(row))
         tree_count = max(self.partition.tree_count, 1)
         return Place(
             names=np.array(self._names(row), dtype=np.float32),
@@ -327,7 +325,7 @@ class DiPTree:
             head_weights=weights[_OF_HEAD],
             effective_count=effective_count,
             depth=len(slots),
-            typical_s=None if typical is None else math.exp(typical),
+            typical_s=self._histories.typical_s(self._histories.typicals(row)),
         )
 
     def _names(self, row: Row) -> list[float]:

@@ -123,10 +123,12 @@ class Histories:
                 return tuple(_medians(list(history.newest_values)))
         return ()
 
-    def typical(self, typicals: tuple[float, ...]) -> float | None:
-        """Return that of `typicals` which has lately come nearest, or None."""
+    def typical_s(self, typicals: tuple[float, ...]) -> float | None:
+        """Return e to that of `typicals` which has lately come nearest, or None."""
+        if not typicals:
+            return None
         errors = self._typical_errors
-        return typicals[min(range(len(errors)), key=errors.__getitem__)] if typicals else None
+        return math.exp(typicals[min(range(len(errors)), key=errors.__getitem__)])
 
     def judge(self, typicals: tuple[float, ...], ln_s: float) -> None:
         """Compare what was told of a run with what happened."""

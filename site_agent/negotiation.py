@@ -153,16 +153,9 @@ class Negotiation:
                 asked = group.create_task(self._nominate(spec, needs, predictions, terms))
                 for _ in range(2):  # the call goes out; what follows has until the answer comes
                     await asyncio.sleep(0)
-                announcement = host.origin.announcement(
-                    task_id,
-                    spec,
-                    fence=fence,
-                    needs=needs,
-                    predictions=predictions,
-                    cluster=host.cluster,
-                    terms=terms,
+                draft = Draft.of(
+                    self._announcement(task_id, spec, fence, needs, predictions, terms)
                 )
-                draft = Draft.of(announcement)
         except ExceptionGroup as exc:
             raise sole_error(exc) from None
         return Ground(predictions, terms, asked.result(), draft)
@@ -171,16 +164,9 @@ class Negotiation:
         self, task_id: TaskId, spec: TaskSpec, ground: Ground, fence: Fence
     ) -> Auction:
         """Return what announcing the task on known ground brought. Changes nothing durable."""
-        host = self._host
         predictions, nomination = ground.predictions, ground.nomination
-        announcement = host.origin.announcement(
-            task_id,
-            spec,
-            fence=fence,
-            needs=nomination.needs,
-            predictions=predictions,
-            cluster=host.cluster,
-            terms=ground.terms,
+        announcement = self._announcement(
+            task_id, spec, fence, nomination.needs, predictions, ground.terms
         )
         draft = ground.draft
         if draft.announcement != announcement:  # holders or limits are others
@@ -207,6 +193,27 @@ class Negotiation:
             is_complete=nomination.is_settled
             and all(known.site.site_id in heard for known in sites),
             zones={known.site.site_id: known.site.zone for known in sites},
+        )
+
+    def _announcement(
+        self,
+        task_id: TaskId,
+        spec: TaskSpec,
+        fence: Fence,
+        needs: tuple[ArtifactNeed, ...],
+        predictions: tuple[Prediction, ...],
+        terms: Terms,
+    ) -> Announcement:
+        """Return what sites are told of a task, with the cluster as it is seen now."""
+        host = self._host
+        return host.origin.announcement(
+            task_id,
+            spec,
+            fence=fence,
+            needs=needs,
+            predictions=predictions,
+            cluster=host.cluster,
+            terms=terms,
         )
 
     def _absent(self, sites: Sequence[KnownSite], told: Collection[SiteId]) -> list[Refusal]:
