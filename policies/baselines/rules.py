@@ -37,7 +37,7 @@ TIE = 1e-9
 START_TIE = 1e-6
 
 #: Probability of being late above which an option is taken only where there is no other.
-LATE_MAX = 0.1
+LATE_MAX = 0.03
 #: Above any score that a rule gives.
 LAST = 1e9
 
