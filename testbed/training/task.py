@@ -3,6 +3,9 @@
 Every round a few of the training worlds are run with choices drawn from the present policy, each
 beside the same world under the rule; the learner takes some steps on what came of it. Now and then
 the policy is tried without drawing on worlds that it never learns from; the best so far is kept.
+
+The ablation `central` is trained alike, on the same worlds with the same draws; its network looks
+at all candidates of a task at once, as no site can.
 """
 
 import math
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gcos.seeds import stream
+from policies.catalogue import CENTRAL
 from policies.features import CLAMP, FEATURES, UNITS
 from policies.maccs.actor import INPUT, OUTPUT
 from policies.maccs.actor_card import Feature
@@ -119,7 +123,9 @@ class _Rounds:
     def _begun(self) -> tuple[Learner, _Best, int]:
         """Return where a training was, or its begin: f is 0, and features are scaled."""
         draws = stream(self._job.config.random_seed, "task", "weights")
-        network = drawn_network(draws, hidden=self._told.hidden)
+        network = drawn_network(
+            draws, hidden=self._told.hidden, sees_all=self._job.config.part == CENTRAL
+        )
         state = checkpoints.load(self._job.directory)
         if state is None:
             rollouts = self._explore(network, -1)
