@@ -213,7 +213,7 @@ def test_the_ablation_is_trained_alike_on_the_same(tmp_path: Path) -> None:
     other, _ = trained(tmp_path / "other", part=CENTRAL, round_count=1)
     assert one.graph.SerializeToString() == other.graph.SerializeToString()
     task, alone = trained(tmp_path / "task", round_count=1)
-    drawn = [line.split(", root")[0] for line in (told[0], alone[0])]
+    drawn = [line.split(": ", 1)[1].split(", root")[0] for line in (told[0], alone[0])]
     assert drawn[0] == drawn[1]
     network = network_in(one.graph)
     begun = drawn_network(
