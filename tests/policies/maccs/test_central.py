@@ -17,6 +17,7 @@ from policies.maccs.task_actor import PART, load_task_actor
 from policies.maccs.task_bidder import RESIDUAL_MAX
 from policies.maccs.task_network import drawn_network, graph_of, network_in
 from site_agent.config import AgentConfig, completed
+from testbed.learned_bids import task_network
 from testbed.sim.run import simulate
 from testbed.sim.samples import Sample, instance_of
 
@@ -84,6 +85,17 @@ def test_the_file_computes_what_the_arrays_compute(tmp_path: Path) -> None:
     again = network_in(read_model(actor_path(CENTRAL, tmp_path))[0].graph)
     for name in NETWORK.__slots__:
         assert np.array_equal(getattr(again, name), getattr(NETWORK, name)), name
+
+
+def test_the_shipped_file_sees_all_and_that_of_the_task_actor_does_not() -> None:
+    central = task_network((CENTRAL,), scales={})
+    assert central is not None
+    network, scale = central
+    assert network.sees_all
+    assert scale == 1.0, "an ablation shows what was learned, whatever the gate says"
+    alone = task_network((PART,), scales={PART: 1.0})
+    assert alone is not None
+    assert not alone[0].sees_all
 
 
 def test_agents_do_not_load_its_file_as_theirs(tmp_path: Path) -> None:
