@@ -8,7 +8,7 @@ from typing import Final
 from policies.catalogue import CENTRAL, Policy, policy_named
 from policies.features import UNITS
 from policies.interface import Bidder
-from policies.maccs.actor import Actor, actor_path, load_actor, required
+from policies.maccs.actor import Actor, load_actor, own_or_shipped_path, required
 from policies.maccs.actor_file import read_model
 from policies.maccs.task_actor import PART, bidder_of
 from policies.maccs.task_network import TaskNetwork, network_in
@@ -63,14 +63,9 @@ def task_network(
     scale = scales.get(part, shipped)
     if scale == 0.0:
         return None  # which is the same, and takes less time
-    model, _ = read_model(_path(part, directory))
+    model, _ = read_model(own_or_shipped_path(part, directory))
     return network_in(model.graph), scale
 
 
-def _path(part: str, directory: Path | None) -> Path:
-    path = actor_path(part, directory)
-    return path if path.exists() else actor_path(part)
-
-
 def _actor(part: str, directory: Path | None) -> Actor:
-    return required(load_actor(_path(part, directory), part, UNITS))
+    return required(load_actor(own_or_shipped_path(part, directory), part, UNITS))
