@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT: Final = "maccs"
 """What live agents run unless told otherwise."""
+CENTRAL: Final = "central"
+"""The ablation whose task actor sees all candidates at once; also the part that it has learned."""
 
 
 class Foresight(Enum):
@@ -63,7 +65,12 @@ class Policy:
     @property
     def is_live(self) -> bool:
         """Whether agents can run it: none of them sees all sites at once or knows the future."""
-        return self.dispatcher is None and not self.is_clairvoyant
+        return self.dispatcher is None and not self.is_clairvoyant and not self.is_central
+
+    @property
+    def is_central(self) -> bool:
+        """Whether the offers of all sites for a task are ranked by one network that sees all."""
+        return CENTRAL in self.learned
 
     @property
     def is_clairvoyant(self) -> bool:
@@ -177,6 +184,16 @@ POLICIES: Final = {
             migrator=Regret,
             foresight=Foresight.REMEMBERED,
             learned=("artifact", "task"),
+        ),
+        Policy(
+            CENTRAL,
+            "maccs, its offers ranked by a network that sees all of them: an ablation, in"
+            " evaluations only",
+            JointBidder,
+            gives_back_late=True,
+            migrator=Regret,
+            foresight=Foresight.REMEMBERED,
+            learned=("artifact", CENTRAL),
         ),
         Policy(
             "oracle-demand",

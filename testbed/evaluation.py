@@ -221,7 +221,7 @@ def evaluation(
         data=data,
         weeks_start_s=tuple(sorted({record.week_start_s for record in records})),
         seeds=tuple(record.seed for record in against),
-        notes=(*notes, *_clairvoyant(records), *_cores(records), *_gathered(records)),
+        notes=(*notes, *_no_sites(records), *_cores(records), *_gathered(records)),
         policies=tuple(_summary(name, by_policy[name], against) for name in order),
         runs=tuple(records),
         origin=origin,
@@ -233,13 +233,18 @@ def summary_name(policy: str, cache_mode: str, modes: Sequence[str]) -> str:
     return policy if len(modes) == 1 else f"{policy}/{cache_mode}"
 
 
-def _clairvoyant(records: Sequence[RunRecord]) -> list[str]:
-    """Return a note for each policy and each eviction that knows the future."""
+def _no_sites(records: Sequence[RunRecord]) -> list[str]:
+    """Return a note for what no site can run: what knows the future, or sees all sites at once."""
     told = "knows the future: a yardstick, which no site can run"
     policies = dict.fromkeys(record.policy for record in records)
     caches = dict.fromkeys(record.cache_mode for record in records)
     return [
         *(f"{name} {told}" for name in policies if is_clairvoyant(name, DEFAULT_CACHES)),
+        *(
+            f"{name} ranks the offers of all sites together: an ablation, which no site can run"
+            for name in policies
+            if (known := POLICIES.get(name)) is not None and known.is_central
+        ),
         *(f"caches {each}: the eviction {told}" for each in caches if is_clairvoyant("", each)),
     ]
 

@@ -3,13 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from policies.catalogue import Policy, policy_named
+from policies.catalogue import CENTRAL, Policy, policy_named
+from policies.features import UNITS
 from policies.interface import Bidder
-from policies.maccs.actor import Actor, actor_path, required
+from policies.maccs.actor import Actor, load_actor, own_or_shipped_path, required
 from policies.maccs.actor_file import read_model
-from policies.maccs.task_actor import PART, bidder_of, load_task_actor
+from policies.maccs.task_actor import PART, bidder_of
 from policies.maccs.task_network import TaskNetwork, network_in
+
+#: Weight of an ablation, which no gate judges: it shows what was learned.
+CENTRAL_SCALE: Final = 1.0
 
 
 def with_task_actor(policy: Policy, directory: Path | None = None) -> Policy:
@@ -20,7 +25,7 @@ def with_task_actor(policy: Policy, directory: Path | None = None) -> Policy:
     """
     if PART not in policy.learned:
         return policy
-    actor = _actor(directory)
+    actor = _actor(PART, directory)
     return replace(policy, bidder=lambda: bidder_of(actor))
 
 
@@ -50,20 +55,17 @@ def task_network(
     Raises:
         InvalidRequestError: The file cannot be used.
     """
-    if PART not in parts:
+    part = next((name for name in (PART, CENTRAL) if name in parts), None)
+    if part is None:
         return None
-    actor = _actor(directory)
-    scale = scales.get(PART, actor.card.residual_scale)
+    actor = _actor(part, directory)
+    shipped = CENTRAL_SCALE if part == CENTRAL else actor.card.residual_scale
+    scale = scales.get(part, shipped)
     if scale == 0.0:
         return None  # which is the same, and takes less time
-    model, _ = read_model(_path(directory))
+    model, _ = read_model(own_or_shipped_path(part, directory))
     return network_in(model.graph), scale
 
 
-def _path(directory: Path | None) -> Path:
-    path = actor_path(PART, directory)
-    return path if path.exists() else actor_path(PART)
-
-
-def _actor(directory: Path | None) -> Actor:
-    return required(load_task_actor(_path(directory).parent))
+def _actor(part: str, directory: Path | None) -> Actor:
+    return required(load_actor(own_or_shipped_path(part, directory), part, UNITS))

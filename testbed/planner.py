@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Final, cast
 
 from policies.maccs import artifact_features, copy_plan, network
-from policies.maccs.actor import actor_path, load_actor, required
+from policies.maccs.actor import load_actor, own_or_shipped_path, required
 from policies.maccs.actor_file import read_model
 from policies.maccs.artifact_features import PART
 from policies.maccs.copy_plan import UNLEARNED, Learned
@@ -81,7 +81,7 @@ def learned(
 
     Args:
         parts: The learned parts of the policy.
-        directory: Where actors lie; None: the shipped ones.
+        directory: Where actors lie; one that is not there, or None: the shipped one.
         scales: Weight by part in place of the one that its file names.
         is_compiled: For the compiled plan; None: for `planner()`.
 
@@ -90,7 +90,7 @@ def learned(
     """
     if PART not in parts:
         return UNLEARNED
-    path = actor_path(PART, directory)
+    path = own_or_shipped_path(PART, directory)
     actor = required(load_actor(path, PART, artifact_features.FEATURES))
     scale = (scales or {}).get(PART, actor.card.residual_scale)
     if not (has_compiler() if is_compiled is None else is_compiled):

@@ -85,6 +85,15 @@ def actor_path(part: str, directory: Path | None = None) -> Path:
     return (SHIPPED if directory is None else directory) / f"{part}.onnx"
 
 
+def own_or_shipped_path(part: str, directory: Path | None) -> Path:
+    """Return the file of a part in a directory, or the shipped one where none lies there.
+
+    For simulations, where what is on trial stands beside what ships.
+    """
+    path = actor_path(part, directory)
+    return path if path.exists() else actor_path(part)
+
+
 def load_actor(path: Path, part: str, features: Mapping[str, str]) -> Actor | Fallback:
     """Return the actor in a file, or why the rule must decide alone.
 

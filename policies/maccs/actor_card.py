@@ -92,7 +92,7 @@ class ActorCard:
     """What a file says of itself.
 
     Attributes:
-        part: Which actor: `artifact` or `task`.
+        part: Which actor: `artifact`, `task`, or `central`, an ablation of that.
         features: Inputs of a row, in their order.
         clamp: Scaled inputs are cut off beyond this.
         output: What a row's output means, with its unit.

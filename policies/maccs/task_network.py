@@ -3,7 +3,13 @@
     h0 = clip((x - shift) x gain, +-CLAMP)
     h1 = tanh(W1 h0 + b1),  h2 = tanh(W2 h1 + b2),  f = RESIDUAL_MAX tanh(w3 h2 + b3)
 
-A row is one candidate, so that permuting candidates permutes what comes out. In double precision:
+A row is one candidate, so that permuting candidates permutes what comes out. In the ablation
+`central` each row sees all rows, whatever their order, by the mean and the maximum of their first
+layers (Zaheer et al., Deep Sets, NeurIPS 2017, eq. 4):
+
+    h2 = tanh(W2 h1 + Wall (mean h1, max h1) + b2)
+
+In double precision:
 a decision takes microseconds either way, and training, agents and the compiled simulator then agree
 to the last digits.
 """
@@ -35,6 +41,8 @@ class TaskNetwork:
         bias_1: (h1,).
         weight_2: (h2, h1).
         bias_2: (h2,).
+        weight_all: (h2, 2 h1), of the mean and then the maximum of the first layer over all rows;
+            (h2, 0): a candidate is looked at by itself alone, as sites must.
         weight_3: (h2,); zeros before training, so that f is 0.
         bias_3: (1,).
     """
@@ -45,6 +53,7 @@ class TaskNetwork:
     bias_1: Floats
     weight_2: Floats
     bias_2: Floats
+    weight_all: Floats
     weight_3: Floats
     bias_3: Floats
 
@@ -55,6 +64,7 @@ class TaskNetwork:
             "gain": (FEATURE_COUNT,),
             "weight_1": (first, FEATURE_COUNT),
             "weight_2": (second, first),
+            "weight_all": (second, 2 * first if self.sees_all else 0),
             "weight_3": (second,),
             "bias_3": (1,),
         }
@@ -62,6 +72,11 @@ class TaskNetwork:
             found = getattr(self, name)
             assert found.shape == shape, f"{name} is {found.shape}, not {shape}"
             assert found.dtype == np.float64, name
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether f of a candidate depends on the others."""
+        return self.weight_all.size > 0
 
     def arrays(self) -> dict[str, Floats]:
         """Return the weights by name."""
@@ -71,11 +86,14 @@ class TaskNetwork:
         """Return f of each row, (n,).
 
         Args:
-            features: (n, 24).
+            features: (n, 24); all candidates of one task, where it sees all.
         """
         scaled = np.clip((features - self.shift) * self.gain, -CLAMP, CLAMP)
         first = np.tanh(scaled @ self.weight_1.T + self.bias_1)
-        second = np.tanh(first @ self.weight_2.T + self.bias_2)
+        sums = first @ self.weight_2.T + self.bias_2
+        if self.sees_all:
+            sums += self.weight_all @ np.concatenate((first.mean(0), first.max(0)))
+        second = np.tanh(sums)
         return np.asarray(RESIDUAL_MAX * np.tanh(second @ self.weight_3 + self.bias_3[0]))
 
 
@@ -87,15 +105,22 @@ NO_NETWORK: Final = TaskNetwork(
     bias_1=np.zeros(0),
     weight_2=np.zeros((0, 0)),
     bias_2=np.zeros(0),
+    weight_all=np.zeros((0, 0)),
     weight_3=np.zeros(0),
     bias_3=np.zeros(1),
 )
 
 
 def drawn_network(
-    draws: np.random.Generator, *, hidden: tuple[int, int], is_zero: bool = True
+    draws: np.random.Generator,
+    *,
+    hidden: tuple[int, int],
+    sees_all: bool = False,
+    is_zero: bool = True,
 ) -> TaskNetwork:
     """Return a network before training: f is 0 everywhere unless `is_zero` is false.
+
+    One that sees all candidates draws the weights of one that does not, and then those for all.
 
     Weights are uniform with the variance of Glorot and Bengio (AISTATS 2010, eq. 16).
     """
@@ -113,6 +138,7 @@ def drawn_network(
         bias_1=np.zeros(first),
         weight_2=layer(second, first),
         bias_2=np.zeros(second),
+        weight_all=layer(second, 2 * first) if sees_all else np.zeros((second, 0)),
         weight_3=np.zeros(second) if is_zero else weight_3,
         bias_3=np.zeros(1),
     )
@@ -124,6 +150,7 @@ def graph_of(network: TaskNetwork, *, input_name: str, output_name: str) -> "onn
 
     arrays = network.arrays()
     arrays["weight_3"] = arrays["weight_3"][np.newaxis]
+    weight_all = arrays.pop("weight_all")
     arrays |= {"least": np.array(-CLAMP), "most": np.array(CLAMP), "reach": np.array(RESIDUAL_MAX)}
     nodes = [
         helper.make_node("Sub", [input_name, "shift"], ["shifted"]),
@@ -132,7 +159,18 @@ def graph_of(network: TaskNetwork, *, input_name: str, output_name: str) -> "onn
         helper.make_node("Gemm", ["scaled", "weight_1", "bias_1"], ["sum_1"], transB=1),
         helper.make_node("Tanh", ["sum_1"], ["hidden_1"]),
         helper.make_node("Gemm", ["hidden_1", "weight_2", "bias_2"], ["sum_2"], transB=1),
-        helper.make_node("Tanh", ["sum_2"], ["hidden_2"]),
+    ]
+    if network.sees_all:
+        arrays["weight_all"] = weight_all
+        nodes += [
+            helper.make_node("ReduceMean", ["hidden_1"], ["mean_1"], axes=[0]),
+            helper.make_node("ReduceMax", ["hidden_1"], ["most_1"], axes=[0]),
+            helper.make_node("Concat", ["mean_1", "most_1"], ["pooled"], axis=1),
+            helper.make_node("Gemm", ["pooled", "weight_all"], ["sum_all"], transB=1),
+            helper.make_node("Add", ["sum_2", "sum_all"], ["sum_both"]),
+        ]
+    nodes += [
+        helper.make_node("Tanh", ["sum_both" if network.sees_all else "sum_2"], ["hidden_2"]),
         helper.make_node("Gemm", ["hidden_2", "weight_3", "bias_3"], ["sum_3"], transB=1),
         helper.make_node("Tanh", ["sum_3"], ["hidden_3"]),
         helper.make_node("Mul", ["hidden_3", "reach"], [output_name]),
@@ -154,6 +192,7 @@ def network_in(graph: "onnx.GraphProto") -> TaskNetwork:
         KeyError: It is another one.
     """
     arrays = arrays_in(graph)
+    arrays.setdefault("weight_all", np.zeros((len(arrays["bias_2"]), 0)))
     layers = {name: arrays[name] for name in TaskNetwork.__slots__}
     layers["weight_3"] = layers["weight_3"][0]
     return TaskNetwork(**layers)

@@ -44,11 +44,13 @@ class Decision:
     Attributes:
         task_id: What is auctioned.
         now_s: World instant.
+        reference_usd: What all candidates divide money by, $.
         candidates: Offers, at least one, sorted by site.
     """
 
     task_id: str
     now_s: float
+    reference_usd: float
     candidates: tuple[Candidate, ...]
 
 
@@ -184,4 +186,4 @@ class SimulatedDecisions:
                 reference=reference,
             )
             candidates.append(Candidate(bid.site_id, bid.offer_usd, features))
-        return Decision(announcement.task_id, now_s, tuple(candidates))
+        return Decision(announcement.task_id, now_s, reference, tuple(candidates))

@@ -77,7 +77,7 @@ from testbed.fast.participant import (
     tick_participant,
 )
 from testbed.fast.plan import let_go
-from testbed.fast.task_actor import hear_cluster, tell
+from testbed.fast.task_actor import correct, hear_cluster, tell
 from testbed.sim.engine import BEAT, DECISION, WORLD
 
 
@@ -138,9 +138,10 @@ def negotiate(s: State, task: int) -> None:
     top, what = s.g[0], s.tasks[task]
     top.auction_count += 1
     what.auction_count += 1
-    best, registered = -1, 0
+    registered = 0
     for site in range(top.site_count):
         here = s.sites[site]
+        s.bids[site].is_bid = 0
         if not here.is_here:
             continue
         registered += 1
@@ -148,6 +149,10 @@ def negotiate(s: State, task: int) -> None:
             continue
         top.event_count += 2
         bid(s, site, task)
+    if top.has_actor:
+        correct(s, task)
+    best = -1
+    for site in range(top.site_count):
         answer = s.bids[site]
         if answer.is_bid and not answer.is_open and (best < 0 or is_before(s, task, site, best)):
             best = site
@@ -179,13 +184,11 @@ def negotiate(s: State, task: int) -> None:
 @compiled
 def tell_losers(s: State, task: int, best: int) -> None:
     """Tell the others, in the order of their offers where anybody looks at it."""
-    top, what = s.g[0], s.tasks[task]
+    top = s.g[0]
     order = s.order[: top.site_count]
     found = 0
     for site in range(top.site_count):
-        if site == best or not s.sites[site].is_here or not s.bids[site].is_bid:
-            continue
-        if s.sites[site].gpu_count < what.gpu_count:
+        if site == best or not s.bids[site].is_bid:
             continue
         at = found
         while top.migrator > 0 and at > 0 and is_before(s, task, site, order[at - 1]):
@@ -210,9 +213,8 @@ def best_of_open(s: State, task: int, best: int) -> int:
     while True:
         found = -1
         for site in range(s.g[0].site_count):
-            here, answer = s.sites[site], s.bids[site]
-            was_asked = here.is_here and here.gpu_count >= s.tasks[task].gpu_count
-            is_open = was_asked and answer.is_bid and answer.is_open
+            answer = s.bids[site]
+            is_open = answer.is_bid and answer.is_open
             if is_open and (found < 0 or answer.value < s.bids[found].value):
                 found = site
         if found < 0 or (best >= 0 and s.bids[found].value > s.bids[best].value + SURE):

@@ -424,9 +424,9 @@ class State(NamedTuple):
     (2, n) its least value.
 
     `seen` (n, 24) are the features of the bids for one task; `shift` to `bias_3` the network of the
-    learned bidder, `hidden_1` and `hidden_2` what its layers come to. `told` (t,), `told_offers`
-    (t, n), infinite where a site does not bid, and `told_features` (t, n, 24) are what a run that
-    explores tells of its auctions.
+    learned bidder, `hidden_1` (n, h1), `pooled` and `hidden_2` what its layers come to. `told`
+    (t,), `told_offers` (t, n), infinite where a site does not bid, and `told_features` (t, n, 24)
+    are what a run that explores tells of its auctions.
 
     By spread of run times: `quantile_ratio` (s, 19), `slice_ratio` (s, 20) with its mean
     `mean_ratio` (s,), and `slice_ln` (s, 21), each in terms of the median.
@@ -486,9 +486,11 @@ class State(NamedTuple):
     bias_1: Floats
     weight_2: Floats
     bias_2: Floats
+    weight_all: Floats
     weight_3: Floats
     bias_3: Floats
     hidden_1: Floats
+    pooled: Floats
     hidden_2: Floats
     told: Records
     told_offers: Floats
@@ -551,9 +553,11 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "bias_1": (np.dtype(np.float64), 1),
     "weight_2": (np.dtype(np.float64), 2),
     "bias_2": (np.dtype(np.float64), 1),
+    "weight_all": (np.dtype(np.float64), 2),
     "weight_3": (np.dtype(np.float64), 1),
     "bias_3": (np.dtype(np.float64), 1),
-    "hidden_1": (np.dtype(np.float64), 1),
+    "hidden_1": (np.dtype(np.float64), 2),
+    "pooled": (np.dtype(np.float64), 1),
     "hidden_2": (np.dtype(np.float64), 1),
     "told": (TOLD, 1),
     "told_offers": (np.dtype(np.float64), 2),

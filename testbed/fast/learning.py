@@ -55,7 +55,8 @@ def with_network(state: State, learned: LearnedBids, *, is_told: bool) -> State:
     weights = {name: np.ascontiguousarray(getattr(network, name)) for name in network.__slots__}
     return state._replace(
         **weights,
-        hidden_1=np.zeros(len(network.bias_1)),
+        hidden_1=np.zeros((len(state.sites), len(network.bias_1))),
+        pooled=np.zeros(network.weight_all.shape[1]),
         hidden_2=np.zeros(len(network.bias_2)),
     )
 

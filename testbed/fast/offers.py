@@ -41,7 +41,6 @@ from testbed.fast.plan import (
 )
 from testbed.fast.signals import flat_mean, integral, mean, value_at
 from testbed.fast.steps import class_of, earliest_fit, fit_from
-from testbed.fast.task_actor import correct
 
 #: What the tie-break, below `TIE`, cannot turn round, rounding included.
 SURE = 4 * TIE
@@ -327,7 +326,6 @@ def choose_start(s: State, site: int, task: int) -> None:
     if top.has_actor:
         left_s = what.deadline_s - start_s
         answer.late_probability = late_probability(s, what.sigma, median_s, left_s)
-        correct(s, site, task)
 
 
 @compiled

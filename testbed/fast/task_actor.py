@@ -128,19 +128,43 @@ def see(s: State, site: int, task: int, reference: float) -> None:
 
 
 @compiled
-def residual(s: State, site: int) -> float:
-    """Return f of the features that are laid out: `policies.maccs.task_network`."""
-    row, first, second = s.seen[site], s.hidden_1, s.hidden_2
+def look(s: State, site: int) -> None:
+    """Work out the first layer of a bid whose features are laid out."""
+    row, first = s.seen[site], s.hidden_1[site]
     for i in range(len(first)):
         total = s.bias_1[i]
         for k in range(len(row)):
             scaled = (float(row[k]) - s.shift[k]) * s.gain[k]
             total += s.weight_1[i, k] * min(max(scaled, -CLAMP), CLAMP)
         first[i] = math.tanh(total)
+
+
+@compiled
+def pool(s: State) -> None:
+    """Lay out mean and maximum of the first layers of all bids, for a network that sees all."""
+    width = len(s.pooled) // 2
+    for k in range(width):
+        total, most, count = 0.0, -1.0, 0
+        for site in range(s.g[0].site_count):
+            if s.bids[site].is_bid:
+                value = s.hidden_1[site, k]
+                total += value
+                most = max(most, value)
+                count += 1
+        s.pooled[k] = total / max(count, 1)
+        s.pooled[width + k] = most
+
+
+@compiled
+def residual(s: State, site: int) -> float:
+    """Return f of a bid whose first layer is there: `policies.maccs.task_network`."""
+    first, second = s.hidden_1[site], s.hidden_2
     for i in range(len(second)):
         total = s.bias_2[i]
         for k in range(len(first)):
             total += s.weight_2[i, k] * first[k]
+        for k in range(len(s.pooled)):
+            total += s.weight_all[i, k] * s.pooled[k]
         second[i] = math.tanh(total)
     total = s.bias_3[0]
     for k in range(len(second)):
@@ -162,20 +186,28 @@ def gumbel(seed: int, count: int, site: int) -> float:
 
 
 @compiled
-def correct(s: State, site: int, task: int) -> None:
-    """Score a bid; the lowest wins, and noise, where a run explores, is in it."""
-    top, answer = s.g[0], s.bids[site]
+def correct(s: State, task: int) -> None:
+    """Score all bids for a task; the lowest wins, and noise, where a run explores, is in it."""
+    top = s.g[0]
     reference = reference_usd(s, task)
-    see(s, site, task, reference)
-    answer.base = answer.offer_usd / (TAU * reference)
-    answer.value = answer.base
-    if top.residual_scale > 0.0:
-        answer.value = answer.base - top.residual_scale * residual(s, site)
-    answer.plain = answer.value
-    if top.temperature > 0.0:
-        noise = gumbel(top.exploration_seed, top.auction_count, site)
-        answer.value -= top.temperature * noise
-    answer.score = answer.value
+    for site in range(top.site_count):
+        if s.bids[site].is_bid:
+            see(s, site, task, reference)
+            look(s, site)
+    pool(s)
+    for site in range(top.site_count):
+        answer = s.bids[site]
+        if not answer.is_bid:
+            continue
+        answer.base = answer.offer_usd / (TAU * reference)
+        answer.value = answer.base
+        if top.residual_scale > 0.0:
+            answer.value = answer.base - top.residual_scale * residual(s, site)
+        answer.plain = answer.value
+        if top.temperature > 0.0:
+            noise = gumbel(top.exploration_seed, top.auction_count, site)
+            answer.value -= top.temperature * noise
+        answer.score = answer.value
 
 
 @compiled
@@ -187,8 +219,7 @@ def tell(s: State, task: int, best: int) -> None:
     row.reference_usd = reference_usd(s, task)
     highest = -INFINITE
     for site in range(top.site_count):
-        is_in = s.sites[site].is_here and s.sites[site].gpu_count >= s.tasks[task].gpu_count
-        if is_in and s.bids[site].is_bid:
+        if s.bids[site].is_bid:
             s.told_offers[top.told_count, site] = s.bids[site].base
             s.told_features[top.told_count, site] = s.seen[site]
             highest = max(highest, -s.bids[site].plain)

@@ -50,7 +50,7 @@ from gcos.contract_net import (
     Verdict,
 )
 from gcos.durations import Prediction
-from gcos.errors import CacheFullError
+from gcos.errors import CacheFullError, InvalidRequestError
 from gcos.ids import ArtifactId, RunId, SiteId, TaskId
 from gcos.known_sites import Nomination, NominationQuery
 from gcos.seeds import stream
@@ -193,6 +193,10 @@ class Simulation:
         is_instant: Messages take no time.
         planner: Makes the plan of copies; compiled it takes a hundredth of the time.
         checks: Assert the cores' invariants after every event; slow.
+
+    Raises:
+        InvalidRequestError: The policy ranks offers by what no origin knows, and there is no
+            arbiter.
     """
 
     def __init__(
@@ -210,6 +214,13 @@ class Simulation:
         learned: Learned = UNLEARNED,
         checks: bool = False,
     ) -> None:
+        if policy.is_central and arbiter is None:
+            raise InvalidRequestError(
+                f"{policy.name} ranks the offers of all sites together, and here origins compare"
+                " them one by one",
+                field="policy",
+                hint="use the compiled core: --core fast",
+            )
         self.instance = instance
         self.policy = policy
         self.mode = mode

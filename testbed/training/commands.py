@@ -16,7 +16,10 @@ _NEEDED: Final = ("torch", "tensorboard", "numba", "onnx")
 def train(
     context: typer.Context,
     config: Annotated[
-        str, typer.Option(metavar="FILE|NAME", help="A TOML file, or a shipped one: artifact.")
+        str,
+        typer.Option(
+            metavar="FILE|NAME", help="A TOML file, or a shipped one: artifact, task, central."
+        ),
     ],
     out_directory: Annotated[
         Path, typer.Option("--out", help="Where the actor, its card, logs and checkpoints go.")

@@ -2,12 +2,17 @@
 
 from collections.abc import Iterable
 
+from policies.catalogue import CENTRAL
 from policies.maccs.actor_card import ActorCard, GateResult
 
 _LIMITS = (
     "Trained in simulation, on a generated workload: no open trace names what such tasks need.",
     "Settings far outside those of its training are unknown to it; its inputs are cut off there.",
-    "A residual scale of 0 means: it is loaded and run, and changes no decision.",
+)
+_LIVE = ("A residual scale of 0 means: it is loaded and run, and changes no decision.",)
+_CENTRAL = (
+    "An ablation: it looks at the offers of all sites for a task at once, so no agent loads it.",
+    "Evaluations of `central` take it at its full weight, whatever the gate says.",
 )
 
 
@@ -54,7 +59,7 @@ def markdown(card: ActorCard) -> str:
         "",
         "## Limits",
         "",
-        *(f"- {limit}" for limit in _LIMITS),
+        *(f"- {limit}" for limit in (*_LIMITS, *(_CENTRAL if card.part == CENTRAL else _LIVE))),
     ]
     return "\n".join(lines) + "\n"
 

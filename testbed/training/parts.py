@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gcos.errors import InvalidRequestError
+from policies.catalogue import CENTRAL
 from policies.maccs.actor_card import Feature
 from testbed.training.config import TrainConfig
 from testbed.training.settings import Setting
@@ -110,6 +111,12 @@ PARTS: Final = {
             "task",
             "corrects what a task is expected to cost at a site by what others lose by it",
             policy="plan+task",
+            module="testbed.training.task",
+        ),
+        Part(
+            CENTRAL,
+            "the task actor with all candidates in view at once: an ablation, which no agent runs",
+            policy=CENTRAL,
             module="testbed.training.task",
         ),
     )

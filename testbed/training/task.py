@@ -3,6 +3,9 @@
 Every round a few of the training worlds are run with choices drawn from the present policy, each
 beside the same world under the rule; the learner takes some steps on what came of it. Now and then
 the policy is tried without drawing on worlds that it never learns from; the best so far is kept.
+
+The ablation `central` is trained alike, on the same worlds with the same draws; its network looks
+at all candidates of a task at once, as no site can.
 """
 
 import math
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gcos.seeds import stream
+from policies.catalogue import CENTRAL
 from policies.features import CLAMP, FEATURES, UNITS
 from policies.maccs.actor import INPUT, OUTPUT
 from policies.maccs.actor_card import Feature
@@ -80,6 +84,7 @@ class _Rounds:
         workers: Workers,
     ) -> None:
         self._job, self._told = job, told
+        self._part = job.config.part
         self._taught, self._held = taught, held
         self._workers = workers
         self._settings = LearnerSettings(
@@ -100,7 +105,7 @@ class _Rounds:
             step = learner.learn(rollouts, seed=self._job.config.random_seed + number)
             drawn = float(np.mean([each.joint_usd / each.rule_usd - 1.0 for each in rollouts]))
             self._job.tell(
-                f"task: round {number + 1} of {self._told.round_count}: drawn choices"
+                f"{self._part}: round {number + 1} of {self._told.round_count}: drawn choices"
                 f" {drawn:+.2%} against the rule, root mean square of f {step.residual:.3f}"
             )
             for name, value in (
@@ -119,7 +124,7 @@ class _Rounds:
     def _begun(self) -> tuple[Learner, _Best, int]:
         """Return where a training was, or its begin: f is 0, and features are scaled."""
         draws = stream(self._job.config.random_seed, "task", "weights")
-        network = drawn_network(draws, hidden=self._told.hidden)
+        network = drawn_network(draws, hidden=self._told.hidden, sees_all=self._part == CENTRAL)
         state = checkpoints.load(self._job.directory)
         if state is None:
             rollouts = self._explore(network, -1)
@@ -174,7 +179,7 @@ class _Rounds:
         ratios = self._workers.map(ratio_to_rule, orders, places=places)
         mean = float(np.mean(ratios))
         error = float(np.std(ratios) / math.sqrt(len(ratios)))
-        self._job.tell(f"task: {mean:+.2%} ({error:.2%}) against the rule on held-out runs")
+        self._job.tell(f"{self._part}: {mean:+.2%} ({error:.2%}) against the rule on held-out runs")
         self._job.record("joint_ratio/held_out", mean, number)
         if best.round_count == 0 or mean < best.ratio:
             return _Best(network, mean, error, number + 1)

@@ -1,11 +1,12 @@
 """Learns f of the task actor from what exploring runs came to: clipped policy gradient in torch.
 
 The policy is the softmax of scores over the sites that bid, at a temperature; each site is an agent
-that sees its own candidate alone and shares its weights with all others. Its advantage is minus the
-credit, winsorised, less what a *centralised critic* expects, which sees all candidates at once
-(pooled, so that their order does not matter) and is thrown away after training: MAPPO (Yu et al.,
-NeurIPS 2022) with the clipped objective of PPO (Schulman et al., 2017, eq. 7). Costs are not
-discounted and not bootstrapped: a decision answers for its own task, to its end.
+that sees its own candidate alone (in the ablation `central` all of them, pooled) and shares its
+weights with all others. Its advantage is minus the credit, winsorised, less what a *centralised
+critic* expects, which sees all candidates at once (pooled, so that their order does not matter) and
+is thrown away after training: MAPPO (Yu et al., NeurIPS 2022) with the clipped objective of PPO
+(Schulman et al., 2017, eq. 7). Costs are not discounted and not bootstrapped: a decision answers
+for its own task, to its end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,18 @@ class LearnerSettings:
     stay_weight: float = 0.01
 
 
+def pooled(each: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return mean and maximum over the candidates of each decision, (b, 2 w).
+
+    Args:
+        each: (b, n, w), above -1: what each candidate comes to.
+        mask: (b, n): who bids; what others come to changes nothing.
+    """
+    mean = (each * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+    most = each.masked_fill(~mask.unsqueeze(-1), -1.0).amax(1)
+    return torch.cat((mean, most), 1)
+
+
 class Actor(nn.Module):
     """f, as `policies.maccs.task_network` computes it."""
 
@@ -64,6 +77,7 @@ class Actor(nn.Module):
         self.one = nn.Linear(FEATURE_COUNT, first, dtype=torch.float64)
         self.two = nn.Linear(first, second, dtype=torch.float64)
         self.three = nn.Linear(second, 1, dtype=torch.float64)
+        self.all = nn.Parameter(torch.from_numpy(network.weight_all.copy()))
         with torch.no_grad():
             for layer, weight, bias in (
                 (self.one, network.weight_1, network.bias_1),
@@ -73,15 +87,24 @@ class Actor(nn.Module):
                 layer.weight.copy_(torch.from_numpy(weight))
                 layer.bias.copy_(torch.from_numpy(bias))
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return f of each row, (r,).
+    def forward(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return f of each candidate, (b, n); 0 where none bids.
 
         Args:
-            rows: (r, 24), float64.
+            features: (b, n, 24), float64.
+            mask: (b, n): who bids.
         """
-        scaled = ((rows - self.shift) * self.gain).clamp(-CLAMP, CLAMP)
-        hidden = torch.tanh(self.two(torch.tanh(self.one(scaled))))
-        return RESIDUAL_MAX * torch.tanh(self.three(hidden)).squeeze(-1)
+        scaled = ((features[mask] - self.shift) * self.gain).clamp(-CLAMP, CLAMP)
+        first = torch.tanh(self.one(scaled))
+        sums = self.two(first)
+        if self.all.numel():
+            each = first.new_zeros((*mask.shape, first.shape[1]))
+            each[mask] = first
+            decision = mask.nonzero()[:, 0]
+            sums = sums + (pooled(each, mask) @ self.all.T)[decision]
+        residuals = features.new_zeros(mask.shape)
+        residuals[mask] = RESIDUAL_MAX * torch.tanh(self.three(torch.tanh(sums))).squeeze(-1)
+        return residuals
 
     def network(self) -> TaskNetwork:
         """Return its weights."""
@@ -96,6 +119,7 @@ class Actor(nn.Module):
             bias_1=array(self.one.bias),
             weight_2=array(self.two.weight),
             bias_2=array(self.two.bias),
+            weight_all=array(self.all),
             weight_3=array(self.three.weight)[0],
             bias_3=array(self.three.bias),
         )
@@ -121,11 +145,7 @@ class Critic(nn.Module):
             scaled: (b, n, 24), scaled features.
             mask: (b, n): who bids.
         """
-        each = torch.tanh(self.each(scaled))
-        count = mask.sum(1, keepdim=True)
-        mean = (each * mask.unsqueeze(-1)).sum(1) / count
-        most = each.masked_fill(~mask.unsqueeze(-1), -1.0).amax(1)
-        hidden = torch.tanh(self.all(torch.cat((mean, most), 1)))
+        hidden = torch.tanh(self.all(pooled(torch.tanh(self.each(scaled)), mask)))
         expected: torch.Tensor = self.out(hidden).squeeze(-1)
         return expected
 
@@ -247,8 +267,7 @@ class Learner:
     def _step(self, part: _Batch) -> tuple[float, float]:
         """Take one step; return how far the policy moved, and the mean square of f."""
         settings = self._settings
-        residuals = torch.zeros_like(part.offers)
-        residuals[part.mask] = self.actor(part.features[part.mask])
+        residuals = self.actor(part.features, part.mask)
         scores = (residuals - part.offers) / settings.temperature
         logprobs = torch.log_softmax(scores, 1)
         logprob = logprobs.gather(1, part.site.unsqueeze(1)).squeeze(1)

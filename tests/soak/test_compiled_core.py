@@ -21,7 +21,11 @@ pytestmark = pytest.mark.soak
 WEEK_S = datetime(2023, 7, 3, tzinfo=UTC).timestamp()
 
 
-ON_DEFAULT = [("default", name) for name, policy in POLICIES.items() if policy.dispatcher is None]
+ON_DEFAULT = [
+    ("default", name)
+    for name, policy in POLICIES.items()
+    if policy.dispatcher is None and not policy.is_central
+]
 ELSEWHERE = [
     (name, policy)
     for name in scenario_names()

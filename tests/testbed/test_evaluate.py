@@ -39,7 +39,7 @@ from testbed.sim.result import Lookups, RunResult, Totals
 from testbed.world import load_world
 
 MONDAYS_S = (1_704_067_200.0, 1_704_672_000.0)  # 2024-01-01 and 2024-01-08
-FACTORS = {"joint": 1.0, "locality": 1.9, "random": 3.0, "oracle-demand": 0.9}
+FACTORS = {"joint": 1.0, "locality": 1.9, "random": 3.0, "oracle-demand": 0.9, "central": 0.8}
 
 
 def result(instance: Instance, policy: str, cache_mode: str) -> RunResult:
@@ -404,6 +404,12 @@ def test_what_knows_the_future_is_marked_as_such() -> None:
     told = "\n".join(evaluate_table.notes(found))
     assert "oracle-demand knows the future: a yardstick" in told
     assert "caches dual+belady: the eviction knows the future" in told
+
+
+def test_an_ablation_that_sees_all_sites_is_marked_as_such() -> None:
+    found = evaluation(runs(Simulator(), orders(("joint", "central"))), baseline="joint", data="")
+    told = "\n".join(evaluate_table.notes(found))
+    assert "central ranks the offers of all sites together: an ablation" in told
 
 
 def test_each_cache_mode_meets_each_eviction() -> None:

@@ -143,7 +143,7 @@ class TwoAuctions:
             return None
         blank = np.zeros(FEATURE_COUNT, dtype=np.float32)
         offers = tuple(Candidate(key, 1.0, blank) for key in self.site_ids[:2])
-        return Decision(f"t{len(self.scores)}", 0.0, offers)
+        return Decision(f"t{len(self.scores)}", 0.0, 1.0, offers)
 
     def decide(self, scores: Mapping[SiteId, float]) -> None:
         self.scores.append(scores)

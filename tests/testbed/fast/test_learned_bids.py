@@ -29,6 +29,8 @@ CHURNED = replace(
     ),
 )
 NETWORK = drawn_network(np.random.default_rng(3), hidden=(32, 16), is_zero=False)
+#: Of the ablation `central`.
+ALL = drawn_network(np.random.default_rng(3), hidden=(32, 16), sees_all=True, is_zero=False)
 
 
 def logged(instance: Instance, policy: FastPolicy) -> str:
@@ -75,6 +77,30 @@ def test_both_cores_place_alike_where_gpu_hours_count() -> None:
     assert compiled == simulated(instance, "rule", NETWORK, 0.5)
 
 
+@pytest.mark.parametrize(
+    "sample", [replace(BUSY, site_count=8), TINY, CHURNED], ids=["8 sites", "tiny caches", "churn"]
+)
+def test_the_compiled_core_ranks_all_candidates_together(sample: Sample) -> None:
+    """As an arbiter of the live cores' auctions does who asks the network about all of them."""
+    instance = instance_of(sample)
+    policy = replace(fast_policy("rule"), bids=LearnedBids(ALL))
+    compiled = run_fast(FastWorld(instance), policy, is_hashed=True)
+    decisions = SimulatedDecisions(instance, POLICIES["rule"])
+    while (decision := decisions.advance()) is not None:
+        f = ALL(np.stack([each.features for each in decision.candidates]))
+        unit_usd = TAU * decision.reference_usd
+        decisions.decide(
+            {
+                each.site_id: float(of_each) - each.offer_usd / unit_usd
+                for each, of_each in zip(decision.candidates, f, strict=True)
+            }
+        )
+    assert compiled.trace_hash == decisions.trace_hash
+    alone = replace(ALL, weight_all=np.zeros((16, 0)))
+    blind = run_fast(FastWorld(instance), replace(policy, bids=LearnedBids(alone)), is_hashed=True)
+    assert blind.trace_hash != compiled.trace_hash, "the others change nothing here"
+
+
 @pytest.mark.parametrize("site_count", [5, 8, 20])
 def test_before_training_it_is_the_rule(site_count: int) -> None:
     instance = instance_of(replace(BUSY, site_count=site_count))
@@ -84,6 +110,8 @@ def test_before_training_it_is_the_rule(site_count: int) -> None:
     assert learned == logged(instance, rule)
     assert logged(instance, replace(rule, bids=LearnedBids(NETWORK, 0.0))) == learned
     assert simulated(instance, "rule", still, 1.0) == learned
+    together = drawn_network(np.random.default_rng(3), hidden=(8, 4), sees_all=True)
+    assert logged(instance, replace(rule, bids=LearnedBids(together))) == learned
 
 
 @pytest.mark.parametrize("scope", list(CostScope))

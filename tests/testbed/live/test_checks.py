@@ -34,7 +34,7 @@ def test_what_agents_can_run_passes(instance) -> None:
 
 
 def test_what_only_a_simulator_can_is_refused(instance) -> None:
-    for policy in ("milp", "genetic", "oracle-demand"):
+    for policy in ("milp", "genetic", "oracle-demand", "central"):
         assert "no agent can run it" in refused(instance, policy=policy)
     assert "cache mode none" in refused(instance, cache_mode="none")
     assert "faults" in refused(replace(instance, faults=Faults(message_loss_ratio=0.1)))

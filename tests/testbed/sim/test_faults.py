@@ -17,7 +17,7 @@ from testbed.sim.instance import Churn, ChurnKind, Faults, Instance
 from testbed.sim.mishaps import Mishaps
 from testbed.sim.samples import START_S, Sample, instance_of, site_id
 from testbed.sim.simulation import Simulation
-from tests.testbed.sim.test_simulation import simulated
+from tests.testbed.sim.test_simulation import NAMES, simulated
 
 Line = dict[str, object]
 
@@ -56,7 +56,7 @@ def test_no_fault_loses_or_doubles_a_task(kind: str, policy: str) -> None:
     lines_of(EACH[kind], policy)
 
 
-@given(seed=st.integers(0, 1000), policy=st.sampled_from(list(POLICIES)), takes_time=st.booleans())
+@given(seed=st.integers(0, 1000), policy=st.sampled_from(NAMES), takes_time=st.booleans())
 @settings(max_examples=12, deadline=None)
 def test_all_faults_at_once_lose_or_double_no_task(
     seed: int, policy: str, takes_time: bool

@@ -19,7 +19,7 @@ from testbed.sim.samples import START_S, Sample, instance_of, site_id
 from testbed.sim.simulation import Simulation
 from tests.recheck.recheck import parse_export, recheck
 
-NAMES = list(POLICIES)
+NAMES = [name for name, policy in POLICIES.items() if not policy.is_central]
 FEW = ["random", "joint", "joint-lookahead", "joint+reauction", "plan"]
 TINY = Sample(model_cache_gb=15.0, data_cache_gb=21.0)
 BUSY = Sample(task_count=60, tasks_per_h=12.0)

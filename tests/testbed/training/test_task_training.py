@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from gcos.accounting import S_PER_H
+from gcos.config import load
+from gcos.seeds import stream
+from policies.catalogue import CENTRAL
+from testbed.training.commands import shipped_config
 
 torch = pytest.importorskip("torch")
 
 from policies.features import CLAMP, FEATURE_COUNT, FEATURES  # noqa: E402
 from policies.maccs.task_bidder import RESIDUAL_MAX  # noqa: E402
-from policies.maccs.task_network import drawn_network, network_in  # noqa: E402
+from policies.maccs.task_network import TaskNetwork, drawn_network, network_in  # noqa: E402
 from testbed.fast.layout import TASK  # noqa: E402
 from testbed.scenarios import load_scenario  # noqa: E402
 from testbed.training.checkpoints import one_thread  # noqa: E402
@@ -39,6 +43,7 @@ CONFIG = TrainConfig(
     ),
 )
 NETWORK = drawn_network(np.random.default_rng(1), hidden=(8, 4), is_zero=False)
+ALL = drawn_network(np.random.default_rng(1), hidden=(8, 4), sees_all=True, is_zero=False)
 SETTINGS = LearnerSettings(learning_rate=1e-2, batch_count=256, stay_weight=0.0)
 
 
@@ -67,15 +72,22 @@ def preference(network: object, rows: np.ndarray) -> float:
     return float(np.corrcoef(network(rows), rows[:, 0])[0, 1])
 
 
-def test_torch_and_arrays_compute_the_same() -> None:
-    rows = np.random.default_rng(2).normal(0, 5, (50, FEATURE_COUNT)).astype(np.float32)
-    actor = Actor(NETWORK)
+@pytest.mark.parametrize("network", [NETWORK, ALL], ids=["task", "central"])
+def test_torch_and_arrays_compute_the_same(network: TaskNetwork) -> None:
+    """Whatever stands where nobody bids, and however many such places there are."""
+    draws = np.random.default_rng(2)
+    rows = draws.normal(0, 5, (30, 7, FEATURE_COUNT)).astype(np.float32)
+    mask = draws.random((30, 7)) < 0.6
+    mask[:, 3] = True
+    actor = Actor(network)
     with torch.no_grad():
-        told = actor(torch.from_numpy(rows.astype(np.float64))).numpy()
-    assert told == pytest.approx(NETWORK(rows), abs=1e-12)
+        told = actor(torch.from_numpy(rows.astype(np.float64)), torch.from_numpy(mask)).numpy()
+    for each, of_each, bids in zip(rows, told, mask, strict=True):
+        assert of_each[bids] == pytest.approx(network(each[bids]), abs=1e-12)
+        assert not of_each[~bids].any()
     again = actor.network()
-    for name in NETWORK.__slots__:
-        assert np.array_equal(getattr(again, name), getattr(NETWORK, name)), name
+    for name in network.__slots__:
+        assert np.array_equal(getattr(again, name), getattr(network, name)), name
     assert np.abs(told).max() <= RESIDUAL_MAX
 
 
@@ -87,14 +99,18 @@ def test_what_costs_more_is_ranked_lower() -> None:
     assert preference(learner.network(), rows) < -0.6
 
 
-def test_learning_is_alike_every_time_and_goes_on_where_it_stopped() -> None:
+@pytest.mark.parametrize("sees_all", [False, True], ids=["task", "central"])
+def test_learning_is_alike_every_time_and_goes_on_where_it_stopped(sees_all: bool) -> None:
+    draws = np.random.default_rng(3)
+    network = drawn_network(draws, hidden=(8, 4), sees_all=sees_all)
+
     def begun() -> Learner:
-        return Learner(drawn_network(np.random.default_rng(3), hidden=(8, 4)), SETTINGS, seed=1)
+        return Learner(network, SETTINGS, seed=1)
 
     one, other = begun(), begun()
     one.learn([rollout(0)], seed=0)
     other.learn([rollout(0)], seed=0)
-    resumed = Learner(NETWORK, SETTINGS, seed=5)
+    resumed = Learner(ALL if sees_all else NETWORK, SETTINGS, seed=5)
     resumed.load(other.state())
     one.learn([rollout(1)], seed=1)
     resumed.learn([rollout(1)], seed=1)
@@ -159,13 +175,13 @@ def short_settings() -> list[Setting]:
 
 
 def trained(
-    directory: Path, *, job_count: int = 1, round_count: int = 2
+    directory: Path, *, part: str = "task", job_count: int = 1, round_count: int = 2
 ) -> tuple[Trained, list[str]]:
     directory.mkdir(exist_ok=True)
     lines: list[str] = []
     task = replace(CONFIG.task, round_count=round_count)
     job = Job(
-        replace(CONFIG, task=task),
+        replace(CONFIG, part=part, task=task),
         settings=short_settings(),
         directory=directory,
         job_count=job_count,
@@ -189,6 +205,25 @@ def test_training_is_alike_when_it_was_interrupted(tmp_path: Path) -> None:
     found = dict(zip(FEATURES, whole.features, strict=True))
     assert found["gpu_ratio"].scale == 0.0, "GPU hours cost nothing in this scope"
     assert found["offer_ratio"].scale > 0.0
+
+
+def test_the_ablation_is_trained_alike_on_the_same(tmp_path: Path) -> None:
+    """Its first round explores as the task actor's does: both are 0 then."""
+    one, told = trained(tmp_path / "one", part=CENTRAL, round_count=1)
+    other, _ = trained(tmp_path / "other", part=CENTRAL, round_count=1)
+    assert one.graph.SerializeToString() == other.graph.SerializeToString()
+    task, alone = trained(tmp_path / "task", round_count=1)
+    drawn = [line.split(": ", 1)[1].split(", root")[0] for line in (told[0], alone[0])]
+    assert drawn[0] == drawn[1]
+    network = network_in(one.graph)
+    begun = drawn_network(
+        stream(CONFIG.random_seed, "task", "weights"), hidden=(8, 4), sees_all=True
+    )
+    assert network.sees_all
+    assert not np.array_equal(network.weight_all, begun.weight_all), "it learned to look at all"
+    assert not network_in(task.graph).sees_all
+    shipped = [load(TrainConfig, shipped_config(part), environ={}) for part in ("task", CENTRAL)]
+    assert replace(shipped[1], part="task") == shipped[0]
 
 
 @pytest.mark.soak
