@@ -279,9 +279,9 @@ def glance(s: State, site: int, task: int) -> bool:
     plan_running(s, site, now_s)
     while here.planned_count < here.queue_count:
         until = min(here.planned_count + GLANCE_STRIDE, here.queue_count)
-        count = plan_queue(s, site, now_s, until)
-        first = s.after[site, known]
-        start_s, _, _ = fit_from(times, free, count, first, what.gpu_count, p50_s, not_before_s)
+        plan_queue(s, site, now_s, until)
+        first = int(s.after[site, known])
+        start_s, _, _ = fit_from(times, free, first, what.gpu_count, p50_s, not_before_s)
         late = late_probability(s, what.sigma, median_s, what.deadline_s - start_s)
         if late > s.g[0].late_max + ROUNDING:
             answer.value += LAST * (late - ROUNDING)

@@ -11,7 +11,7 @@ from typing import Any
 from gcos.durations import MAX_SLOPE, MIN_SLOPE, SECONDS_MAX, SECONDS_MIN
 from testbed.fast.compiled import compiled
 from testbed.fast.layout import KEPT_COUNT, KEPT_STRIDE, KNOT_COUNT, RUNNING, Floats, State
-from testbed.fast.steps import earliest_fit, fit_from, place, reserve
+from testbed.fast.steps import earliest_fit, fit_from, open_ended, place, reserve
 
 FLOAT_MIN = sys.float_info.min
 INFINITE = math.inf
@@ -59,6 +59,7 @@ def _keep(s: State, site: int, count: int, row: int) -> None:
         times[target, k] = times[source, k]
     for k in range(count):
         free[target, k] = free[source, k]
+    open_ended(times[target], count)
 
 
 @compiled
@@ -113,6 +114,7 @@ def plan_running(s: State, site: int, now_s: float) -> int:
             count += 1
         else:
             free[count - 1] += gpu_count
+    open_ended(times, count)
     here.plan_s = now_s
     here.planned_count = 0
     here.plan_count = count
@@ -133,7 +135,14 @@ def plan_queue(s: State, site: int, now_s: float, until: int) -> int:
     for k in range(here.planned_count, until):
         run = s.runs[s.queues[site, k]]
         run.planned_s, count = place(
-            times, free, count, after, run.gpu_count, run.p50_s, _not_before_s(run, now_s)
+            times,
+            free,
+            count,
+            after,
+            run.known,
+            run.gpu_count,
+            run.p50_s,
+            _not_before_s(run, now_s),
         )
         if (k + 1) % KEPT_STRIDE == 0:
             row = (k + 1) // KEPT_STRIDE
@@ -230,11 +239,11 @@ def startable(s: State, site: int, now_s: float) -> int:
         return slot  # it is the head, or takes nothing from it
     # What runs only ever gives GPUs back: from the head's start on, none that it needs are taken,
     # unless by a run that lasts longer than until then.
-    count = plan_running(s, site, now_s)
+    plan_running(s, site, now_s)
     times, free = s.plan_times[site, 0], s.plan_free[site, 0]
     waiting = s.runs[head]
     planned_s, step, _ = fit_from(
-        times, free, count, 0, waiting.gpu_count, waiting.p50_s, _not_before_s(waiting, now_s)
+        times, free, 0, waiting.gpu_count, waiting.p50_s, _not_before_s(waiting, now_s)
     )
     spare_count = free[step] - waiting.gpu_count
     for k in range(first, here.queue_count):
