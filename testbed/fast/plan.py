@@ -11,7 +11,7 @@ from typing import Any
 from gcos.durations import MAX_SLOPE, MIN_SLOPE, SECONDS_MAX, SECONDS_MIN
 from testbed.fast.compiled import compiled
 from testbed.fast.layout import KEPT_COUNT, KEPT_STRIDE, KNOT_COUNT, RUNNING, Floats, State
-from testbed.fast.steps import earliest_fit, fit_from, open_ended, place, reserve
+from testbed.fast.steps import class_of, earliest_fit, fit_from, open_ended, place, reserve
 
 FLOAT_MIN = sys.float_info.min
 INFINITE = math.inf
@@ -156,6 +156,17 @@ def plan_queue(s: State, site: int, now_s: float, until: int) -> int:
 @compiled
 def _not_before_s(run: Any, now_s: float) -> float:
     return max(now_s, run.ready_s) if math.isfinite(run.ready_s) else now_s
+
+
+@compiled
+def room_in_plan(
+    s: State, site: int, gpu_count: int, duration_s: float, not_before_s: float
+) -> float:
+    """Return the earliest instant that such a run finds room at, behind those in the plan."""
+    times, free = s.plan_times[site, KEPT_COUNT], s.plan_free[site, KEPT_COUNT]
+    first = int(s.after[site, class_of(gpu_count, duration_s)])
+    start_s, _, _ = fit_from(times, free, first, gpu_count, duration_s, not_before_s)
+    return start_s
 
 
 @compiled
