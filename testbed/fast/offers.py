@@ -302,7 +302,7 @@ def choose_start(s: State, site: int, task: int) -> None:
     count = 0
     if least_free(s, site, task) >= what.gpu_count:
         first_s = not_before_s
-    elif s.sites[site].held_count == 0 and not waits:
+    elif s.sites[site].queue_count > 0 and s.sites[site].held_count == 0 and not waits:
         plan_queue(s, site, now_s, s.sites[site].queue_count)
         first_s = room_in_plan(s, site, what.gpu_count, p50_s, not_before_s)
     else:

@@ -59,7 +59,6 @@ def _keep(s: State, site: int, count: int, row: int) -> None:
         times[target, k] = times[source, k]
     for k in range(count):
         free[target, k] = free[source, k]
-    open_ended(times[target], count)
 
 
 @compiled
@@ -71,6 +70,7 @@ def unplan(s: State, site: int, at: int) -> None:
         here.plan_count = s.kept_count[site, row]
         here.planned_count = row * KEPT_STRIDE
         _keep(s, site, here.plan_count, -1 - row)
+        open_ended(s.plan_times[site, KEPT_COUNT], here.plan_count)
         s.after[site] = 0
 
 
@@ -114,7 +114,6 @@ def plan_running(s: State, site: int, now_s: float) -> int:
             count += 1
         else:
             free[count - 1] += gpu_count
-    open_ended(times, count)
     here.plan_s = now_s
     here.planned_count = 0
     here.plan_count = count
@@ -132,6 +131,8 @@ def plan_queue(s: State, site: int, now_s: float, until: int) -> int:
     times, free = s.plan_times[site, KEPT_COUNT], s.plan_free[site, KEPT_COUNT]
     after = s.after[site]
     count = here.plan_count
+    if here.planned_count == 0:
+        open_ended(times, count)
     for k in range(here.planned_count, until):
         run = s.runs[s.queues[site, k]]
         run.planned_s, count = place(
@@ -162,7 +163,10 @@ def _not_before_s(run: Any, now_s: float) -> float:
 def room_in_plan(
     s: State, site: int, gpu_count: int, duration_s: float, not_before_s: float
 ) -> float:
-    """Return the earliest instant that such a run finds room at, behind those in the plan."""
+    """Return the earliest instant that such a run finds room at, behind those in the plan.
+
+    Some that wait are in it.
+    """
     times, free = s.plan_times[site, KEPT_COUNT], s.plan_free[site, KEPT_COUNT]
     first = int(s.after[site, class_of(gpu_count, duration_s)])
     start_s, _, _ = fit_from(times, free, first, gpu_count, duration_s, not_before_s)
@@ -250,8 +254,9 @@ def startable(s: State, site: int, now_s: float) -> int:
         return slot  # it is the head, or takes nothing from it
     # What runs only ever gives GPUs back: from the head's start on, none that it needs are taken,
     # unless by a run that lasts longer than until then.
-    plan_running(s, site, now_s)
+    count = plan_running(s, site, now_s)
     times, free = s.plan_times[site, 0], s.plan_free[site, 0]
+    open_ended(times, count)
     waiting = s.runs[head]
     planned_s, step, _ = fit_from(
         times, free, 0, waiting.gpu_count, waiting.p50_s, _not_before_s(waiting, now_s)
