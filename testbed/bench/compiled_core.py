@@ -2,13 +2,19 @@
 
 The limit of the first rows is what the strongest peer reaches, SustainCluster with its rule that
 follows the green power: 9,181 placements a CPU second at five sites and 28 tasks a step of a
-quarter of an hour, measured on a machine like those of this project. How busy its sites were then
-is not recorded, and it makes no plan. Ours are the default scenario's tasks at that rate, arriving
-together at each quarter of an hour as the peer's do, on five of its sites: with so many GPUs that
-any one of them could run everything, and with so few that half of all are busy and over a hundred
-runs wait at green sites, for two and a half hours on the average: each placement there puts some
-seventy runs into plans. The notes say what is left where tasks arrive one by one, so that hardly
-any two offers are made at one instant.
+quarter of an hour, measured by us elsewhere, on a machine like those of this project. Ours
+are the default scenario's tasks at that rate, arriving together at each quarter of an hour as the
+peer's do, on five of its sites.
+
+In the roomy row any one site could run everything. This is the peer's setting as its public
+configuration shows it: 600, 600, 600, 700 and 300 GPUs (HewlettPackard/sustain-cluster @2ff21ce,
+`configs/env/datacenters.yaml`). A closed-loop report on it (@3f6ea95, 2026-07-17) has 531 tasks in
+20 steps, of which 452 go to one data centre and none is deferred, and no step overflows. The report
+does not tell their GPU hours, so that how busy these sites were is not known as a share. The other
+row is a harder one of our own: so few GPUs that half of all are busy and over a hundred runs wait
+at green sites, for two and a half hours on the average: each placement there puts some seventy runs
+into plans. The notes say what is left where tasks arrive one by one, so that hardly any two offers
+are made at one instant.
 
 What is measured is a run from the drawn instance to its totals, without the log. Forecasts are
 drawn once for all policies that meet a world, and so before the clock starts.

@@ -55,7 +55,16 @@ _OTHERS: Final = frozenset(
 
 def compiled(function: _Function) -> _Function:
     """Return the function as machine code, compiled at its first call."""
-    made: Any = numba.njit(cache=True, error_model="numpy")(function)
+    return _made(function, is_inlined=False)
+
+
+def inlined(function: _Function) -> _Function:
+    """Return the function as machine code that lies within that of its callers."""
+    return _made(function, is_inlined=True)
+
+
+def _made(function: _Function, *, is_inlined: bool) -> _Function:
+    made: Any = numba.njit(cache=True, error_model="numpy", forceinline=is_inlined)(function)
     template_of = made.get_call_template
 
     def template(args: Sequence[Any], kws: Mapping[str, Any]) -> Any:

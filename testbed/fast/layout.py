@@ -31,11 +31,15 @@ HELD_SLOT_COUNT: Final = HELD_COUNT_MAX
 #: Classes of runs, by GPUs and by length, for each of which a plan's first room is remembered.
 SIZE_CLASS_COUNT: Final = 4
 LENGTH_CLASS_COUNT: Final = 4
+HINT_COUNT: Final = SIZE_CLASS_COUNT * LENGTH_CLASS_COUNT
 #: A plan is kept as it was after each so many of those that wait; the first has none of them.
 KEPT_STRIDE: Final = 32
 KEPT_COUNT: Final = RUN_SLOT_COUNT // KEPT_STRIDE + 1
-#: Steps of such a plan: the present one, and two edges for each run.
-STEP_COUNT: Final = 2 * RUN_SLOT_COUNT + 1
+#: Numbers that are looked at in one go.
+LANES: Final = 64
+#: Steps of such a plan: the present one, two edges for each run, and as many as are looked at and
+#: moved behind the last.
+STEP_COUNT: Final = 2 * RUN_SLOT_COUNT + 1 + 2 * LANES
 #: Pulls of one site in a day.
 SPENT_SLOT_COUNT: Final = 4_096
 RATE_COUNT: Final = len(RATE_H)
@@ -319,6 +323,8 @@ RUN_SLOT: Final = _dtype(
     ("ready_s", _F),
     ("started_s", _F),
     ("p50_s", _F),
+    # By size and length: `steps.class_of`.
+    ("known", _I),
     ("accepted_penalty_usd", _F),
     ("is_confirmed", _I),
     ("is_staged", _I),
@@ -463,7 +469,7 @@ class State(NamedTuple):
     plan_times: Floats
     plan_free: Counts
     kept_count: Ints
-    after: Ints
+    after: Counts
     held: Records
     flows: Records
     free_flows: Ints
@@ -530,7 +536,7 @@ FIELDS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "plan_times": (np.dtype(np.float64), 3),
     "plan_free": (np.dtype(np.int32), 3),
     "kept_count": (np.dtype(np.int64), 2),
-    "after": (np.dtype(np.int64), 2),
+    "after": (np.dtype(np.int32), 2),
     "held": (HELD, 2),
     "flows": (FLOW, 1),
     "free_flows": (np.dtype(np.int64), 1),

@@ -18,7 +18,6 @@ from testbed.fast.layout import (
     COST_GREEDY,
     JOINT,
     JOINT_LOOKAHEAD,
-    KEPT_COUNT,
     LEAST_LOADED,
     LOCAL,
     LOCALITY,
@@ -38,9 +37,10 @@ from testbed.fast.plan import (
     least_free,
     plan_queue,
     plan_running,
+    room_in_plan,
 )
 from testbed.fast.signals import flat_mean, integral, mean, value_at
-from testbed.fast.steps import class_of, earliest_fit, fit_from
+from testbed.fast.steps import earliest_fit
 
 #: What the tie-break, below `TIE`, cannot turn round, rounding included.
 SURE = 4 * TIE
@@ -273,14 +273,11 @@ def glance(s: State, site: int, task: int) -> bool:
     median_s = what.predicted_s / s.type_speed[here.type]
     p50_s = median_s * s.quantile_ratio[what.sigma, 9]
     not_before_s = max(answer.ready_s, now_s)
-    times, free = s.plan_times[site, KEPT_COUNT], s.plan_free[site, KEPT_COUNT]
-    known = class_of(what.gpu_count, p50_s)
     plan_running(s, site, now_s)
     while here.planned_count < here.queue_count:
         until = min(here.planned_count + GLANCE_STRIDE, here.queue_count)
-        count = plan_queue(s, site, now_s, until)
-        first = s.after[site, known]
-        start_s, _, _ = fit_from(times, free, count, first, what.gpu_count, p50_s, not_before_s)
+        plan_queue(s, site, now_s, until)
+        start_s = room_in_plan(s, site, what.gpu_count, p50_s, not_before_s)
         late = late_probability(s, what.sigma, median_s, what.deadline_s - start_s)
         if late > s.g[0].late_max + ROUNDING:
             answer.value += LAST * (late - ROUNDING)
@@ -295,6 +292,7 @@ def choose_start(s: State, site: int, task: int) -> None:
     answer = s.bids[site]
     answer.is_open = 0
     rule, now_s = top.rule, top.now_s
+    waits = rule in (JOINT_LOOKAHEAD, WAIT_LOCAL, WAIT_BEST)
     # `RunTime.lognormal` is asked for predicted work over the speed of the pool's type.
     median_s = what.predicted_s / s.type_speed[s.sites[site].type]
     p50_s = median_s * s.quantile_ratio[what.sigma, 9]
@@ -303,11 +301,13 @@ def choose_start(s: State, site: int, task: int) -> None:
     count = 0
     if least_free(s, site, task) >= what.gpu_count:
         first_s = not_before_s
+    elif s.sites[site].queue_count > 0 and s.sites[site].held_count == 0 and not waits:
+        plan_queue(s, site, now_s, s.sites[site].queue_count)
+        first_s = room_in_plan(s, site, what.gpu_count, p50_s, not_before_s)
     else:
         count = full_profile(s, site, now_s, task)
         first_s = earliest_fit(s.times, s.free, count, what.gpu_count, p50_s, not_before_s)
     start_s, is_deferred = first_s, 0
-    waits = rule in (JOINT_LOOKAHEAD, WAIT_LOCAL, WAIT_BEST)
     latest_s = what.deadline_s - p90_s
     if waits:
         start_s = later_start(s, site, task, first_s, latest_s, median_s, p50_s, count)

@@ -33,7 +33,7 @@ from testbed.fast.plan import (
     startable,
     unplan,
 )
-from testbed.fast.steps import earliest_fit
+from testbed.fast.steps import class_of, earliest_fit
 from testbed.sim.engine import WORLD
 
 
@@ -72,6 +72,7 @@ def take(s: State, site: int, task: int) -> int:
     run.accepted_s = now_s
     median_s = what.predicted_s / s.type_speed[here.type]
     run.p50_s = median_s * s.quantile_ratio[what.sigma, 9]
+    run.known = class_of(run.gpu_count, run.p50_s)
     run.latest_start_s = what.deadline_s - median_s * s.quantile_ratio[what.sigma, 17]
     run.is_confirmed = 0
     run.is_staged = 0

@@ -11,7 +11,7 @@ from typing import Any
 from gcos.durations import MAX_SLOPE, MIN_SLOPE, SECONDS_MAX, SECONDS_MIN
 from testbed.fast.compiled import compiled
 from testbed.fast.layout import KEPT_COUNT, KEPT_STRIDE, KNOT_COUNT, RUNNING, Floats, State
-from testbed.fast.steps import earliest_fit, fit_from, place, reserve
+from testbed.fast.steps import class_of, earliest_fit, fit_from, open_ended, place, reserve
 
 FLOAT_MIN = sys.float_info.min
 INFINITE = math.inf
@@ -70,6 +70,7 @@ def unplan(s: State, site: int, at: int) -> None:
         here.plan_count = s.kept_count[site, row]
         here.planned_count = row * KEPT_STRIDE
         _keep(s, site, here.plan_count, -1 - row)
+        open_ended(s.plan_times[site, KEPT_COUNT], here.plan_count)
         s.after[site] = 0
 
 
@@ -130,10 +131,19 @@ def plan_queue(s: State, site: int, now_s: float, until: int) -> int:
     times, free = s.plan_times[site, KEPT_COUNT], s.plan_free[site, KEPT_COUNT]
     after = s.after[site]
     count = here.plan_count
+    if here.planned_count == 0:
+        open_ended(times, count)
     for k in range(here.planned_count, until):
         run = s.runs[s.queues[site, k]]
         run.planned_s, count = place(
-            times, free, count, after, run.gpu_count, run.p50_s, _not_before_s(run, now_s)
+            times,
+            free,
+            count,
+            after,
+            run.known,
+            run.gpu_count,
+            run.p50_s,
+            _not_before_s(run, now_s),
         )
         if (k + 1) % KEPT_STRIDE == 0:
             row = (k + 1) // KEPT_STRIDE
@@ -147,6 +157,20 @@ def plan_queue(s: State, site: int, now_s: float, until: int) -> int:
 @compiled
 def _not_before_s(run: Any, now_s: float) -> float:
     return max(now_s, run.ready_s) if math.isfinite(run.ready_s) else now_s
+
+
+@compiled
+def room_in_plan(
+    s: State, site: int, gpu_count: int, duration_s: float, not_before_s: float
+) -> float:
+    """Return the earliest instant that such a run finds room at, behind those in the plan.
+
+    Some that wait are in it.
+    """
+    times, free = s.plan_times[site, KEPT_COUNT], s.plan_free[site, KEPT_COUNT]
+    first = int(s.after[site, class_of(gpu_count, duration_s)])
+    start_s, _, _ = fit_from(times, free, first, gpu_count, duration_s, not_before_s)
+    return start_s
 
 
 @compiled
@@ -232,9 +256,10 @@ def startable(s: State, site: int, now_s: float) -> int:
     # unless by a run that lasts longer than until then.
     count = plan_running(s, site, now_s)
     times, free = s.plan_times[site, 0], s.plan_free[site, 0]
+    open_ended(times, count)
     waiting = s.runs[head]
     planned_s, step, _ = fit_from(
-        times, free, count, 0, waiting.gpu_count, waiting.p50_s, _not_before_s(waiting, now_s)
+        times, free, 0, waiting.gpu_count, waiting.p50_s, _not_before_s(waiting, now_s)
     )
     spare_count = free[step] - waiting.gpu_count
     for k in range(first, here.queue_count):

@@ -5,15 +5,48 @@ free from each to the next; the last value holds for ever. All numbers come out 
 bit by bit. Placing a hundred runs one after another is most of what a busy site does, and two
 things make that fast. A run that found no room before some step leaves none there for one that
 needs as many GPUs for as long: where a search may begin is remembered by classes of size and
-length (`after`). And steps are moved and counted in loops over one array each, which the compiler
-turns into a few wide instructions.
+length (`after`). And the room itself is found, and taken, for many steps at once (`lanes`).
 """
 
-from testbed.fast.compiled import compiled
-from testbed.fast.layout import LENGTH_CLASS_COUNT, SIZE_CLASS_COUNT, Counts, Floats, Ints
+import math
+from typing import Final
+
+import numpy as np
+
+from testbed.fast.compiled import compiled, inlined
+from testbed.fast.lanes import follow, lower, lowest, move_up, take
+from testbed.fast.layout import (
+    HINT_COUNT,
+    LANES,
+    LENGTH_CLASS_COUNT,
+    SIZE_CLASS_COUNT,
+    STEP_COUNT,
+    Counts,
+    Floats,
+    Ints,
+)
 
 #: Classes of run time part here, seconds. Where they part decides nothing but speed.
 _LENGTHS_S = (1_800.0, 3_600.0, 7_200.0)
+_ALL: Final = np.uint64(2**64 - 1)
+
+
+def _covered(known: int, is_larger: bool) -> int:
+    """Return the bits of classes of runs that are all no smaller and longer than one of a class.
+
+    Others of its own class may be smaller, unless it has the fewest GPUs of them.
+    """
+    size, length = divmod(known, LENGTH_CLASS_COUNT)
+    return sum(
+        1 << other
+        for other in range(HINT_COUNT)
+        if other // LENGTH_CLASS_COUNT >= size + is_larger and other % LENGTH_CLASS_COUNT > length
+    )
+
+
+_COVERED: Final = np.array(
+    [_covered(known, is_larger) for known in range(HINT_COUNT) for is_larger in (False, True)]
+)
 
 
 @compiled
@@ -29,10 +62,16 @@ def class_of(gpu_count: int, duration_s: float) -> int:
 
 
 @compiled
+def open_ended(times: Floats, count: int) -> None:
+    """Let nothing begin after the last step, as far as is looked at."""
+    for k in range(count, count + LANES):
+        times[k] = math.inf
+
+
+@inlined
 def fit_from(
     times: Floats,
-    free: Ints | Counts,
-    count: int,
+    free: Counts,
     first: int,
     gpu_count: int,
     duration_s: float,
@@ -41,41 +80,47 @@ def fit_from(
     """Return the earliest instant >= `not_before_s` from which `gpu_count` GPUs stay free.
 
     Args:
-        times: Instants.
+        times: Instants; those of `LANES` steps behind the last are infinite.
         free: Free GPUs.
-        count: Number of steps.
         first: A step before which such a run has no room.
-        gpu_count: GPUs.
+        gpu_count: GPUs, no more than are free in the last step.
         duration_s: How long, above 0.
         not_before_s: World instant.
 
     Returns:
-        It, the step in which it lies, and the first step that begins at the end or later; the last
-        step, if none does.
+        It, the step in which it lies, and the first step that begins at the end or later; the count
+        of steps, if none does.
     """
-    last = count - 1
-    start = max(not_before_s, times[0])
-    step = first
-    while step < last and free[step] < gpu_count:
-        step += 1
-    if times[step] < start:
-        while step < last and times[step + 1] <= start:
-            step += 1
-    else:
-        start = times[step]
-    begin = step
-    end = start + duration_s
-    while step < last and times[step] < end:
-        if free[step] < gpu_count:
-            step += 1
-            while step < last and free[step] < gpu_count:
-                step += 1
-            begin = step
-            start = times[step]
-            end = start + duration_s
-        else:
-            step += 1
-    return start, begin, step
+    since = max(not_before_s, times[0])
+    base = first
+    if times[base] < since:
+        while times[base + 1] <= since:
+            base += 1
+    full = lower(free, base, gpu_count)
+    bit = 0
+    while True:
+        bit = lowest(~full & (_ALL << np.uint64(bit)))
+        if bit == LANES:
+            base += LANES
+            full = lower(free, base, gpu_count)
+            bit = 0
+            continue
+        step = base + bit
+        start = max(times[step], since)
+        end = start + duration_s
+        bit = lowest(full & (_ALL << np.uint64(bit)))
+        while bit == LANES and times[base + LANES] < end:
+            base += LANES
+            full = lower(free, base, gpu_count)
+            bit = lowest(full)
+        if bit == LANES or times[base + bit] >= end:
+            break
+    last = step
+    while True:
+        before = lowest(~lower(times, last, end))
+        last += before
+        if before < LANES:
+            return start, step, last
 
 
 @compiled
@@ -139,58 +184,55 @@ def reserve(
     return count
 
 
-@compiled
+@inlined
+def _split(times: Floats, free: Counts, count: int, step: int, at_s: float) -> None:
+    """Let a step begin at `at_s`, before the one at `step`, in a plan that is open-ended."""
+    if count - step <= LANES:
+        move_up(times, step)
+        move_up(free, step)
+        times[step] = at_s
+        free[step] = free[step - 1]
+    else:
+        _insert(times, free, count, step, at_s)
+    times[count + LANES] = math.inf
+
+
+@inlined
 def place(
     times: Floats,
-    free: Ints | Counts,
+    free: Counts,
     count: int,
-    after: Ints,
+    after: Counts,
+    known: int,
     gpu_count: int,
     duration_s: float,
     not_before_s: float,
 ) -> tuple[float, int]:
     """Take GPUs for a run at the earliest instant; return this and the new count of steps.
 
-    `after` holds, by class, a step before which no such run has room, and is kept true.
+    `after` holds, by class, a step before which no such run has room, and is kept true. `known` is
+    the class of the run. For the others see `fit_from`.
     """
-    known = class_of(gpu_count, duration_s)
     start, first, last = fit_from(
-        times, free, count, after[known], gpu_count, duration_s, not_before_s
+        times, free, int(after[known]), gpu_count, duration_s, not_before_s
     )
     if times[first] != start:
         first += 1
         last += 1
-        _insert(times, free, count, first, start)
+        _split(times, free, count, first, start)
         count += 1
-        _follow(after, first)
+        follow(after, first, 0, 0)
     end = start + duration_s
-    if times[last] < end:
-        last = count
-    if last == count or times[last] != end:
-        _insert(times, free, count, last, end)
+    behind = STEP_COUNT
+    if times[last] != end:
+        _split(times, free, count, last, end)
         count += 1
-        _follow(after, last)
+        behind = last
+    covered = 0
     if not_before_s <= times[0]:
-        _remember(after, known, gpu_count, first)
-    for k in range(first, last):
-        free[k] -= gpu_count
+        is_larger = gpu_count > 1 << (known // LENGTH_CLASS_COUNT)
+        covered = _COVERED[2 * known + 1 if is_larger else 2 * known]
+    follow(after, behind, first, covered)
+    for k in range(first, last, LANES):
+        take(free, k, last - k, gpu_count)
     return start, count
-
-
-@compiled
-def _follow(after: Ints, step: int) -> None:
-    """Count a new step at `step`."""
-    for k in range(SIZE_CLASS_COUNT * LENGTH_CLASS_COUNT):
-        after[k] += 1 if after[k] >= step else 0
-
-
-@compiled
-def _remember(after: Ints, known: int, gpu_count: int, step: int) -> None:
-    """Take note that whatever is no smaller and longer than such a run has no room before."""
-    size = known // LENGTH_CLASS_COUNT
-    length = known % LENGTH_CLASS_COUNT
-    if gpu_count > 1 << size:  # others of its own class may be smaller
-        size += 1
-    for k in range(size, SIZE_CLASS_COUNT):
-        for at in range(k * LENGTH_CLASS_COUNT + length + 1, (k + 1) * LENGTH_CLASS_COUNT):
-            after[at] = max(after[at], step)

@@ -95,7 +95,7 @@ def lay_out(instance: Instance, mode: CacheMode) -> State:
         plan_times=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT)),
         plan_free=np.zeros((site_count, layout.KEPT_COUNT + 1, layout.STEP_COUNT), np.int32),
         kept_count=np.zeros((site_count, layout.KEPT_COUNT), np.int64),
-        after=np.zeros((site_count, layout.SIZE_CLASS_COUNT * layout.LENGTH_CLASS_COUNT), np.int64),
+        after=np.zeros((site_count, layout.HINT_COUNT), np.int32),
         held=np.zeros((site_count, layout.HELD_SLOT_COUNT), layout.HELD),
         flows=np.zeros(flow_count, layout.FLOW),
         free_flows=free_flows,

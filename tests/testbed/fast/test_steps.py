@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from site_agent import schedule
-from testbed.fast.layout import LENGTH_CLASS_COUNT, SIZE_CLASS_COUNT
-from testbed.fast.steps import place
+from testbed.fast.compiled import compiled
+from testbed.fast.layout import HINT_COUNT, STEP_COUNT, Counts, Floats
+from testbed.fast.steps import class_of, open_ended, place
 
 GPU_COUNT = 12
 #: Whole quarters of an hour meet each other often, the others hardly ever.
@@ -16,18 +17,34 @@ RUN = st.tuples(
 )
 
 
+@compiled
+def placed(
+    times: Floats,
+    free: Counts,
+    count: int,
+    after: Counts,
+    gpu_count: int,
+    duration_s: float,
+    not_before_s: float,
+) -> tuple[float, int]:
+    """Place a run of whatever class."""
+    known = class_of(gpu_count, duration_s)
+    return place(times, free, count, after, known, gpu_count, duration_s, not_before_s)
+
+
 @given(ends=st.lists(SECONDS, max_size=GPU_COUNT), runs=st.lists(RUN, max_size=60))
 def test_runs_are_placed_where_the_core_places_them(
     ends: list[float], runs: list[tuple[int, float, float]]
 ) -> None:
     known: schedule.Profile = [0.0, *sorted(set(ends))], [GPU_COUNT - len(ends)]
     known[1].extend(known[1][0] + sum(end <= at for end in ends) for at in known[0][1:])
-    times, free = np.zeros(200), np.zeros(200, np.int64)
+    times, free = np.zeros(STEP_COUNT), np.zeros(STEP_COUNT, np.int32)
     count = len(known[0])
     times[:count], free[:count] = known
-    after = np.zeros(SIZE_CLASS_COUNT * LENGTH_CLASS_COUNT, np.int64)
+    open_ended(times, count)
+    after = np.zeros(HINT_COUNT, np.int32)
     for gpu_count, duration_s, not_before_s in runs:
-        start_s, count = place(times, free, count, after, gpu_count, duration_s, not_before_s)
+        start_s, count = placed(times, free, count, after, gpu_count, duration_s, not_before_s)
         expected_s = schedule.earliest_fit(
             known, gpu_count=gpu_count, duration_s=duration_s, not_before_s=not_before_s
         )
