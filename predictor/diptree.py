@@ -126,20 +126,17 @@ class DiPTree:
             told = self._trees(seen)
             leaves = told[0, :-2].astype(np.intp)
             table = self._leaf_table(1)
+            mixed = mixed.copy()
             if table is None:
-                mixed = mixed + place.tree_weight * self._by_paths(leaves[None])[0]
+                below = self._nodes.of_trees(leaves).cumsum(dtype=np.float64)
+                below *= place.tree_weight / below[-1]
+                mixed[1:] += below
             else:
-                mixed = mixed.copy()
                 mixed[1:] += np.dot(place.tree_weights, table.take(leaves, axis=0))
             if self._head is not None:
                 forecast, ln_error = told[0, -2:].tolist()
                 self._head.add(mixed, forecast, ln_error, place.head_weights.tolist())
         return np.interp(self.levels.levels(), mixed, self.partition.edges)
-
-    @property
-    def has_leaf_table(self) -> bool:
-        """Whether `tell` reads leaves from a table, which it keeps until the next change."""
-        return self._table is not None
 
     def predict_many(self, rows: Sequence[Row]) -> Forecasts:
         """Return the forecasts of at least one row, equal to those of `predict` up to rounding.
@@ -305,9 +302,7 @@ class DiPTree:
     def _new_place(self, row: Row) -> Place:
         slots = self._known_slots(row)
         masses, effective_count, deepest = self._nodes.told(_NO_LEAVES, slots)
-        below = np.zeros((SPEED_COUNT, len(self.partition.edges)))
-        masses[1:].cumsum(axis=1, out=below[:, 1:])
-        below /= below[:, -1:]
+        masses = masses[1:]
         weights = self.stack.weights[_group(row, slots, deepest)].copy()
         # Without trees the slow contexts stand for them, and without a head the trees for it.
         if self._head is None:
@@ -316,10 +311,12 @@ class DiPTree:
         if self._trees is None:
             weights[1] += weights[0]
             weights[0] = 0.0
+        mixed = np.zeros(len(self.partition.edges))
+        (weights[_OF_CONTEXTS] / masses.sum(axis=1) @ masses).cumsum(out=mixed[1:])
         tree_count = max(self.partition.tree_count, 1)
         return Place(
             names=np.array(self._names(row), dtype=np.float32),
-            mixed=weights[_OF_CONTEXTS] @ below,
+            mixed=mixed,
             tree_weight=float(weights[0]),
             tree_weights=np.full(tree_count, weights[0] / tree_count, dtype=np.float32),
             head_weights=weights[_OF_HEAD],
@@ -408,7 +405,7 @@ class DiPTree:
         """Return the probability below each edge, (n, n_edges), from the nodes above each leaf."""
         cumulative: Floats = np.zeros((len(leaves), len(self.partition.edges)))
         for below, of_row in zip(cumulative, leaves, strict=True):
-            self._nodes.told(of_row, [])[0][0].cumsum(out=below[1:])
+            self._nodes.of_trees(of_row).cumsum(out=below[1:])
         cumulative /= cumulative[:, -1:]
         return cumulative
 

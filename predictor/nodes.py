@@ -38,7 +38,9 @@ class Nodes:
         self._uncounted: Singles = self._counts[: _BASE + 1].copy()
         self._scales: Floats = np.ones(size)
         self._masses: Floats = np.zeros(size)
-        #: Nodes from each leaf up to its root; 0 pads.
+        #: kappa / (mass + kappa): what each node leaves to its parent.
+        self._passed: Floats = np.ones(size)
+        #: Nodes from each leaf up to its root, then the base; 0 pads.
         self._ways = _ways_up(partition.paths)
         #: Nodes and their parents, from the roots down.
         self._generations = _generations(partition.paths)
@@ -53,12 +55,14 @@ class Nodes:
         other._counts = self._counts.copy()
         other._scales = self._scales.copy()
         other._masses = self._masses.copy()
+        other._passed = self._passed.copy()
         return other
 
     @property
     def state_bytes(self) -> int:
         """Size of all histograms."""
-        return self._counts.nbytes + self._scales.nbytes + self._masses.nbytes
+        columns = (self._counts, self._scales, self._masses, self._passed)
+        return sum(column.nbytes for column in columns)
 
     def told(self, leaves: Ids, slots: list[int]) -> tuple[Floats, float, float]:
         """Return mass by bin, (1 + SPEED_COUNT, bins), runs behind contexts, and of the deepest.
@@ -71,19 +75,30 @@ class Nodes:
             slots: Of contexts with runs, from "all" down.
         """
         ids, first = self._ids(leaves, slots), len(leaves)
-        masses = self._masses.take(ids)
-        passed = masses + self._hyper.kappa
-        np.divide(self._hyper.kappa, passed, out=passed)
-        np.multiply.accumulate(passed, axis=1, out=passed)
-        # Weights of stored counts, times kappa.
-        shares = (passed * self._scales.take(ids)).astype(np.float32)
+        passed, shares = self._shares(ids)
         counts = self._counts.take(ids, axis=0)
         told = np.empty((1 + SPEED_COUNT, counts.shape[2]))
         # One sum over all trees: each tree's shares make a distribution.
         told[0] = shares[:first].ravel() @ counts[:first].reshape(-1, counts.shape[2])
         told[1:] = np.matmul(shares[first:, None], counts[first:])[:, 0]
-        slow = masses[first]
+        slow = self._masses.take(ids[first])
         return told, float(passed[first] @ (slow * slow)) / self._hyper.kappa, float(slow[0])
+
+    def of_trees(self, leaves: Ids) -> Singles:
+        """Return the first row of what `told` returns, (bins,), alone."""
+        ids = self._ways.take(leaves, axis=0)
+        _, shares = self._shares(ids)
+        told: Singles = shares.ravel() @ self._counts.take(ids.ravel(), axis=0)
+        return told
+
+    def _shares(self, ids: Ids) -> tuple[Floats, Singles]:
+        """Return what the nodes up to each of `ids`, (n, depth), leave to what lies above.
+
+        Then the same times its scale: the weight of its stored counts, times kappa.
+        """
+        passed = self._passed.take(ids)
+        np.multiply.accumulate(passed, axis=1, out=passed)
+        return passed, (passed * self._scales.take(ids)).astype(np.float32)
 
     def leaf_table(self) -> Singles:
         """Return the probability below each bin's upper edge, (n_leaves, bins), in every leaf.
@@ -125,28 +140,32 @@ class Nodes:
         masses *= decays
         masses += 1
         self._masses[ids] = masses
+        masses += self._hyper.kappa
+        np.divide(self._hyper.kappa, masses, out=masses)
+        self._passed[ids] = masses
         self._counts[ids, bin_] += (1 / scales).astype(np.float32)
         uncounted = slice(_BASE + 1)
-        self._scales[uncounted], self._masses[uncounted] = 1.0, 0.0
+        self._scales[uncounted], self._masses[uncounted], self._passed[uncounted] = 1.0, 0.0, 1.0
         self._counts[uncounted, bin_] = self._uncounted[:, bin_]
 
     def clear_slot(self, slot: int) -> None:
         """Forget the runs of a context."""
         start = self._first + SPEED_COUNT * slot
         freed = slice(start, start + SPEED_COUNT)
-        self._counts[freed], self._scales[freed], self._masses[freed] = 0, 1, 0
+        self._counts[freed], self._scales[freed] = 0, 1
+        self._masses[freed], self._passed[freed] = 0, 1
 
     def _ids(self, leaves: Ids, slots: list[int]) -> Ids:
         """Return the nodes of a run, (n_leaves + SPEED_COUNT, depth): ways up to the base.
 
-        From the leaf of each tree, then of its contexts by speed, from the deepest.
+        From the leaf of each tree, then of its contexts by speed, from the deepest; 0 pads.
         """
-        count, depth = len(leaves), len(slots)
-        ids = np.zeros((count + SPEED_COUNT, max(self._ways.shape[1], depth) + 1), dtype=np.intp)
-        ids[:, -1] = _BASE
-        if count:
-            ids[:count, : self._ways.shape[1]] = self._ways.take(leaves, axis=0)
+        ways, depth = self._ways.take(leaves, axis=0), len(slots)
+        count = len(ways)
+        ids = np.zeros((count + SPEED_COUNT, max(ways.shape[1], depth + 1)), dtype=np.intp)
+        ids[:count, : ways.shape[1]] = ways
         ids[count:, :depth] = SPEED_COUNT * np.array(slots[::-1], dtype=np.intp) + self._firsts
+        ids[count:, depth] = _BASE
         return ids
 
     def _decays(self, shape: tuple[int, int], context_count: int) -> Floats:
@@ -171,14 +190,20 @@ class Nodes:
         more = size - len(self._masses)
         self._scales = np.concatenate((self._scales, np.ones(more)))
         self._masses = np.concatenate((self._masses, np.zeros(more)))
+        self._passed = np.concatenate((self._passed, np.ones(more)))
 
 
 def _ways_up(paths: Ids) -> Ids:
-    """Return the nodes from each leaf up to its root, given `Partition.paths`; 0 pads."""
+    """Return the nodes from each leaf up to its root and the base; 0 pads, before the base too.
+
+    Args:
+        paths: See `Partition.paths`.
+    """
     depths = (paths > 0).sum(axis=1)[:, None]
     columns = depths - 1 - np.arange(paths.shape[1])
     up = np.take_along_axis(paths, columns.clip(0), axis=1)
-    ways: Ids = np.where(columns >= 0, up + _BASE, 0)
+    ways = np.full((len(paths), paths.shape[1] + 1), _BASE, dtype=np.intp)
+    ways[:, :-1] = np.where(columns >= 0, up + _BASE, 0)
     return ways
 
 

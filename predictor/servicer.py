@@ -12,7 +12,7 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from gcos import codec
-from gcos.durations import Observation
+from gcos.durations import Observation, PoolSpeed
 from gcos.errors import GcosError, InvalidRequestError
 from gcos.logs import Log
 from gcos.rpc.interception import Context
@@ -20,10 +20,10 @@ from gcos.rpc.wire import from_proto, to_proto
 from gcos.run_time_snapshot import RunTimeSnapshot
 from gcos.store import Delete, Put, Store
 from gcos.v1 import predictor_pb2, predictor_pb2_grpc
-from predictor.features import check_observation
+from predictor.features import Question, check_observation
 from predictor.fit import Fit
 from predictor.question_wire import QuestionReader, asked_in, placed
-from predictor.task_predictor import Structure, TaskPredictor
+from predictor.task_predictor import FEW_COUNT, Structure, TaskPredictor
 
 _SERVICE: Final = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"]
 SERVICE_NAME: Final = _SERVICE.full_name
@@ -103,6 +103,8 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self._store = store
         self._reader = QuestionReader()
         self._remembered = _Remembered()
+        #: The last question about few tasks: likely the next, too, once a run has ended.
+        self._lately: tuple[Sequence[Question], Sequence[PoolSpeed]] = ((), ())
         self._observing = asyncio.Lock()
         self._snapshot = RunTimeSnapshot("", ())
         self._snapshot_document = b""
@@ -133,6 +135,8 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
             )
         pools = self._reader.pools(asked.pools)
         questions = self._reader.questions(asked.works)
+        if work_count * pool_count <= FEW_COUNT:
+            self._lately = questions, pools
         has_trees = self._predictor.structure is not None
         per_turn = (
             PREDICTIONS_PER_TURN_COUNT if has_trees else PREDICTIONS_PER_TURN_WITHOUT_TREES_COUNT
@@ -225,6 +229,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         await self._store.commit(
             [Delete(_TABLE, oldest) for _, oldest in learned if oldest is not None]
         )
+        self._predictor.make_ready(*self._lately)
         self._note_whether_fit_is_due()
         return sum(is_new for is_new, _ in learned)
 

@@ -113,8 +113,6 @@ class TaskPredictor:
         self._version: str | None = None
         self._known: dict[tuple[Template, str], _Known] = {}
         self._columns: dict[tuple[str, ...], TemplateColumns] = {}
-        #: Templates on pool types that were asked for alone since.
-        self._asked: set[tuple[Template, str]] = set()
         #: Observations too late to be put in their place; they wait for the next replay.
         self.late_count = 0
 
@@ -148,6 +146,17 @@ class TaskPredictor:
             del self._keys[bisect_left(self._keys, (gone.ended_s, forgotten))]
         return is_new, forgotten
 
+    def make_ready(self, questions: Sequence[Question], pools: Sequence[PoolSpeed]) -> None:
+        """Work out what names say of `questions`, which whoever asks them first need not wait for.
+
+        For a shell, after a change. Nothing that is told changes by it.
+        """
+        self._version_now()
+        if self._tree is not None:
+            for template, _ in questions:
+                for pool in pools:
+                    self._place_of(template, pool.type)
+
     def predict(self, features: WorkFeatures, pools: Sequence[PoolSpeed]) -> tuple[Prediction, ...]:
         """Return one prediction for each pool type, in order."""
         return self.predict_many([question_of(features)], pools).predictions() if pools else ()
@@ -156,9 +165,7 @@ class TaskPredictor:
         self, questions: Sequence[Question], pools: Sequence[PoolSpeed]
     ) -> Answers | AnswerColumns:
         """Return one answer for each question and pool type, at least one of each, in order."""
-        if self._version is None:
-            self._version = self._named(self._trie.version())
-        version, tree = self._version, self._tree
+        version, tree = self._version_now(), self._tree
         if tree is None:
             rows = [row for question in questions for row in self._ask_trie(question, pools)]
         elif len(questions) * len(pools) > FEW_COUNT:
@@ -212,17 +219,6 @@ class TaskPredictor:
             if known is None and not self._is_known(*key):
                 new.append(pool)
                 answers.append(None)
-            elif known is None and not tree.has_leaf_table and key not in self._asked:
-                # What is remembered pays from the second question on.
-                if len(self._asked) >= PLACE_COUNT_MAX:
-                    self._asked = set()
-                self._asked.add(key)
-                numbers = list(template.numbers)
-                numbers[WORK_AT], numbers[TOKENS_AT] = ln_reference, ln_tokens
-                categories, contexts, _ = names_of(template.features, pool.type)
-                forecast = tree.predict(Row(tuple(numbers), categories, contexts))
-                ln_quantiles = np.log(forecast.quantiles_s)
-                answers.append(Answer.relative(ln_quantiles, forecast, reference_s))
             else:
                 known = known or self._known_on(*key)
                 seen = known.seen.copy()
@@ -389,7 +385,13 @@ class TaskPredictor:
     def _forget_answers(self) -> None:
         """Forget what is remembered between two changes."""
         self._change_count += 1
-        self._version, self._known, self._columns, self._asked = None, {}, {}, set()
+        self._version, self._known, self._columns = None, {}, {}
+
+    def _version_now(self) -> str:
+        """Return the name of the state."""
+        if self._version is None:
+            self._version = self._named(self._trie.version())
+        return self._version
 
     def _named(self, of_trie: str) -> str:
         return of_trie if self._structure is None else f"{of_trie}-{self._structure.version}"

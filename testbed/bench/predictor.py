@@ -150,13 +150,11 @@ class _Calls:
         self._echo = echo
         self._stubs = stubs
 
-    async def row(
-        self, name: str, rounds: int, ask: Callable[[], predictor_pb2.PredictRequest]
-    ) -> BenchRow:
+    async def row(self, name: str, rounds: int, ask: "_Question") -> BenchRow:
         """Return the row of `rounds` questions, each asked of both."""
         taken: list[list[_Taken]] = [[], []]
         for _ in range(rounds):
-            request = ask()
+            request = await ask()
             for stub, times in zip(self._stubs, taken, strict=True):
                 started_s, cpu_s = _now_s(), _cpu_s()
                 answer = await stub.Predict(request, timeout=10)
@@ -193,9 +191,6 @@ async def _rpc(fit: Fit, observations: Sequence[Observation]) -> list[BenchRow]:
     echo = _Echo(fit.graph, np.stack([tree.features(row_of(work, POOL.type)) for work in works]))
     later = iter(range(RUN_COUNT, 2 * RUN_COUNT))
 
-    def asking(count: int, *, is_new: bool, is_taught: bool = False) -> _Question:
-        return _Question(predictor, works[:count], later if is_new else None, is_taught=is_taught)
-
     async with contextlib.AsyncExitStack() as held:
         add_echo = predictor_pb2_grpc.add_PredictorServiceServicer_to_server
         ours = PredictorServicer(predictor, MemoryStore())
@@ -207,6 +202,11 @@ async def _rpc(fit: Fit, observations: Sequence[Observation]) -> list[BenchRow]:
         held.callback(gc.unfreeze)
         settle_collector()  # as a predictor does once it serves; the limit gains by it too
         calls = _Calls(echo, stubs)
+
+        def asking(count: int, *, is_new: bool, is_taught: bool = False) -> _Question:
+            later_or_none = later if is_new else None
+            return _Question(works[:count], later_or_none, stubs[-1] if is_taught else None)
+
         return [
             await calls.row("1 new row", RPC_ROUND_COUNT, asking(1, is_new=True)),
             await calls.row("1 row asked again", RPC_ROUND_COUNT, asking(1, is_new=False)),
@@ -239,22 +239,23 @@ class _Question:
     """Makes requests.
 
     Attributes:
-        predictor: Learns a run before each request, if `is_taught`.
         works: Are asked for.
         fresh: Numbers that change the size of each work in each request; None: always the same.
-        is_taught: Whether a run ends before each request.
+        taught: Is told of a run that has ended before each request; None: nothing ends.
     """
 
-    predictor: TaskPredictor
     works: Sequence[WorkFeatures]
     fresh: Iterator[int] | None
-    is_taught: bool
+    taught: "predictor_pb2_grpc.PredictorServiceAsyncStub | None"
 
-    def __call__(self) -> predictor_pb2.PredictRequest:
+    async def __call__(self) -> predictor_pb2.PredictRequest:
         """Return the next request."""
         more = 0 if self.fresh is None else next(self.fresh)
-        if self.is_taught:
-            self.predictor.observe(_run(more))
+        if self.taught is not None:
+            ended = to_proto(_run(more), predictor_pb2.Observation)
+            await self.taught.Observe(
+                predictor_pb2.ObserveRequest(observations=[ended]), timeout=10
+            )
         return predictor_pb2.PredictRequest(
             works=[
                 to_proto(

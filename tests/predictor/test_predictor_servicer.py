@@ -49,6 +49,7 @@ from predictor.features import (
     numbers_of,
     question_of,
     reference_at,
+    template_of,
 )
 from predictor.question_wire import QuestionReader, Work, asked_in
 from predictor.servicer import SERVICE_NAME, PredictorServicer, add_to_server, recovered
@@ -448,6 +449,25 @@ async def test_an_answer_during_which_a_run_ended_is_not_remembered() -> None:
         again = await ask(stub, works)
     assert during[0] != during[-1] == after[0] == again[-1]
     assert sum(asked) == 2 * len(works)
+
+
+async def test_once_a_run_has_ended_what_was_last_asked_alone_is_made_ready() -> None:
+    tree = TaskPredictor()
+    made: list[list[WorkFeatures]] = []
+
+    def making(questions: Sequence[Question], pools: Sequence[PoolSpeed]) -> None:
+        assert not questions or tuple(pools) == POOLS
+        made.append([template.features for template, _ in questions])
+
+    tree.make_ready = making  # type: ignore[method-assign]
+    many = [WORK] * limits.FEW_COUNT
+    async with predicting(MemoryStore(), tree=tree) as stub:
+        for index, works in enumerate([[], [WORK, WORK], many], start=1):
+            if works:
+                await ask(stub, works)
+            await stub.Observe(observe_request([run_of(index)]), timeout=HANG_S)
+    one = template_of(WORK).features
+    assert made == [[], [one, one], [one, one]]
 
 
 async def test_another_declared_speed_is_another_question_and_changes_the_answers() -> None:

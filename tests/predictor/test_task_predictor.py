@@ -282,6 +282,28 @@ def test_many_are_told_what_was_learned_since(structure: Structure) -> None:
     )
 
 
+def test_what_is_made_ready_is_told_as_what_is_not(structure: Structure) -> None:
+    runs = [run_of(index) for index in range(200)]
+    ready, other = using(structure, runs), using(structure, runs)
+    questions = [question_of(work(f"m{index}", 4)) for index in range(7)]
+    pools = [H100, PoolSpeed("new", 2.0)]
+    for index in range(200, 210):
+        for predictor in (ready, other):
+            predictor.observe(run_of(index))
+        ready.make_ready(questions, pools)
+        for question in questions:
+            told = ready.predict_many([question], pools).encoded()
+            assert told == other.predict_many([question], pools).encoded()
+
+
+def test_a_predictor_without_trees_is_made_ready() -> None:
+    ready, other = TaskPredictor(), TaskPredictor()
+    question = question_of(work("m1", 4))
+    ready.make_ready([question], [H100])
+    told = ready.predict_many([question], [H100])
+    assert told.encoded() == other.predict_many([question], [H100]).encoded()
+
+
 def test_templates_asked_for_once_are_not_remembered_without_end(
     structure: Structure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
