@@ -89,8 +89,8 @@ CHANGES: Final[dict[str, tuple[Change, ...]]] = {
         ("generation_count", 80),
     ),
     "milp": (
-        ("overcommit_usd", 0.0125),
-        ("overcommit_usd", 0.2),
+        ("overcommit_usd", 0.05),
+        ("overcommit_usd", 0.8),
         ("batch_s", 300.0),
         ("slot_count", 32),
         ("gap_ratio", 1e-4),

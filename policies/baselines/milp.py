@@ -18,7 +18,7 @@ from policies.interface import BatchTask, FreeGpus
 
 NODE_COUNT_MAX: Final = 2_000
 #: Held against other values on training weeks (`testbed.tuning`).
-DEFAULT_HORIZON: Final = Horizon()
+DEFAULT_HORIZON: Final = Horizon(overcommit_usd=0.2)
 DEFAULT_GAP_RATIO: Final = 1e-3
 
 
