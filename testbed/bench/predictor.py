@@ -1,21 +1,23 @@
 """The predictor: core, RPC, refit and size, each beside its limit.
 
 The limit of the RPC is an echo of the same messages that runs the same ONNX session once on as many
-rows: what any service of this graph must pay. Server and client of both share this process. New
-rows are tasks of known models whose size was never asked for; rows asked again are answered from
-memory, which lasts until the next run ends. Core times stand beside the micro-seconds that DESIGN
+rows: what any service of this graph must pay. Both are served by one process, which does nothing
+else, and called from another, as agents call a predictor. New rows are tasks of known models whose
+size was never asked for; rows asked again are answered from memory, which lasts until the next run
+ends. Core times stand beside the micro-seconds that DESIGN
 section 11 allows, so that their ratio is a share of the budget. Run as `python -m testbed.bench
 predictor`; refit needs scikit-learn and LightGBM.
 """
 
 import asyncio
 import contextlib
-import gc
 import math
+import multiprocessing
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from statistics import median, quantiles
 
 import grpc
@@ -133,35 +135,26 @@ class _Echo(predictor_pb2_grpc.PredictorServiceServicer):
     Observe = Describe = Snapshot = None  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """Seconds of one call: by the wall, and of all threads of this process."""
-
-    wall_s: float
-    cpu_s: float
-
-
 class _Calls:
-    """Calls two servers of this process in turn: the limit, then ours."""
+    """Calls two servers of one process in turn: the limit, then ours."""
 
     def __init__(
-        self, echo: _Echo, stubs: Sequence["predictor_pb2_grpc.PredictorServiceAsyncStub"]
+        self, pipe: Connection, stubs: Sequence["predictor_pb2_grpc.PredictorServiceAsyncStub"]
     ) -> None:
-        self._echo = echo
+        self._pipe = pipe
         self._stubs = stubs
 
     async def row(self, name: str, rounds: int, ask: "_Question") -> BenchRow:
         """Return the row of `rounds` questions, each asked of both."""
-        taken: list[list[_Taken]] = [[], []]
+        taken_s: list[list[float]] = [[], []]
         for _ in range(rounds):
             request = await ask()
-            for stub, times in zip(self._stubs, taken, strict=True):
-                started_s, cpu_s = _now_s(), _cpu_s()
+            for stub, times_s in zip(self._stubs, taken_s, strict=True):
+                started_s = _now_s()
                 answer = await stub.Predict(request, timeout=10)
-                times.append(_Taken(_now_s() - started_s, _cpu_s() - cpu_s))
-            self._echo.answer = answer.SerializeToString()
-        limit, ours = (median(t.wall_s for t in times[1:]) * 1e6 for times in taken)
-        limit_cpu, ours_cpu = (median(t.cpu_s for t in times[1:]) * 1e6 for times in taken)
+                times_s.append(_now_s() - started_s)
+            self._pipe.send_bytes(answer.SerializeToString())
+        limit, ours = (median(times_s[1:]) * 1e6 for times_s in taken_s)
         return BenchRow(
             name=f"prediction RPC, {name}, p50",
             ours=ours,
@@ -170,38 +163,31 @@ class _Calls:
             target=1.2,
             unit="us",
             beside="echo of the same + ONNX session",
-            note=f"{rounds} interleaved rounds; CPU of"
-            f" client and server {ours_cpu:.0f} against {limit_cpu:.0f} us,"
-            f" {ours_cpu / limit_cpu:.2f}x",
+            note=f"{rounds} interleaved rounds",
             is_cost=True,
         )
 
 
 async def _rpc(fit: Fit, observations: Sequence[Observation]) -> list[BenchRow]:
     pin_malloc_thresholds()  # as every process of ours does at its start
-    predictor = TaskPredictor()
-    for observation in observations[-KNOWN_COUNT:]:
-        predictor.observe(observation)
-    structure = Structure(blank=fit.tree, until_s=math.inf, version="bench")
-    for _ in predictor.replay(structure, step_count=RUN_COUNT):
-        pass
     works = [observation.features for observation in observations[-BATCH_COUNT:]]
-    tree = fit.tree()
-    memorize(tree, [finished(o) for o in observations[-KNOWN_COUNT:]], teaches_head=False)
-    echo = _Echo(fit.graph, np.stack([tree.features(row_of(work, POOL.type)) for work in works]))
     later = iter(range(RUN_COUNT, 2 * RUN_COUNT))
-
+    context = multiprocessing.get_context("spawn")
+    pipe, served = context.Pipe()
+    server = context.Process(
+        target=_serve, args=(served, fit, observations[-KNOWN_COUNT:], works), daemon=True
+    )
+    server.start()
+    served.close()
     async with contextlib.AsyncExitStack() as held:
-        add_echo = predictor_pb2_grpc.add_PredictorServiceServicer_to_server
-        ours = PredictorServicer(predictor, MemoryStore())
-        stubs = [
-            await _stub(held, partial(add_echo, echo)),
-            await _stub(held, partial(add_to_server, ours)),
-        ]
-        held.callback(gc.set_threshold, *gc.get_threshold())
-        held.callback(gc.unfreeze)
-        settle_collector()  # as a predictor does once it serves; the limit gains by it too
-        calls = _Calls(echo, stubs)
+        held.callback(server.join)
+        held.callback(pipe.close)  # ends the server
+        stubs = []
+        for port in await asyncio.to_thread(pipe.recv):
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+            await held.enter_async_context(channel)
+            stubs.append(predictor_pb2_grpc.PredictorServiceStub(channel))
+        calls = _Calls(pipe, stubs)
 
         def asking(count: int, *, is_new: bool, is_taught: bool = False) -> _Question:
             later_or_none = later if is_new else None
@@ -222,16 +208,50 @@ async def _rpc(fit: Fit, observations: Sequence[Observation]) -> list[BenchRow]:
         ]
 
 
-async def _stub(
-    held: contextlib.AsyncExitStack, add: Callable[[grpc.aio.Server], None]
-) -> "predictor_pb2_grpc.PredictorServiceAsyncStub":
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    add(server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    held.push_async_callback(server.stop, None)
-    channel = await held.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
-    return predictor_pb2_grpc.PredictorServiceStub(channel)
+def _serve(
+    pipe: Connection, fit: Fit, known: Sequence[Observation], works: Sequence[WorkFeatures]
+) -> None:
+    """Serve echo and predictor, tell their ports, and take the echo's answers until the end."""
+    pin_malloc_thresholds()
+    predictor = TaskPredictor()
+    for observation in known:
+        predictor.observe(observation)
+    structure = Structure(blank=fit.tree, until_s=math.inf, version="bench")
+    for _ in predictor.replay(structure, step_count=RUN_COUNT):
+        pass
+    tree = fit.tree()
+    memorize(tree, [finished(o) for o in known], teaches_head=False)
+    echo = _Echo(fit.graph, np.stack([tree.features(row_of(work, POOL.type)) for work in works]))
+    ours = PredictorServicer(predictor, MemoryStore())
+    add_echo = predictor_pb2_grpc.add_PredictorServiceServicer_to_server
+    asyncio.run(_served(pipe, echo, [partial(add_echo, echo), partial(add_to_server, ours)]))
+
+
+async def _served(
+    pipe: Connection, echo: _Echo, services: Sequence[Callable[[grpc.aio.Server], None]]
+) -> None:
+    is_over = asyncio.Event()
+
+    def hear() -> None:
+        try:
+            echo.answer = pipe.recv_bytes()
+        except EOFError:
+            loop.remove_reader(pipe.fileno())
+            is_over.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(pipe.fileno(), hear)
+    async with contextlib.AsyncExitStack() as held:
+        ports = []
+        for add in services:
+            server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            add(server)
+            ports.append(server.add_insecure_port("127.0.0.1:0"))
+            await server.start()
+            held.push_async_callback(server.stop, None)
+        settle_collector()  # as a predictor does once it serves; the limit gains by it too
+        pipe.send(ports)
+        await is_over.wait()
 
 
 @dataclass(frozen=True, slots=True)
