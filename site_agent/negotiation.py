@@ -6,9 +6,9 @@ predictor may be away (I10): then the sites last heard of are asked, and the pri
 
 import asyncio
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from gcos.artifacts import ArtifactKind, parse_reference
 from gcos.contract_net import (
@@ -35,6 +35,8 @@ from site_agent.participant import Participant
 from site_agent.peers import Draft, Peers
 
 NOMINEE_COUNT = 8
+
+_AnswerT = TypeVar("_AnswerT", Bid, Refusal)
 
 
 class Host(Protocol):
@@ -72,12 +74,14 @@ class Ground:
     """What an announcement stands on: it does not change with the task's deadline or limits.
 
     Attributes:
+        spec: What it was prepared for.
         predictions: Run time by pool type.
         terms: By what offers are compared.
         nomination: Who is asked, and who cannot run the task.
-        draft: The announcement as it looked before they were known.
+        draft: The announcement of `spec`.
     """
 
+    spec: TaskSpec
     predictions: tuple[Prediction, ...]
     terms: Terms
     nomination: Nomination
@@ -90,21 +94,19 @@ class Ground:
         return replace(self, nomination=replace(self.nomination, nominees=asked))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Answers:
-    """What an announcement brought.
+    """What an announcement has brought, by site.
 
     Attributes:
         bids: Offers.
         refusals: Of sites that do not offer.
         silent: A refusal for each site that did not answer.
-        sites: Every site that is known.
     """
 
-    bids: tuple[Bid, ...]
-    refusals: tuple[Refusal, ...]
-    silent: tuple[Refusal, ...]
-    sites: Sequence[KnownSite]
+    bids: dict[SiteId, Bid]
+    refusals: dict[SiteId, Refusal]
+    silent: dict[SiteId, Refusal]
 
 
 @dataclass(slots=True)
@@ -158,41 +160,54 @@ class Negotiation:
                 )
         except ExceptionGroup as exc:
             raise sole_error(exc) from None
-        return Ground(predictions, terms, asked.result(), draft)
+        nomination = asked.result()
+        if nomination.needs != needs:  # other sites hold them now
+            draft = Draft.of(
+                self._announcement(task_id, spec, fence, nomination.needs, predictions, terms)
+            )
+        return Ground(spec, predictions, terms, nomination, draft)
 
     async def announce(
         self, task_id: TaskId, spec: TaskSpec, ground: Ground, fence: Fence
     ) -> Auction:
         """Return what announcing the task on known ground brought. Changes nothing durable."""
-        predictions, nomination = ground.predictions, ground.nomination
-        announcement = self._announcement(
-            task_id, spec, fence, nomination.needs, predictions, ground.terms
-        )
-        draft = ground.draft
-        if draft.announcement != announcement:  # holders or limits are others
-            draft = Draft.of(announcement)
-        came = await self._gather(draft, nomination.nominees)
-        sites = came.sites
-        heard = {bid.site_id for bid in came.bids}
-        heard |= {refusal.site_id for refusal in (*nomination.refusals, *came.refusals)}
-        told = heard | {refusal.site_id for refusal in came.silent}
-        known = {each.site.site_id: each for each in sites}
-        excluded = [
-            # A broker does not know the task, and so not what would let a site in.
-            (standing_refusal(spec, known[each.site_id]) or each)
-            if each.reason is Reason.PLACEMENT_EXCLUDES and each.site_id in known
-            else each
-            for each in nomination.refusals
-        ]
+        nomination, draft = ground.nomination, ground.draft
+        if spec is not ground.spec:  # a plan with another deadline or other limits
+            draft = Draft.of(
+                self._announcement(
+                    task_id, spec, fence, nomination.needs, ground.predictions, ground.terms
+                )
+            )
+        came = _Answers({}, {}, {})
+        async with asyncio.TaskGroup() as group:
+            for nominee in nomination.nominees:
+                group.create_task(self._ask(nominee, draft, came))
+            await asyncio.sleep(0)  # they go out; what follows has until the bids come
+            sites = self._host.sites()
+            known = {each.site.site_id: each for each in sites}
+            zones = {each.site.site_id: each.site.zone for each in sites}
+            excluded = [
+                # A broker does not know the task, and so not what would let a site in.
+                (standing_refusal(spec, known[each.site_id]) or each)
+                if each.reason is Reason.PLACEMENT_EXCLUDES and each.site_id in known
+                else each
+                for each in nomination.refusals
+            ]
+        heard = {*came.bids, *came.refusals, *(each.site_id for each in nomination.refusals)}
+        told = heard | came.silent.keys()
         return Auction(
-            predictions=predictions,
+            predictions=ground.predictions,
             needs=nomination.needs,
-            bids=came.bids,
-            refusals=(*excluded, *came.refusals, *came.silent, *self._absent(sites, told)),
+            bids=_sorted(came.bids),
+            refusals=(
+                *excluded,
+                *_sorted(came.refusals),
+                *_sorted(came.silent),
+                *self._absent(sites, told),
+            ),
             # Without a broker that knows who is alive, a site that is missing means nothing.
-            is_complete=nomination.is_settled
-            and all(known.site.site_id in heard for known in sites),
-            zones={known.site.site_id: known.site.zone for known in sites},
+            is_complete=nomination.is_settled and known.keys() <= heard,
+            zones=zones,
         )
 
     def _announcement(
@@ -291,46 +306,26 @@ class Negotiation:
         nominees.sort(key=lambda nominee: nominee.site_id != self._host.participant.site.site_id)
         return Nomination(tuple(nominees[:NOMINEE_COUNT]), tuple(refusals), needs, is_settled=False)
 
-    async def _gather(self, draft: Draft, nominees: Sequence[Nominee]) -> _Answers:
-        """Return what came within the bid window."""
-        bids: dict[SiteId, Bid] = {}
-        refusals: dict[SiteId, Refusal] = {}
-        silent: dict[SiteId, Refusal] = {}
-
-        async def ask(nominee: Nominee) -> None:
-            host = self._host
-            try:
-                if nominee.site_id == host.participant.site.site_id:
-                    answer = host.bid(draft.announcement)
-                else:
-                    reply = await host.peers.announce(
-                        nominee.address, draft, timeout_s=host.config.bid_window_s
-                    )
-                    answered = reply.bid or reply.refusal
-                    if answered is None:
-                        raise UnavailableError("an empty answer")
-                    answer = answered
-            except GcosError as exc:
-                silent[nominee.site_id] = Refusal(
-                    nominee.site_id, Reason.NO_SITE_REACHABLE, f"did not bid: {exc.message}"
-                )
-                return
-            if isinstance(answer, Bid):
-                bids[nominee.site_id] = answer
+    async def _ask(self, nominee: Nominee, draft: Draft, came: _Answers) -> None:
+        """Ask one site, and keep what comes within the bid window."""
+        host, site_id = self._host, nominee.site_id
+        try:
+            if site_id == host.participant.site.site_id:
+                answer: Bid | Refusal | None = host.bid(draft.announcement)
             else:
-                refusals[nominee.site_id] = answer
-
-        async with asyncio.TaskGroup() as group:
-            for nominee in nominees:
-                group.create_task(ask(nominee))
-            await asyncio.sleep(0)  # they go out; what follows has until the bids come
-            sites = self._host.sites()
-        return _Answers(
-            bids=tuple(bids[site] for site in sorted(bids)),
-            refusals=tuple(refusals[site] for site in sorted(refusals)),
-            silent=tuple(silent[site] for site in sorted(silent)),
-            sites=sites,
-        )
+                reply = await host.peers.announce(
+                    nominee.address, draft, timeout_s=host.config.bid_window_s
+                )
+                answer = reply.bid or reply.refusal
+        except GcosError as exc:
+            came.silent[site_id] = _silence(site_id, exc.message)
+            return
+        if answer is None:
+            came.silent[site_id] = _silence(site_id, "an empty answer")
+        elif isinstance(answer, Bid):
+            came.bids[site_id] = answer
+        else:
+            came.refusals[site_id] = answer
 
     # ---------------------------------------------------------------- artifacts
 
@@ -432,6 +427,15 @@ class Negotiation:
             size_bytes=need.size_bytes,
             holders=holders,
         )
+
+
+def _silence(site_id: SiteId, why: str) -> Refusal:
+    return Refusal(site_id, Reason.NO_SITE_REACHABLE, f"did not bid: {why}")
+
+
+def _sorted(by_site: Mapping[SiteId, _AnswerT]) -> tuple[_AnswerT, ...]:
+    """Return answers in the order of their sites, so that decisions replay alike."""
+    return tuple(by_site[site_id] for site_id in sorted(by_site))
 
 
 def _holder(known: KnownSite) -> Holder:

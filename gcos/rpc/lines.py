@@ -78,7 +78,10 @@ class Lines:
         if self._is_closed:
             raise _LineEndedError  # nobody would end another line
         line = self._lines.pop(address, None)
-        if line is None or not line.is_open:
+        if line is not None and not line.is_open:
+            line.hang_up()
+            line = None
+        if line is None:
             line = _Line(self._open(address))
             line.listening = self._group.create_task(line.listen(), name=f"line to {address}")
             self._listening.add(line.listening)
@@ -105,14 +108,21 @@ class _Line:
     """One long call, seen from who asks."""
 
     def __init__(self, stream: Stream) -> None:
-        self.is_open = True
         self.listening: asyncio.Task[None] | None = None
         self._stream = stream
         #: Answers to come; None: there will be none.
         self._waiting: dict[str, asyncio.Future[NegotiateResponse | None]] = {}
         self._count = 0
+        #: Questions without an answer yet, those included that nobody waits for any more.
+        self._unanswered_count = 0
+        self._has_asked = asyncio.Event()
         # A call takes one message at a time.
         self._writing = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Neither end has hung up."""
+        return not self._stream.done()
 
     @property
     def is_waiting(self) -> bool:
@@ -132,10 +142,11 @@ class _Line:
         self._waiting[request.call_id] = coming
         try:
             async with self._writing:
+                self._unanswered_count += 1
+                self._has_asked.set()
                 await self._stream.write(request)
             answer = await coming
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:
-            self.is_open = False
             raise _LineEndedError from exc
         finally:
             del self._waiting[request.call_id]
@@ -146,22 +157,32 @@ class _Line:
     async def listen(self) -> None:
         """Hand out answers until the line ends."""
         try:
-            while isinstance(response := await self._stream.read(), NegotiateResponse):
+            while isinstance(response := await self._next(), NegotiateResponse):
+                self._unanswered_count -= 1
                 waiting = self._waiting.get(response.call_id)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(response)
         except grpc.aio.AioRpcError:
             pass  # whoever asks is told
         finally:
-            self.is_open = False
             self._stream.cancel()
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_result(None)
 
+    async def _next(self) -> object:
+        """Return the next answer, or what is no answer where the line has ended.
+
+        Reading begins while a question flies: begun right after an answer, it would delay whoever
+        waits for that.
+        """
+        if not self._unanswered_count:
+            self._has_asked.clear()
+            await self._has_asked.wait()
+        return await self._stream.read()
+
     def hang_up(self) -> None:
         """End the line."""
-        self.is_open = False
         if self.listening is not None:
             self.listening.cancel()
 

@@ -144,6 +144,19 @@ async def test_a_peer_that_stops_ends_its_lines_and_is_asked_anew_when_it_is_bac
             assert await told(kept, other.address, "a") == "a"
 
 
+async def test_a_line_that_ended_at_rest_is_opened_anew_by_the_next_question() -> None:
+    peer = Peer()
+    async with served(peer) as running, asking() as kept:
+        await told(kept, running.address, "a")
+        peer.answering.hang_up()
+        peer.answering = Answering(peer.answer)
+        async with asyncio.timeout(WAIT_S):
+            while kept._lines[running.address].is_open:
+                await asyncio.sleep(0.01)
+        assert await told(kept, running.address, "b") == "b"
+        assert peer.line_count == 2
+
+
 async def problem_of(kept: Lines, address: str, task_id: str) -> GcosError | None:
     try:
         await told(kept, address, task_id)
@@ -187,6 +200,9 @@ class Broken:
         for _ in range(3):  # who listens is told first
             await asyncio.sleep(0)
         raise asyncio.InvalidStateError
+
+    def done(self) -> bool:
+        return self._is_over.is_set()
 
     def cancel(self) -> None:
         pass
