@@ -113,8 +113,9 @@ class _Line:
         #: Answers to come; None: there will be none.
         self._waiting: dict[str, asyncio.Future[NegotiateResponse | None]] = {}
         self._count = 0
-        #: Questions without an answer yet, those included that nobody waits for any more.
-        self._unanswered_count = 0
+        #: Questions without an answer yet, those included that nobody waits for any more. Their
+        #: ids, since a peer may answer what it was not asked, or twice.
+        self._unanswered: set[str] = set()
         self._has_asked = asyncio.Event()
         # A call takes one message at a time.
         self._writing = asyncio.Lock()
@@ -142,7 +143,7 @@ class _Line:
         self._waiting[request.call_id] = coming
         try:
             async with self._writing:
-                self._unanswered_count += 1
+                self._unanswered.add(request.call_id)
                 self._has_asked.set()
                 await self._stream.write(request)
             answer = await coming
@@ -158,7 +159,7 @@ class _Line:
         """Hand out answers until the line ends."""
         try:
             while isinstance(response := await self._next(), NegotiateResponse):
-                self._unanswered_count -= 1
+                self._unanswered.discard(response.call_id)
                 waiting = self._waiting.get(response.call_id)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(response)
@@ -176,7 +177,7 @@ class _Line:
         Reading begins while a question flies: begun right after an answer, it would delay whoever
         waits for that.
         """
-        if not self._unanswered_count:
+        if not self._unanswered:
             self._has_asked.clear()
             await self._has_asked.wait()
         return await self._stream.read()

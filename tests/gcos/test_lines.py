@@ -71,6 +71,19 @@ class Peer(site_pb2_grpc.SiteServiceServicer):
         return site_pb2.NegotiateResponse(announce=site_pb2.AnnounceResponse(answers=[answer]))
 
 
+class Twice(Peer):
+    """Sends each answer twice."""
+
+    async def Negotiate(  # type: ignore[override]
+        self, requests: AsyncIterator[site_pb2.NegotiateRequest], context: Context
+    ) -> None:
+        async for request in requests:
+            answer = self.now(request.announce.announcements[0].task_id)
+            answer.call_id = request.call_id
+            for _ in range(2):
+                await context.write(answer)
+
+
 @asynccontextmanager
 async def served(peer: Peer) -> AsyncIterator[Running]:
     async with serving(
@@ -128,6 +141,11 @@ async def test_an_answer_that_is_late_is_dropped_and_the_line_goes_on() -> None:
         await told(kept, running.address, "a")
         peer.is_due.set()
         assert await told(kept, running.address, "b") == "b"
+
+
+async def test_an_answer_that_nobody_asked_for_keeps_none_from_being_heard() -> None:
+    async with served(Twice()) as running, asking() as kept:
+        assert [await told(kept, running.address, each) for each in "abc"] == ["a", "b", "c"]
 
 
 async def test_a_peer_that_stops_ends_its_lines_and_is_asked_anew_when_it_is_back() -> None:
