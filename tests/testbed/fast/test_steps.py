@@ -1,12 +1,13 @@
 """The compiled search for room in a profile against the core's."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from site_agent import schedule
 from testbed.fast.compiled import compiled
-from testbed.fast.layout import HINT_COUNT, STEP_COUNT, Counts, Floats
+from testbed.fast.layout import HINT_COUNT, LANES, RUN_SLOT_COUNT, STEP_COUNT, Counts, Floats
 from testbed.fast.steps import class_of, open_ended, place
 
 GPU_COUNT = 12
@@ -53,3 +54,38 @@ def test_runs_are_placed_where_the_core_places_them(
         )
         assert start_s == expected_s
         assert (times[:count].tolist(), free[:count].tolist()) == known
+
+
+@pytest.mark.parametrize(
+    ("gpu_count", "latest_s"), [(12, 0), (400, 0), (400, 86_400), (9_000, 900_000)]
+)
+def test_a_plan_of_as_many_runs_as_there_may_be_keeps_to_its_room(
+    gpu_count: int, latest_s: int
+) -> None:
+    rng = np.random.default_rng(gpu_count + latest_s)
+    # What lies around the arrays is looked at, too.
+    times_around = np.full(STEP_COUNT + 2 * LANES, -1.0)
+    free_around = np.full(STEP_COUNT + 2 * LANES, -1, np.int32)
+    after_around = np.full(HINT_COUNT + 2 * LANES, -1, np.int32)
+    times, free = times_around[LANES:-LANES], free_around[LANES:-LANES]
+    after = after_around[LANES:-LANES]
+    times[0], free[0], after[:] = 0.0, gpu_count, 0
+    known: schedule.Profile = [0.0], [gpu_count]
+    count = 1
+    open_ended(times, count)
+    for _ in range(RUN_SLOT_COUNT):
+        needed = int(rng.integers(1, min(gpu_count, 16) + 1))
+        duration_s = float(rng.uniform(1.0, 20_000.0))
+        not_before_s = float(rng.uniform(0, latest_s)) if latest_s else 0.0
+        start_s, count = placed(times, free, count, after, needed, duration_s, not_before_s)
+        expected_s = schedule.earliest_fit(
+            known, gpu_count=needed, duration_s=duration_s, not_before_s=not_before_s
+        )
+        known = schedule.reserve(
+            known, gpu_count=needed, start_s=expected_s, end_s=expected_s + duration_s
+        )
+        assert start_s == expected_s
+    assert (times[:count].tolist(), free[:count].tolist()) == known
+    for around in (times_around, free_around, after_around):
+        assert set(around[:LANES]) == set(around[-LANES:]) == {-1}
+    assert count == 2 * RUN_SLOT_COUNT + 1 or gpu_count < 9_000
