@@ -6,10 +6,12 @@ Both come to the same events and totals (tests/testbed/fast). The compiled one n
 
 import difflib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gcos.errors import InvalidRequestError
+from policies.catalogue import policy_named
 from testbed.sim import run as full
 from testbed.sim.instance import Instance
 from testbed.sim.result import RunResult, Simulate
@@ -23,7 +25,8 @@ CORES: Final = ("auto", "fast", "full")
 ENTRANCES: Final = {"auto": __name__, "fast": __name__, "full": full.__name__}
 
 _MISSING: Final = "numba is not installed"
-_INSTALL: Final = "pip install 'gcos[research]', or --core full"
+_PACKAGE: Final = "pip install 'gcos[research]'"
+_INSTALL: Final = f"{_PACKAGE}, or --core full"
 
 #: The instance that was run last: policies meet the same world one after the other, and the
 #: compiled core draws its forecasts once.
@@ -50,11 +53,34 @@ def simulator(core: str) -> Simulate:
     return {"auto": simulate, "fast": simulate_fast, "full": full.simulate}[core]
 
 
+def check_policies(core: str, policies: Sequence[str]) -> None:
+    """Let pass policies that a core can run, before the first of them has run for minutes.
+
+    Raises:
+        InvalidRequestError: There is no such policy, or only the compiled core runs it, and that is
+            not asked for or not installed.
+    """
+    for name in policies:
+        is_central = policy_named(name, field="policies").is_central
+        if is_central and (core == "full" or not has_fast()):
+            raise InvalidRequestError(
+                f"{name} ranks the offers of all sites together, which only the fast core does",
+                field="policies",
+                hint="--core fast" if has_fast() else _PACKAGE,
+            )
+
+
 def simulate(
     instance: Instance, *, policy: str, cache_mode: str = "dual", log: Path | None = None
 ) -> RunResult:
-    """Return what came of an instance, by the compiled core where it can: see `Simulate`."""
-    if why_full(instance, policy, cache_mode) is not None:
+    """Return what came of an instance, by the compiled core where it can: see `Simulate`.
+
+    Raises:
+        InvalidRequestError: As `testbed.sim.run.simulate`, or only the compiled core runs such a
+            policy, and it cannot run this.
+    """
+    is_full = why_full(instance, policy, cache_mode) is not None
+    if is_full and not policy_named(policy).is_central:
         return full.simulate(instance, policy=policy, cache_mode=cache_mode, log=log)
     return simulate_fast(instance, policy=policy, cache_mode=cache_mode, log=log)
 
@@ -69,7 +95,9 @@ def simulate_fast(
     """
     why = why_full(instance, policy, cache_mode)
     if why is not None:
-        raise InvalidRequestError(f"the fast core cannot: {why}", field="core", hint="--core full")
+        only = policy_named(policy).is_central
+        hint = f"no other core runs {policy}: leave it out" if only else "--core full"
+        raise InvalidRequestError(f"the fast core cannot: {why}", field="core", hint=hint)
     from testbed.fast.run import FastWorld, simulate_world  # noqa: PLC0415  (needs numba)
 
     if not _latest or _latest[0].instance is not instance:

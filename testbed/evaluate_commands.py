@@ -164,6 +164,8 @@ def evaluate(
         is_paper=scenario == PAPER,
         modes=modes,
     )
+    if live is None:
+        cores.check_policies(core, names)
     study = Study(
         simulate=cores.simulator(core) if live is None else _live(live, out),
         code=code_digest(cores.ENTRANCES[core]) if live is None else _live_code(live),

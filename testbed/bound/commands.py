@@ -77,6 +77,7 @@ def bound(
         has_color=has_color(invocation.environ),
     )
     simulate = cores.simulator(core)
+    cores.check_policies(core, names_in(policies))
     plan = load_scenario(scenario)
     weeks_s, refused = weeks_of(plan, data, weeks=weeks, first=None, last=None)
     orders = run_orders(

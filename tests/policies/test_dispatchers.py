@@ -47,7 +47,7 @@ def free(a: int = 8, b: int = 8) -> dict[SiteId, FreeGpus]:
 
 
 def dispatchers() -> list[Dispatcher]:
-    return [MilpDispatcher(), GeneticDispatcher(stream(1, "test"))]
+    return [MilpDispatcher(HORIZON), GeneticDispatcher(stream(1, "test"), horizon=HORIZON)]
 
 
 @pytest.mark.parametrize("dispatcher", dispatchers(), ids=lambda each: each.name)

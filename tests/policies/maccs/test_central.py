@@ -17,6 +17,7 @@ from policies.maccs.task_actor import PART, load_task_actor
 from policies.maccs.task_bidder import RESIDUAL_MAX
 from policies.maccs.task_network import drawn_network, graph_of, network_in
 from site_agent.config import AgentConfig, completed
+from testbed import cores
 from testbed.learned_bids import task_network
 from testbed.sim.run import simulate
 from testbed.sim.samples import Sample, instance_of
@@ -119,3 +120,32 @@ def test_the_full_simulator_refuses_it_and_says_what_runs_it() -> None:
         simulate(instance_of(Sample(task_count=1)), policy=CENTRAL)
     assert caught.value.field == "policy"
     assert "--core fast" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("core", "has_fast", "hint"),
+    [("full", True, "--core fast"), ("auto", False, "gcos[research]"), ("fast", True, None)],
+)
+def test_a_core_that_cannot_run_it_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, core: str, has_fast: bool, hint: str | None
+) -> None:
+    monkeypatch.setattr(cores, "has_fast", lambda: has_fast)
+    cores.check_policies(core, ["joint", "maccs"])
+    if hint is None:
+        cores.check_policies(core, ["joint", CENTRAL])
+        return
+    with pytest.raises(InvalidRequestError, match="only the fast core does") as caught:
+        cores.check_policies(core, ["joint", CENTRAL])
+    assert caught.value.field == "policies"
+    assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("core", ["auto", "fast"])
+def test_what_the_compiled_core_cannot_run_is_not_sent_to_the_full_one(core: str) -> None:
+    pytest.importorskip("numba")
+    caches = "dual+belady"
+    with pytest.raises(InvalidRequestError, match="eviction belady is not compiled") as caught:
+        cores.simulator(core)(
+            instance_of(Sample(task_count=1)), policy=CENTRAL, cache_mode=caches, log=None
+        )
+    assert caught.value.hint == "no other core runs central: leave it out"
