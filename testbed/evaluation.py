@@ -299,6 +299,11 @@ def cost_usd(record: RunRecord) -> float:
     return record.result.measured.charge.cost_usd(record.cost_scope)
 
 
+def cost_without_penalty_usd(record: RunRecord) -> float:
+    """Return the cost of the measured window without what late tasks pay."""
+    return cost_usd(record) - _penalty_usd(record)
+
+
 def carbon_kg(record: RunRecord) -> float:
     """Return the carbon of the measured window."""
     return record.result.measured.charge.carbon_gco2 / G_PER_KG
@@ -329,7 +334,7 @@ def _summary(name: str, runs: Sequence[RunRecord], against: Sequence[RunRecord])
         joint_usd=known(joint_usd),
         joint_without_penalty_usd=known(lambda run: joint_usd(run) - _penalty_usd(run)),
         cost_usd=known(cost_usd),
-        cost_without_penalty_usd=known(lambda run: cost_usd(run) - _penalty_usd(run)),
+        cost_without_penalty_usd=known(cost_without_penalty_usd),
         carbon_kg=known(carbon_kg),
         energy_usd=mean(lambda each: each.charge.energy_usd),
         gpu_usd=mean(lambda each: each.charge.gpu_usd),

@@ -15,7 +15,7 @@ from gcos.cli.output import Output, Table
 from gcos.cli.plan_table import SCOPES
 from gcos.cli.quantities import counted, significant
 from gcos.errors import InvalidRequestError
-from testbed.evaluation import Evaluation, carbon_kg, cost_usd
+from testbed.evaluation import Evaluation, carbon_kg, cost_usd, cost_without_penalty_usd
 from testbed.run_store import RunRecord
 from testbed.sim.cache_modes import CacheMode
 from testbed.statistics import Estimate, compare
@@ -49,6 +49,7 @@ class Figure:
 
 FIGURES: Final = (
     Figure("cost", "$", 92.6, cost_usd),
+    Figure("cost without penalties", "$", 92.6, cost_without_penalty_usd),
     Figure("carbon", "kg", 90.3, carbon_kg),
 )
 
@@ -59,7 +60,7 @@ class PaperRow:
 
     Attributes:
         scenario: Where.
-        figure: `cost` or `carbon`.
+        figure: `cost`, `cost without penalties` or `carbon`.
         unit: Of the absolute values.
         cost_scope: What counts as cost.
         policy: Ours.
@@ -213,9 +214,11 @@ def row(bare: Evaluation, full: Evaluation, policy: str, figure: Figure) -> Pape
 
 def _told(found: PaperRow, full: Evaluation) -> PaperRow:
     """Return the row with its sentence."""
-    scope = ""
+    scope = f" in scope {found.cost_scope.value}"
     if found.figure == "cost":
-        scope = f" in scope {found.cost_scope.value} ({SCOPES[found.cost_scope]})"
+        scope += f" ({SCOPES[found.cost_scope]})"
+    elif found.unit != "$":
+        scope = ""
     sentence = (
         f"{found.scenario} (carbon at {found.carbon_price_usd_per_kg:g} $/kg, moving a GB takes "
         f"{found.network_kwh_per_gb:g} kWh): {found.figure} of {found.policy} with both caches is "

@@ -321,7 +321,7 @@ def paper_section(found: PaperTable) -> str:
 
 
 def _figure_of(row: PaperRow) -> str:
-    scope = f" ({row.cost_scope.value})" if row.figure == "cost" else ""
+    scope = f" ({row.cost_scope.value})" if row.unit == "$" else ""
     return f"{row.figure}, {row.unit}{scope}"
 
 
