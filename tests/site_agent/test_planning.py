@@ -35,7 +35,6 @@ from gcos.system import SystemClock
 from gcos.v1 import site_pb2, site_pb2_grpc
 from policies.baselines.joint import JointBidder
 from policies.maccs.actor import INPUT, OUTPUT, Actor, actor_path, load_actor
-from policies.maccs.actor_card import ActorCard, Feature
 from policies.maccs.actor_file import model_bytes, read_model
 from policies.maccs.artifact_features import CLAMP, FEATURE_COUNT, FEATURES, RATIO_MAX
 from policies.maccs.artifact_features import PART as ARTIFACT
@@ -60,6 +59,7 @@ from site_agent.planning import CELL_COUNT, Planning, cell_of
 from site_agent.serving import ArtifactServicer
 from site_agent.site_servicer import SiteServicer
 from site_agent.transfer import ArtifactPlane
+from tests.policies.maccs.cards import card_of
 
 HOUR_S = 3600.0
 BEAT_S = 500_000 * HOUR_S
@@ -451,22 +451,7 @@ def gives_actors(agent: Agent, directory: Path, *, told: float, scale: float) ->
         clamp=CLAMP,
         output_max=RATIO_MAX,
     )
-    card = ActorCard(
-        part=ARTIFACT,
-        features=tuple(Feature(name, unit) for name, unit in FEATURES.items()),
-        clamp=CLAMP,
-        output="",
-        output_max=RATIO_MAX,
-        made_by="a test",
-        trained_with={},
-        data="",
-        weeks="",
-        first_seed=1_000_001,
-        run_count=1,
-        settings={},
-        fit={},
-        residual_scale=scale,
-    )
+    card = card_of(ARTIFACT, FEATURES, output_max=RATIO_MAX, residual_scale=scale)
     graph = graph_of(flat, name=ARTIFACT, input_name=INPUT, output_name=OUTPUT)
     directory.mkdir(exist_ok=True)
     actor_path(ARTIFACT, directory).write_bytes(model_bytes(graph, card))

@@ -18,6 +18,7 @@ from policies.maccs.actor_card import (
 from policies.maccs.actor_file import model_bytes, read_model, set_gate, weights_digest
 from policies.maccs.fallback import Fallback, FallbackReason
 from policies.maccs.network import Weights, forward, graph_of, weights_in
+from tests.policies.maccs.cards import card_of
 
 FEATURES = {"price": "log1p($)", "count": "log1p(1)", "kind": "0 or 1"}
 
@@ -39,21 +40,7 @@ def weights(seed: int = 0, width: int = 3, output_max: float = 15.0) -> Weights:
 
 
 def card(**changes: object) -> ActorCard:
-    made = ActorCard(
-        part="artifact",
-        features=tuple(Feature(name, unit) for name, unit in FEATURES.items()),
-        clamp=6.0,
-        output="saving over price",
-        output_max=15.0,
-        made_by="a test",
-        trained_with={},
-        data="none",
-        weeks="none",
-        first_seed=1_000_001,
-        run_count=1,
-        settings={},
-        fit={},
-    )
+    made = card_of("artifact", FEATURES, output_max=15.0)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

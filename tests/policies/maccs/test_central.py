@@ -10,7 +10,6 @@ from gcos.errors import InvalidRequestError
 from policies.catalogue import CENTRAL, POLICIES
 from policies.features import CLAMP, FEATURE_COUNT, UNITS
 from policies.maccs.actor import INPUT, OUTPUT, Actor, actor_path, load_actor
-from policies.maccs.actor_card import ActorCard, Feature
 from policies.maccs.actor_file import model_bytes, read_model
 from policies.maccs.fallback import Fallback, FallbackReason
 from policies.maccs.task_actor import PART, load_task_actor
@@ -21,26 +20,13 @@ from testbed import cores
 from testbed.learned_bids import task_network
 from testbed.sim.run import simulate
 from testbed.sim.samples import Sample, instance_of
+from tests.policies.maccs.cards import card_of
 
 pytest.importorskip("onnx")
 
 NETWORK = drawn_network(np.random.default_rng(4), hidden=(32, 16), sees_all=True, is_zero=False)
 ROWS = np.random.default_rng(5).uniform(-CLAMP, CLAMP, (20, FEATURE_COUNT)).astype(np.float32)
-CARD = ActorCard(
-    part=CENTRAL,
-    features=tuple(Feature(name, unit) for name, unit in UNITS.items()),
-    clamp=CLAMP,
-    output="f",
-    output_max=RESIDUAL_MAX,
-    made_by="test",
-    trained_with={},
-    data="none",
-    weeks="none",
-    first_seed=1_000_001,
-    run_count=1,
-    settings={},
-    fit={},
-)
+CARD = card_of(CENTRAL, UNITS, output_max=RESIDUAL_MAX)
 
 
 def written(path: Path) -> None:

@@ -10,7 +10,7 @@ from policies.catalogue import POLICIES
 from policies.features import CLAMP, FEATURE_COUNT, UNITS
 from policies.maccs import actor as actor_module
 from policies.maccs.actor import INPUT, OUTPUT, Actor, actor_path
-from policies.maccs.actor_card import RESIDUAL_SCALES, ActorCard, Feature
+from policies.maccs.actor_card import RESIDUAL_SCALES
 from policies.maccs.actor_file import model_bytes, read_model
 from policies.maccs.task_actor import PART, bidder_of, load_task_actor
 from policies.maccs.task_bidder import RESIDUAL_MAX, ResidualBidder
@@ -19,27 +19,13 @@ from testbed.fast.learning import LearnedBids, Told
 from testbed.fast.run import FastPolicy, FastWorld, run_fast
 from testbed.learned_bids import task_network, with_task_actor
 from testbed.sim.samples import Sample, instance_of
+from tests.policies.maccs.cards import card_of
 
 pytest.importorskip("onnx")
 
 NETWORK = drawn_network(np.random.default_rng(4), hidden=(32, 16), is_zero=False)
 ROWS = np.random.default_rng(5).uniform(-CLAMP, CLAMP, (40, FEATURE_COUNT)).astype(np.float32)
-CARD = ActorCard(
-    part=PART,
-    features=tuple(Feature(name, unit) for name, unit in UNITS.items()),
-    clamp=CLAMP,
-    output="f",
-    output_max=RESIDUAL_MAX,
-    made_by="test",
-    trained_with={},
-    data="none",
-    weeks="none",
-    first_seed=1_000_001,
-    run_count=1,
-    settings={},
-    fit={},
-    residual_scale=0.5,
-)
+CARD = card_of(PART, UNITS, output_max=RESIDUAL_MAX, residual_scale=0.5)
 
 
 def written(directory: Path, network: TaskNetwork = NETWORK) -> Actor:
