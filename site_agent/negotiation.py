@@ -155,16 +155,12 @@ class Negotiation:
                 asked = group.create_task(self._nominate(spec, needs, predictions, terms))
                 for _ in range(2):  # the call goes out; what follows has until the answer comes
                     await asyncio.sleep(0)
-                draft = Draft.of(
-                    self._announcement(task_id, spec, fence, needs, predictions, terms)
-                )
+                draft = self._draft(task_id, spec, fence, needs, predictions, terms)
         except ExceptionGroup as exc:
             raise sole_error(exc) from None
         nomination = asked.result()
         if nomination.needs != needs:  # other sites hold them now
-            draft = Draft.of(
-                self._announcement(task_id, spec, fence, nomination.needs, predictions, terms)
-            )
+            draft = self._draft(task_id, spec, fence, nomination.needs, predictions, terms)
         return Ground(spec, predictions, terms, nomination, draft)
 
     async def announce(
@@ -173,10 +169,8 @@ class Negotiation:
         """Return what announcing the task on known ground brought. Changes nothing durable."""
         nomination, draft = ground.nomination, ground.draft
         if spec is not ground.spec:  # a plan with another deadline or other limits
-            draft = Draft.of(
-                self._announcement(
-                    task_id, spec, fence, nomination.needs, ground.predictions, ground.terms
-                )
+            draft = self._draft(
+                task_id, spec, fence, nomination.needs, ground.predictions, ground.terms
             )
         came = _Answers({}, {}, {})
         async with asyncio.TaskGroup() as group:
@@ -210,7 +204,7 @@ class Negotiation:
             zones=zones,
         )
 
-    def _announcement(
+    def _draft(
         self,
         task_id: TaskId,
         spec: TaskSpec,
@@ -218,10 +212,10 @@ class Negotiation:
         needs: tuple[ArtifactNeed, ...],
         predictions: tuple[Prediction, ...],
         terms: Terms,
-    ) -> Announcement:
+    ) -> Draft:
         """Return what sites are told of a task, with the cluster as it is seen now."""
         host = self._host
-        return host.origin.announcement(
+        announcement = host.origin.announcement(
             task_id,
             spec,
             fence=fence,
@@ -230,6 +224,7 @@ class Negotiation:
             cluster=host.cluster,
             terms=terms,
         )
+        return Draft.of(announcement)
 
     def _absent(self, sites: Sequence[KnownSite], told: Collection[SiteId]) -> list[Refusal]:
         """Return a refusal for each site that is known, not told of, and silent for a while."""

@@ -33,6 +33,26 @@ def placed(
     return place(times, free, count, after, known, gpu_count, duration_s, not_before_s)
 
 
+def placed_alike(
+    times: Floats,
+    free: Counts,
+    count: int,
+    after: Counts,
+    known: schedule.Profile,
+    run: tuple[int, float, float],
+) -> tuple[int, schedule.Profile]:
+    """Place a run in both; it comes to lie at one instant. Return the count, and the core's."""
+    gpu_count, duration_s, not_before_s = run
+    start_s, count = placed(times, free, count, after, gpu_count, duration_s, not_before_s)
+    expected_s = schedule.earliest_fit(
+        known, gpu_count=gpu_count, duration_s=duration_s, not_before_s=not_before_s
+    )
+    assert start_s == expected_s
+    return count, schedule.reserve(
+        known, gpu_count=gpu_count, start_s=expected_s, end_s=expected_s + duration_s
+    )
+
+
 @given(ends=st.lists(SECONDS, max_size=GPU_COUNT), runs=st.lists(RUN, max_size=60))
 def test_runs_are_placed_where_the_core_places_them(
     ends: list[float], runs: list[tuple[int, float, float]]
@@ -44,15 +64,8 @@ def test_runs_are_placed_where_the_core_places_them(
     times[:count], free[:count] = known
     open_ended(times, count)
     after = np.zeros(HINT_COUNT, np.int32)
-    for gpu_count, duration_s, not_before_s in runs:
-        start_s, count = placed(times, free, count, after, gpu_count, duration_s, not_before_s)
-        expected_s = schedule.earliest_fit(
-            known, gpu_count=gpu_count, duration_s=duration_s, not_before_s=not_before_s
-        )
-        known = schedule.reserve(
-            known, gpu_count=gpu_count, start_s=expected_s, end_s=expected_s + duration_s
-        )
-        assert start_s == expected_s
+    for run in runs:
+        count, known = placed_alike(times, free, count, after, known, run)
         assert (times[:count].tolist(), free[:count].tolist()) == known
 
 
@@ -77,14 +90,8 @@ def test_a_plan_of_as_many_runs_as_there_may_be_keeps_to_its_room(
         needed = int(rng.integers(1, min(gpu_count, 16) + 1))
         duration_s = float(rng.uniform(1.0, 20_000.0))
         not_before_s = float(rng.uniform(0, latest_s)) if latest_s else 0.0
-        start_s, count = placed(times, free, count, after, needed, duration_s, not_before_s)
-        expected_s = schedule.earliest_fit(
-            known, gpu_count=needed, duration_s=duration_s, not_before_s=not_before_s
-        )
-        known = schedule.reserve(
-            known, gpu_count=needed, start_s=expected_s, end_s=expected_s + duration_s
-        )
-        assert start_s == expected_s
+        run = needed, duration_s, not_before_s
+        count, known = placed_alike(times, free, count, after, known, run)
     assert (times[:count].tolist(), free[:count].tolist()) == known
     for around in (times_around, free_around, after_around):
         assert set(around[:LANES]) == set(around[-LANES:]) == {-1}
