@@ -49,8 +49,8 @@ CONFIRM_DAYS: Final = (
     *((2021, month, day) for month, day in ((2, 8), (3, 22), (5, 3), (6, 14), (7, 26), (10, 18))),
     *((2022, month, day) for month, day in ((1, 24), (3, 7), (5, 30), (7, 11), (8, 22), (10, 3))),
 )
-#: Seeds of the other windows stand this far from the first ones'.
-_CONFIRM_SEEDS: Final = 100
+#: The first seed of the other windows, counted as those of the budget, which begin at 1.
+_CONFIRM_SEED: Final = 100
 WARMUP_H: Final = 24
 MEASURE_H: Final = 48
 BASELINE: Final = "joint"
@@ -137,14 +137,14 @@ def windows(
 ) -> tuple[Instance, ...]:
     """Return the training windows of a world: those of the budget, or the other ones."""
     world = load_world(directory)
-    days, seed = (CONFIRM_DAYS, _CONFIRM_SEEDS) if confirm else (WINDOW_DAYS, 1)
+    days, first_seed = (CONFIRM_DAYS, _CONFIRM_SEED) if confirm else (WINDOW_DAYS, 1)
     scenario = replace(load_scenario("default"), warmup_h=WARMUP_H, measure_h=measure_h)
     return tuple(
         draw(
             scenario,
             world,
             week_start_s=datetime(*day, tzinfo=UTC).timestamp(),
-            seed=TRAIN_SEED + seed + i,
+            seed=TRAIN_SEED + first_seed + i,
         )
         for i, day in enumerate(days)
     )

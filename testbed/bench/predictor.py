@@ -4,9 +4,9 @@ The limit of the RPC is an echo of the same messages that runs the same ONNX ses
 rows: what any service of this graph must pay. Both are served by one process, which does nothing
 else, and called from another, as agents call a predictor. New rows are tasks of known models whose
 size was never asked for; rows asked again are answered from memory, which lasts until the next run
-ends. Core times stand beside the micro-seconds that DESIGN
-section 11 allows, so that their ratio is a share of the budget. Run as `python -m testbed.bench
-predictor`; refit needs scikit-learn and LightGBM.
+ends. Core times stand beside the micro-seconds that DESIGN section 11 allows, so that their ratio
+is a share of the budget. Run as `python -m testbed.bench predictor`; refit needs scikit-learn and
+LightGBM.
 """
 
 import asyncio

@@ -26,13 +26,10 @@ class _Lanes:
 
     def __init__(self, builder: Any, place: Any, count: int) -> None:
         self.builder = builder
-        self._place = builder.bitcast(place, self._vector(place.type.pointee, count).as_pointer())
-        self._item_bytes = 8 if place.type.pointee == ir.DoubleType() else 4
+        vector = ir.VectorType(place.type.pointee, count)
+        self._place = builder.bitcast(place, vector.as_pointer())
+        self._item_bytes = 8 if vector.element == ir.DoubleType() else 4
         self._count = count
-
-    @staticmethod
-    def _vector(item: Any, count: int) -> Any:
-        return ir.VectorType(item, count)
 
     def load(self) -> Any:
         loaded = self.builder.load(self._place)
@@ -44,14 +41,13 @@ class _Lanes:
 
     def each(self, value: Any) -> Any:
         """Return a number in all lanes, as wide as those of the array where it is whole."""
-        item = self._place.type.pointee.element
-        if item != value.type:
-            value = self.builder.trunc(value, item)
-        vector = self._vector(item, self._count)
+        vector = self._place.type.pointee
+        if vector.element != value.type:
+            value = self.builder.trunc(value, vector.element)
         first = ir.Constant(_HALF, 0)
         none = ir.Constant(vector, ir.Undefined)
         one = self.builder.insert_element(none, value, first)
-        zeros = ir.Constant(self._vector(_HALF, self._count), [0] * self._count)
+        zeros = ir.Constant(ir.VectorType(_HALF, self._count), [0] * self._count)
         return self.builder.shuffle_vector(one, none, zeros)
 
 
