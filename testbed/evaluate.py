@@ -149,13 +149,15 @@ def run_orders(
     data: Path | None,
     policies: Sequence[str],
     pairs: Sequence[Pair],
-    cache_mode: str,
+    cache_modes: Sequence[str],
     code: str,
     replay_log: str | None = None,
     out: Path | None = None,
     export: Path | None = None,
 ) -> tuple[RunOrder, ...]:
     """Return the runs of an evaluation, pair by pair, so that an interrupted one holds pairs.
+
+    Those of fewer pairs are the first of those of more.
 
     Raises:
         InvalidRequestError: There is no such policy, cache mode or eviction, or a policy is there
@@ -167,7 +169,8 @@ def run_orders(
         raise InvalidRequestError(
             "a policy is there twice, or none is", field="policies", hint="name each policy once"
         )
-    caches_named(cache_mode)
+    for cache_mode in cache_modes:
+        caches_named(cache_mode)
     return tuple(
         RunOrder(
             scenario,
@@ -181,6 +184,7 @@ def run_orders(
             export=None if export is None else export / _export_name(policy, cache_mode, pair),
         )
         for pair in pairs
+        for cache_mode in cache_modes
         for policy in policies
     )
 

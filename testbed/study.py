@@ -1,6 +1,5 @@
 """What all evaluations of one call of `gcos evaluate` share, and how one of them is made."""
 
-import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,18 +70,17 @@ class Study:
         weeks_s, refused = weeks_of(
             plan, self.data, weeks=self.weeks, first=self.first, last=self.last
         )
-        order = functools.partial(
-            run_orders,
+        orders = run_orders(
             plan,
             data=self.data,
             policies=policies,
             pairs=pairs(weeks_s, self.seed_count),
+            cache_modes=cache_modes,
             code=self.code,
             replay_log=self.replay,
             out=self.out_directory,
             export=self.export,
         )
-        orders = tuple(each for mode in cache_modes for each in order(cache_mode=mode))
         caches = ",".join(cache_modes)
         used_s = sorted({order.pair.week_start_s for order in orders})
         repeat = command(

@@ -85,7 +85,7 @@ def bound(
         data=data,
         policies=names_in(policies),
         pairs=pairs(weeks_s, seeds),
-        cache_mode=cache_mode,
+        cache_modes=(cache_mode,),
         code=code_digest(cores.ENTRANCES[core]),
         out=None if out_directory is None else writable_directory(out_directory, option="out"),
         export=None if export is None else writable_directory(export, option="export"),

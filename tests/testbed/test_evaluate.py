@@ -86,7 +86,7 @@ def orders(
     out: Path | None = None,
     export: Path | None = None,
     code: str = "code",
-    cache_mode: str = "dual",
+    cache_modes: tuple[str, ...] = ("dual",),
 ) -> tuple[RunOrder, ...]:
     scenario = load_scenario("load-low")
     few = dataclasses.replace(scenario.workload, load=0.02)
@@ -95,7 +95,7 @@ def orders(
         data=None,
         policies=policies,
         pairs=pairs(MONDAYS_S, seeds),
-        cache_mode=cache_mode,
+        cache_modes=cache_modes,
         code=code,
         out=out,
         export=export,
@@ -128,6 +128,12 @@ def test_policies_meet_the_same_pairs() -> None:
     assert simulate.calls == ["joint 1", "locality 1", "joint 2", "locality 2"]
 
 
+def test_the_runs_of_fewer_seeds_are_the_first_of_those_of_more() -> None:
+    few, many = (orders(seeds=count, cache_modes=("dual", "none")) for count in (2, 3))
+    assert (len(few), len(many)) == (8, 12)
+    assert many[:8] == few
+
+
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
     interrupted, resumed = Simulator(error_at=2), Simulator()
     with pytest.raises(KeyboardInterrupt):
@@ -142,7 +148,7 @@ def test_what_decides_a_run_decides_its_digest(tmp_path: Path) -> None:
     runs(Simulator(), orders(out=tmp_path))
     for changed in (
         orders(out=tmp_path, code="other"),
-        orders(out=tmp_path, cache_mode="none"),
+        orders(out=tmp_path, cache_modes=("none",)),
         orders(out=tmp_path, policies=("random",)),
     ):
         again = Simulator()
@@ -212,7 +218,7 @@ def test_impossible_orders_are_refused_before_anything_runs() -> None:
     with pytest.raises(InvalidRequestError, match="once"):
         orders(policies=("joint", "joint"))
     with pytest.raises(InvalidRequestError, match="one of dual"):
-        orders(cache_mode="both")
+        orders(cache_modes=("both",))
     with pytest.raises(InvalidRequestError, match="jobs"):
         make_runs(orders(), Simulator(), job_count=0, tell=lambda record: None)
 
@@ -373,11 +379,7 @@ def test_off_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_cache_modes_are_compared_as_variants_of_a_policy() -> None:
     """Against the first of them, pair by pair."""
-    records = [
-        record
-        for mode in ("dual", "none")
-        for record in runs(Simulator(), orders(("locality",), cache_mode=mode))
-    ]
+    records = runs(Simulator(), orders(("locality",), cache_modes=("dual", "none")))
     found = evaluation(records, baseline="locality/dual", data="")
     assert [each.policy for each in found.policies] == ["locality/dual", "locality/none"]
     assert (found.cache_mode, found.baseline) == ("dual,none", "locality/dual")
@@ -389,11 +391,8 @@ def test_cache_modes_are_compared_as_variants_of_a_policy() -> None:
 
 
 def test_what_knows_the_future_is_marked_as_such() -> None:
-    records = [
-        record
-        for mode in ("dual", "dual+belady")
-        for record in runs(Simulator(), orders(("joint", "oracle-demand"), cache_mode=mode))
-    ]
+    which = orders(("joint", "oracle-demand"), cache_modes=("dual", "dual+belady"))
+    records = runs(Simulator(), which)
     found = evaluation(records, baseline="joint/dual", data="")
     assert [row[0] for row in evaluate_table.table(found).rows] == [
         "joint/dual",
