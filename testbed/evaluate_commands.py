@@ -38,6 +38,16 @@ def evaluate(
         typer.Option(help="Directory of tables (gcos data import); else shipped typical days."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each policy; seed i meets week i.")] = 24,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PERCENT",
+            help="Go on from --seeds to more runs until differences in J have this standard error.",
+        ),
+    ] = None,
+    seeds_max: Annotated[
+        int | None, typer.Option(help="Runs of each policy at which --precision ends (96).")
+    ] = None,
     weeks: Annotated[
         str | None,
         typer.Option(help="Mondays such as 2024-01-01, or 2024-W01; separated by commas."),
@@ -114,7 +124,8 @@ def evaluate(
 
     A run is a calendar week with a day of warm-up, drawn under a seed. Repeat an
     interrupted call with the same --out, and it goes on where it was. Runs are
-    simulated, or made by real agents, for which they must be short.
+    simulated, or made by real agents, for which they must be short. With
+    --precision there are as many as it takes to know the differences that well.
 
     Exit codes:
       0  all runs ended
@@ -127,6 +138,7 @@ def evaluate(
       gcos evaluate --scenario cache-tenth --policies joint,joint+reauction
       --data world --jobs 8 --out runs -o json
       gcos evaluate --policies joint,rule --sweep carbon_price_usd_per_kg=0,0.2,1 --out runs
+      gcos evaluate --policies maccs,rule --seeds 12 --precision 0.5
       gcos evaluate --scenario paper --data world --seeds 4
       gcos evaluate --policies rule --cache-mode dual,coupled,no-model,no-data,none
       gcos evaluate --policies joint --eviction value,lru,belady --scenario cache-tenth
@@ -141,6 +153,7 @@ def evaluate(
         refuse_with_paper,
         show_paper,
     )
+    from testbed.precision import precision_of  # noqa: PLC0415
     from testbed.run_store import code_digest, writable_directory  # noqa: PLC0415
     from testbed.study import Study, sweep_changes  # noqa: PLC0415
 
@@ -163,6 +176,17 @@ def evaluate(
         has_export=export is not None,
         is_paper=scenario == PAPER,
         modes=modes,
+        has_precision=precision is not None,
+    )
+    if scenario == PAPER:
+        refuse_with_paper(
+            cache_mode=",".join(modes),
+            baseline=baseline,
+            sweep=sweep,
+            has_precision=precision is not None,
+        )
+    wanted = precision_of(
+        precision, seeds_max, seed_count=seeds, compared_count=len(names) * len(modes)
     )
     if live is None:
         cores.check_policies(core, names)
@@ -187,23 +211,21 @@ def evaluate(
         if core != "full" and live is None:
             compile_ahead(out)
         if scenario == PAPER:
-            refuse_with_paper(cache_mode=",".join(modes), baseline=baseline, sweep=sweep)
             ours = OURS if policies is None else names
             paper = paper_table(study, ours=ours, changes=changes or ())
             study.keep(PAPER, [each.origin.command for each in paper.evaluations], paper)
             show_paper(paper, out)
             return
-        chosen = _baseline(baseline, names, modes)
-        found = [
-            study.find(
-                scenario,
-                changes=[*(changes or ()), *([each] if each else ())],
-                policies=names,
-                cache_modes=modes,
-                baseline=chosen,
-            )
-            for each in sweep_changes(sweep)
-        ]
+        found = study.find_each(
+            scenario,
+            variants=[
+                [*(changes or ()), *([each] if each else ())] for each in sweep_changes(sweep)
+            ],
+            policies=names,
+            cache_modes=modes,
+            baseline=_baseline(baseline, names, modes),
+            precision=wanted,
+        )
     except KeyboardInterrupt:
         kept = "no run is kept without --out"
         if out_directory is not None:
@@ -227,6 +249,7 @@ def _live_options(
     has_export: bool,
     is_paper: bool,
     modes: Sequence[str],
+    has_precision: bool,
 ) -> "LiveOptions | None":
     """Return how to run agents; None: simulate.
 
@@ -259,6 +282,7 @@ def _live_options(
         has_export=has_export,
         is_paper=is_paper,
         modes=modes,
+        has_precision=has_precision,
     )
     return LiveOptions(
         has_links=on == "testbed",
@@ -295,13 +319,17 @@ def run_evaluation(
     orders: "Sequence[RunOrder]",
     simulate: "Simulate",
     *,
+    made: "Sequence[RunRecord]" = (),
     job_count: int,
     baseline: str,
     refused: Sequence[str],
     out: "Output",
     origin: "Origin | None" = None,
 ) -> "Evaluation":
-    """Make all runs, with a bar on stderr where there is a terminal, and return what they say."""
+    """Make all runs, with a bar on stderr where there is a terminal, and return what they say.
+
+    Those of the first orders may be `made` already.
+    """
     import sys  # noqa: PLC0415
 
     from rich import progress  # noqa: PLC0415
@@ -318,12 +346,13 @@ def run_evaluation(
     )
     is_off = out.is_quiet or not console.is_terminal
     with progress.Progress(*columns, console=console, disable=is_off, transient=True) as bar:
-        runs = bar.add_task("runs", total=len(orders))
+        runs = bar.add_task("runs", total=len(orders), completed=len(made))
 
         def tell(record: "RunRecord") -> None:
             bar.update(runs, advance=1, description=f"{record.policy}, seed {record.seed}")
 
-        records = make_runs(orders, simulate, job_count=job_count, tell=tell)
+        rest = orders[len(made) :]
+        records = [*made, *make_runs(rest, simulate, job_count=job_count, tell=tell)]
     data = orders[0].data
     return evaluation(
         records,

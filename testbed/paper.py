@@ -120,7 +120,9 @@ class Finds(Protocol):
         """Return the evaluation of one scenario."""
 
 
-def refuse_with_paper(*, cache_mode: str, baseline: str | None, sweep: str | None) -> None:
+def refuse_with_paper(
+    *, cache_mode: str, baseline: str | None, sweep: str | None, has_precision: bool
+) -> None:
     """Let options pass that leave the composite as it is.
 
     Raises:
@@ -138,6 +140,13 @@ def refuse_with_paper(*, cache_mode: str, baseline: str | None, sweep: str | Non
                 field=field,
                 hint="leave it out",
             )
+    if has_precision:
+        raise InvalidRequestError(
+            f"scenario {PAPER} compares evaluations with each other, run by run, and --precision "
+            "would give each another number of runs",
+            field="precision",
+            hint="leave it out, and choose the number with --seeds",
+        )
 
 
 def paper_table(study: Finds, *, ours: Sequence[str], changes: Sequence[str]) -> PaperTable:

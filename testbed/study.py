@@ -11,10 +11,37 @@ from gcos.errors import InvalidRequestError
 from testbed.evaluate import day, pairs, run_orders
 from testbed.evaluate_commands import names_in, run_evaluation, weeks_of
 from testbed.evaluation import Evaluation
+from testbed.precision import Precision, largest_error_percent
 from testbed.provenance import code_version, command, origin_of
-from testbed.run_store import store_evaluation
+from testbed.run_store import RunRecord, store_evaluation
 from testbed.scenarios import load_scenario
+from testbed.scenarios.records import Scenario
 from testbed.sim.result import Simulate
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What one evaluation compares, and in which weeks.
+
+    Attributes:
+        scenario: Name or file of the base.
+        changes: What is changed of it.
+        plan: It, changed.
+        weeks_s: Weeks that runs meet in turn.
+        refused: Weeks that are left out, and why.
+        policies: Their names.
+        cache_modes: Caches that are compared.
+        baseline: Summary to compare with.
+    """
+
+    scenario: str
+    changes: tuple[str, ...]
+    plan: Scenario
+    weeks_s: tuple[float, ...]
+    refused: tuple[str, ...]
+    policies: tuple[str, ...]
+    cache_modes: tuple[str, ...]
+    baseline: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,51 +92,138 @@ class Study:
         Raises:
             GcosError: Something of it is refused, or a run failed.
         """
+        (found,) = self.find_each(
+            scenario,
+            variants=[changes],
+            policies=policies,
+            cache_modes=cache_modes,
+            baseline=baseline,
+        )
+        return found
+
+    def find_each(
+        self,
+        scenario: str,
+        *,
+        variants: Sequence[Sequence[str]],
+        policies: Sequence[str],
+        cache_modes: Sequence[str],
+        baseline: str,
+        precision: Precision | None = None,
+    ) -> list[Evaluation]:
+        """Return the evaluation of each variant of a scenario.
+
+        With a precision, each has as many runs as the one that needs most: a report compares the
+        values of a sweep on the same weeks and seeds.
+
+        Args:
+            scenario: Its name, or a file.
+            variants: Changes of each variant.
+            policies: Their names.
+            cache_modes: Caches that are compared.
+            baseline: Summary to compare with.
+            precision: How well differences shall be known; None: make `seed_count` runs.
+
+        Raises:
+            GcosError: Something of it is refused, or a run failed.
+        """
+        cases = [self._case(scenario, each, policies, cache_modes, baseline) for each in variants]
+        if precision is None:
+            return [self._kept(self._evaluated(case, self.seed_count)) for case in cases]
+        for case in cases:
+            precision.check_weeks(case.weeks_s)
+        count = self.seed_count
+        found = [self._evaluated(case, count) for case in cases]
+        error = largest_error_percent(found)
+        while (more := precision.next_count(count, error)) > count:
+            self.output.say(f"{precision.told(count, error)}; on to {more}")
+            found = [
+                self._evaluated(case, more, made=before.runs)
+                for case, before in zip(cases, found, strict=True)
+            ]
+            count, error = more, largest_error_percent(found)
+        note = precision.told(count, error)
+        return [self._kept(replace(each, notes=(*each.notes, note))) for each in found]
+
+    def _case(
+        self,
+        scenario: str,
+        changes: Sequence[str],
+        policies: Sequence[str],
+        cache_modes: Sequence[str],
+        baseline: str,
+    ) -> _Case:
         changes = real_changes(scenario, changes)
         plan = load_scenario(scenario, changes)
         weeks_s, refused = weeks_of(
             plan, self.data, weeks=self.weeks, first=self.first, last=self.last
         )
+        return _Case(
+            scenario,
+            changes=changes,
+            plan=plan,
+            weeks_s=weeks_s,
+            refused=refused,
+            policies=tuple(policies),
+            cache_modes=tuple(cache_modes),
+            baseline=baseline,
+        )
+
+    def _evaluated(
+        self, case: _Case, seed_count: int, *, made: Sequence[RunRecord] = ()
+    ) -> Evaluation:
+        """Return the evaluation of a case, with `seed_count` runs of each policy.
+
+        Args:
+            case: What is compared.
+            seed_count: Runs of each policy.
+            made: Runs that its evaluation with fewer seeds came to.
+        """
         orders = run_orders(
-            plan,
+            case.plan,
             data=self.data,
-            policies=policies,
-            pairs=pairs(weeks_s, self.seed_count),
-            cache_modes=cache_modes,
+            policies=case.policies,
+            pairs=pairs(case.weeks_s, seed_count),
+            cache_modes=case.cache_modes,
             code=self.code,
             replay_log=self.replay,
             out=self.out_directory,
             export=self.export,
         )
-        caches = ",".join(cache_modes)
         used_s = sorted({order.pair.week_start_s for order in orders})
         repeat = command(
             {
-                "scenario": scenario,
-                "policies": ",".join(policies),
-                "baseline": baseline,
-                "cache-mode": caches,
+                "scenario": case.scenario,
+                "policies": ",".join(case.policies),
+                "baseline": case.baseline,
+                "cache-mode": ",".join(case.cache_modes),
                 "data": self.data,
                 "replay": self.replay,
-                "seeds": self.seed_count,
+                "seeds": seed_count,
                 "weeks": ",".join(day(week) for week in used_s),
                 **self.options,
             },
-            changes,
+            case.changes,
         )
-        origin = origin_of(
-            plan, base=scenario, changes=changes, repeat=repeat, version=code_version()
-        )
-        found = run_evaluation(
+        return run_evaluation(
             orders,
             self.simulate,
+            made=made,
             job_count=self.job_count,
-            baseline=baseline,
-            refused=refused,
+            baseline=case.baseline,
+            refused=case.refused,
             out=self.output,
-            origin=origin,
+            origin=origin_of(
+                case.plan,
+                base=case.scenario,
+                changes=case.changes,
+                repeat=repeat,
+                version=code_version(),
+            ),
         )
-        self.keep(f"{plan.name}-{caches}", [repeat], found)
+
+    def _kept(self, found: Evaluation) -> Evaluation:
+        self.keep(f"{found.scenario}-{found.cache_mode}", [found.origin.command], found)
         return found
 
     def keep(self, name: str, commands: Sequence[str], found: object) -> None:

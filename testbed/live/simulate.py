@@ -57,6 +57,7 @@ def refuse_with_live(
     has_export: bool,
     is_paper: bool,
     modes: Sequence[str],
+    has_precision: bool,
 ) -> None:
     """Refuse options of `gcos evaluate` that only simulations have.
 
@@ -69,6 +70,7 @@ def refuse_with_live(
         (core != "auto", "core", "no simulator runs, so --core names none", "leave it out"),
         (job_count > 1, "jobs", "one cluster at a time: --jobs is 1", "leave it out"),
         (has_export, "export", "--export is for simulated runs", "use --on sim"),
+        (has_precision, "precision", "--precision is for simulated runs", "use --on sim"),
         (is_paper, "scenario", "--scenario paper is simulated", "use --on sim"),
         (tuple(modes) != ("dual",), "cache_mode", "--cache-mode is dual at agents", "use --on sim"),
     )

@@ -156,14 +156,16 @@ def test_the_papers_figures_stand_beside_the_worst_without_caches(
 
 
 def test_what_the_paper_settles_is_not_taken() -> None:
-    refuse_with_paper(cache_mode="dual", baseline=None, sweep=None)
+    refuse_with_paper(cache_mode="dual", baseline=None, sweep=None, has_precision=False)
     for options in (
         {"cache_mode": "none", "baseline": None, "sweep": None},
         {"cache_mode": "dual", "baseline": "rule", "sweep": None},
         {"cache_mode": "dual", "baseline": None, "sweep": "a=1,2"},
     ):
         with pytest.raises(InvalidRequestError, match="by itself"):
-            refuse_with_paper(**options)
+            refuse_with_paper(**options, has_precision=False)
+    with pytest.raises(InvalidRequestError, match="another number of runs"):
+        refuse_with_paper(cache_mode="dual", baseline=None, sweep=None, has_precision=True)
 
 
 def test_the_command_sweeps(
