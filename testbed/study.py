@@ -190,7 +190,7 @@ class Study:
             out=self.out_directory,
             export=self.export,
         )
-        used_s = sorted({order.pair.week_start_s for order in orders})
+        used_s = dict.fromkeys(order.pair.week_start_s for order in orders)
         repeat = command(
             {
                 "scenario": case.scenario,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,11 @@ def test_an_evaluation_says_how_to_repeat_it_and_is_kept_with_its_runs(
     assert json.loads(kept.read_text())["scenario"] == found.scenario
     find(study)
     assert len(list((tmp_path / "evaluations").iterdir())) == 2
+
+
+def test_what_repeats_an_evaluation_names_its_weeks_in_the_order_of_its_seeds(study: Study) -> None:
+    found = find(replace(study, weeks="2024-W02,2024-01-01"))
+    assert "--weeks 2024-01-08,2024-01-01" in found.origin.command
 
 
 def test_a_sweep_names_one_key_and_several_values() -> None:
