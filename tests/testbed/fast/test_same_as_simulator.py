@@ -29,7 +29,9 @@ WEEK_S = datetime(2023, 7, 3, tzinfo=UTC).timestamp()
 COMPILED = [
     name
     for name, policy in POLICIES.items()
-    if why_not(instance_of(Sample(task_count=1)), name) is None and not policy.is_central
+    if why_not(instance_of(Sample(task_count=1)), name) is None
+    and not policy.is_central
+    and not name.startswith("maccs-")
 ]
 BUSY = Sample(task_count=120, tasks_per_h=30.0)
 FULL_WEIGHT = {"artifact": 1.0}
@@ -135,6 +137,12 @@ def test_every_policy_and_cache_mode(policy: str, mode: CacheMode) -> None:
 )
 def test_other_worlds(sample: Sample, policy: str) -> None:
     check_same(instance_of(sample), policy)
+
+
+@pytest.mark.parametrize("policy", ["maccs-reauction", "maccs-regret"])
+def test_maccs_without_a_part(policy: str) -> None:
+    """One world each: what is left of it meets the others as part of `maccs`."""
+    check_same(instance_of(BUSY), policy)
 
 
 @pytest.mark.parametrize("minutes", [0.0, 15.0], ids=["spread", "in steps"])
