@@ -7,7 +7,7 @@ are the same for all.
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -98,6 +98,17 @@ def _milp(_draws: "np.random.Generator") -> Dispatcher:
     return MilpDispatcher()
 
 
+#: The default; a policy that lacks one of its parts is named `maccs-PART`.
+_MACCS: Final = Policy(
+    DEFAULT,
+    "plan, corrected by what was learned as far as the ship gate lets it",
+    JointBidder,
+    gives_back_late=True,
+    migrator=Regret,
+    foresight=Foresight.REMEMBERED,
+    learned=("artifact", "task"),
+)
+
 POLICIES: Final = {
     policy.name: policy
     for policy in (
@@ -176,23 +187,24 @@ POLICIES: Final = {
             foresight=Foresight.REMEMBERED,
             learned=("task",),
         ),
-        Policy(
-            "maccs",
-            "plan, corrected by what was learned as far as the ship gate lets it",
-            JointBidder,
-            gives_back_late=True,
-            migrator=Regret,
-            foresight=Foresight.REMEMBERED,
-            learned=("artifact", "task"),
+        _MACCS,
+        replace(
+            _MACCS,
+            name="maccs-reauction",
+            summary="maccs without re-auction: tasks that would be late wait where they are",
+            gives_back_late=False,
         ),
-        Policy(
-            CENTRAL,
-            "maccs, its offers ranked by a network that sees all of them: an ablation, in"
+        replace(
+            _MACCS,
+            name="maccs-regret",
+            summary="maccs without regret migration: only the plan pulls copies ahead of need",
+            migrator=NoMigrator,
+        ),
+        replace(
+            _MACCS,
+            name=CENTRAL,
+            summary="maccs, its offers ranked by a network that sees all of them: an ablation, in"
             " evaluations only",
-            JointBidder,
-            gives_back_late=True,
-            migrator=Regret,
-            foresight=Foresight.REMEMBERED,
             learned=("artifact", CENTRAL),
         ),
         Policy(

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from gcos.errors import InvalidRequestError
 from policies.catalogue import CENTRAL, Policy, policy_named
 from policies.features import UNITS
 from policies.interface import Bidder
-from policies.maccs.actor import Actor, load_actor, own_or_shipped_path, required
+from policies.maccs.actor import load_actor, own_or_shipped_path, required
 from policies.maccs.actor_file import read_model
 from policies.maccs.task_actor import PART, bidder_of
 from policies.maccs.task_network import TaskNetwork, network_in
@@ -25,7 +26,7 @@ def with_task_actor(policy: Policy, directory: Path | None = None) -> Policy:
     """
     if PART not in policy.learned:
         return policy
-    actor = _actor(PART, directory)
+    actor = required(load_actor(own_or_shipped_path(PART, directory), PART, UNITS))
     return replace(policy, bidder=lambda: bidder_of(actor))
 
 
@@ -53,19 +54,23 @@ def task_network(
         scales: Weight by part in place of the one that its file names.
 
     Raises:
-        InvalidRequestError: The file cannot be used.
+        InvalidRequestError: The file cannot be used, or is that of the ablation and its network
+            does not see all candidates.
     """
     part = next((name for name in (PART, CENTRAL) if name in parts), None)
     if part is None:
         return None
-    actor = _actor(part, directory)
+    path = own_or_shipped_path(part, directory)
+    actor = required(load_actor(path, part, UNITS))
     shipped = CENTRAL_SCALE if part == CENTRAL else actor.card.residual_scale
     scale = scales.get(part, shipped)
     if scale == 0.0:
         return None  # which is the same, and takes less time
-    model, _ = read_model(own_or_shipped_path(part, directory))
-    return network_in(model.graph), scale
-
-
-def _actor(part: str, directory: Path | None) -> Actor:
-    return required(load_actor(own_or_shipped_path(part, directory), part, UNITS))
+    network = network_in(read_model(path)[0].graph)
+    if part == CENTRAL and not network.sees_all:
+        raise InvalidRequestError(
+            f"{path}: its network looks at each candidate alone, which is the task actor",
+            field="policy",
+            hint=f"train it: gcos train --config {CENTRAL}",
+        )
+    return network, scale

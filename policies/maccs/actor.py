@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcos.errors import InvalidRequestError
+from policies.catalogue import CENTRAL
 from policies.maccs.fallback import Fallback, FallbackReason
 
 if TYPE_CHECKING:
@@ -146,13 +147,18 @@ def _loaded(path: Path, part: str, features: Mapping[str, str]) -> Actor | Fallb
     if isinstance(run, Fallback):
         return run
     actor = Actor(card, f"{part}/{hashlib.sha256(document).hexdigest()[:12]}", run)
+    rows = np.stack((np.zeros(len(features)), np.ones(len(features))))
     try:
         # Also the first run, in which the runtime allocates: no decision waits for that.
-        answer = actor(np.zeros((2, len(features))))
+        together = actor(rows)
+        alone = np.concatenate([actor(row[np.newaxis]) for row in rows])
     except ActorError as exc:
         return Fallback(FallbackReason.CORRUPT, str(exc))
-    if answer.shape != (2,):
+    if together.shape != (2,) or alone.shape != (2,):
         return Fallback(FallbackReason.CORRUPT, "it does not answer each row with one number")
+    # A site asks about its own rows, whatever other sites have: only the ablation may see all.
+    if part != CENTRAL and not np.allclose(together, alone, rtol=1e-4, atol=1e-6):
+        return Fallback(FallbackReason.VERSION, "it answers a row by the rows beside it")
     return actor
 
 

@@ -12,7 +12,7 @@ class FallbackReason(Enum):
     CORRUPT = "actor-corrupt"
     """The file is no model, has no card, or the model does not do what the card says."""
     VERSION = "actor-version"
-    """It is an actor of another format, part or set of features."""
+    """It is an actor of another format, part or set of features, or one that no site can ask."""
     RUNTIME = "actor-runtime"
     """It was loaded, and answered with an error or with what is no number."""
 

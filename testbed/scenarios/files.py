@@ -1,8 +1,7 @@
 """Reads scenarios: shipped ones by name, others from files, each as changes of a base.
 
-A layer is a table of the shipped `variants.toml` or a whole file. It is merged into its base:
-tables key by key, everything else replaced. Then `keep_sites` and `add_sites` change the list of
-sites.
+A layer is a table of a shipped file of changes or a whole file. It is merged into its base: tables
+key by key, everything else replaced. Then `keep_sites` and `add_sites` change the list of sites.
 """
 
 import difflib
@@ -19,6 +18,8 @@ from gcos.errors import InvalidRequestError, NotFoundError
 from testbed.scenarios.records import Scenario, unknown_name
 
 DEFAULT_NAME: Final = "default"
+#: Shipped files of changes, a table for each scenario; no name stands in two of them.
+_CHANGES: Final = ("variants.toml", "further.toml")
 _SUFFIX: Final = ".toml"
 #: Longest chain of bases; longer ones are circles or past understanding.
 _DEPTH_MAX: Final = 8
@@ -44,7 +45,7 @@ class _Layer:
 
 def scenario_names() -> tuple[str, ...]:
     """Return the names of the shipped scenarios, `default` first."""
-    return DEFAULT_NAME, *_shipped("variants.toml")
+    return DEFAULT_NAME, *_changes()
 
 
 def load_scenario(name_or_file: str, changes: Sequence[str] = ()) -> Scenario:
@@ -123,15 +124,15 @@ def _chain(start: str | Path) -> list[_Layer]:
 def _shipped_layer(name: str) -> _Layer:
     if name == DEFAULT_NAME:
         return _Layer("default.toml", name, _shipped("default.toml"), base=None)
-    variants = _shipped("variants.toml")
-    if name not in variants:
+    changes = _changes()
+    if name not in changes:
         names = scenario_names()
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
         raise NotFoundError(f"no scenario {name!r} is shipped", hint=hint)
-    values = dict(variants[name])
+    file, values = changes[name]
     base = values.pop("base", DEFAULT_NAME)
-    return _Layer(f"variants.toml [{name}]", name, values, base=base)
+    return _Layer(f"{file} [{name}]", name, values, base=base)
 
 
 def _file_layer(path: Path) -> _Layer:
@@ -150,6 +151,11 @@ def _file_layer(path: Path) -> _Layer:
     if base is not None and (base.endswith(_SUFFIX) or "/" in base):
         base = path.parent / base
     return _Layer(str(path), str(values.get("name", path.stem)), values, base=base)
+
+
+def _changes() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the file and the table of each shipped scenario that changes a base, by its name."""
+    return {name: (file, values) for file in _CHANGES for name, values in _shipped(file).items()}
 
 
 def _shipped(file: str) -> dict[str, Any]:

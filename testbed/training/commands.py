@@ -124,5 +124,21 @@ def _file(name: str) -> Path:
 
 
 def shipped_config(part: str) -> Path:
-    """Return the shipped configuration that trains a part."""
+    """Return the shipped configuration that trains a part.
+
+    Raises:
+        InvalidRequestError: There is none of that name; the hint names the nearest.
+    """
+    import difflib  # noqa: PLC0415
+
+    from gcos.errors import InvalidRequestError  # noqa: PLC0415
+    from testbed.training.parts import PARTS  # noqa: PLC0415
+
+    if part not in PARTS:
+        near = difflib.get_close_matches(part, PARTS, n=1)
+        raise InvalidRequestError(
+            f"no configuration {part!r} is shipped: there are {', '.join(PARTS)}",
+            field="config",
+            hint=f"did you mean {near[0]!r}?" if near else "the name of a file ends in .toml",
+        )
     return Path(__file__).parent / f"{part}.toml"

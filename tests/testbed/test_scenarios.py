@@ -15,6 +15,7 @@ from testbed.sim.instance import Faults
 PUBLISHED = {
     "default.toml": "9aaa50c6ebecea135bad138c3574232527ca32e430d9221df8d972a629b0f225",
     "variants.toml": "122b11c4037b5b0dfeee9c567f489c2e636e508b3206696e6591e365a6b8c223",
+    "further.toml": "a3f6e52f4407dfe551c5802b33edb2b07b5b3c30079cce71d33df077356f7fba",
 }
 
 
@@ -69,6 +70,15 @@ def test_sites_are_kept_then_added() -> None:
         *("in", "nsw"),
     ]
     assert len(load_scenario("sites-14").site) == 14
+
+
+def test_twenty_sites_are_those_of_fourteen_and_six_in_the_same_zones_with_other_hardware() -> None:
+    fewer, found = load_scenario("sites-14"), load_scenario("sites-20")
+    assert len(found.site) == 20
+    assert found.site[:14] == fewer.site
+    kinds = {(site.zone, site.hardware): site.pue for site in found.site}
+    assert len(kinds) == 20
+    assert {site.zone for site in found.site[14:]} < {site.zone for site in fewer.site}
 
 
 def test_a_variant_may_have_another_variant_as_its_base() -> None:

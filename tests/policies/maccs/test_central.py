@@ -10,11 +10,12 @@ from gcos.errors import InvalidRequestError
 from policies.catalogue import CENTRAL, POLICIES
 from policies.features import CLAMP, FEATURE_COUNT, UNITS
 from policies.maccs.actor import INPUT, OUTPUT, Actor, actor_path, load_actor
+from policies.maccs.actor_card import ActorCard
 from policies.maccs.actor_file import model_bytes, read_model
 from policies.maccs.fallback import Fallback, FallbackReason
 from policies.maccs.task_actor import PART, load_task_actor
 from policies.maccs.task_bidder import RESIDUAL_MAX
-from policies.maccs.task_network import drawn_network, graph_of, network_in
+from policies.maccs.task_network import TaskNetwork, drawn_network, graph_of, network_in
 from site_agent.config import AgentConfig, completed
 from testbed import cores
 from testbed.learned_bids import task_network
@@ -29,9 +30,9 @@ ROWS = np.random.default_rng(5).uniform(-CLAMP, CLAMP, (20, FEATURE_COUNT)).asty
 CARD = card_of(CENTRAL, UNITS, output_max=RESIDUAL_MAX)
 
 
-def written(path: Path) -> None:
-    graph = graph_of(NETWORK, input_name=INPUT, output_name=OUTPUT)
-    path.write_bytes(model_bytes(graph, CARD))
+def written(path: Path, network: TaskNetwork = NETWORK, card: ActorCard = CARD) -> None:
+    graph = graph_of(network, input_name=INPUT, output_name=OUTPUT)
+    path.write_bytes(model_bytes(graph, card))
 
 
 def test_candidates_in_another_order_come_to_the_same() -> None:
@@ -91,6 +92,25 @@ def test_agents_do_not_load_its_file_as_theirs(tmp_path: Path) -> None:
     assert isinstance(found, Fallback)
     assert found.reason is FallbackReason.VERSION
     assert "the central actor, not the task one" in found.message
+
+
+def test_a_network_that_sees_all_is_not_loaded_under_the_card_of_the_task_actor(
+    tmp_path: Path,
+) -> None:
+    written(actor_path(PART, tmp_path), card=replace(CARD, part=PART))
+    found = load_task_actor(tmp_path)
+    assert isinstance(found, Fallback)
+    assert found.reason is FallbackReason.VERSION
+    with pytest.raises(InvalidRequestError, match="answers a row by the rows beside it"):
+        task_network((PART,), directory=tmp_path, scales={PART: 1.0})
+
+
+def test_a_network_that_sees_one_candidate_is_not_run_as_the_ablation(tmp_path: Path) -> None:
+    written(actor_path(CENTRAL, tmp_path), replace(NETWORK, weight_all=np.zeros((16, 0))))
+    with pytest.raises(InvalidRequestError, match="each candidate alone") as caught:
+        task_network((CENTRAL,), directory=tmp_path, scales={})
+    assert caught.value.field == "policy"
+    assert str(actor_path(CENTRAL, tmp_path)) in caught.value.message
 
 
 def test_no_agent_runs_it(tmp_path: Path) -> None:

@@ -79,6 +79,12 @@ def test_every_policy_is_compiled_but_those_that_dispatch_batches() -> None:
     assert {name for name in POLICIES if why_not(INSTANCE, name) is not None} == batches
 
 
+def test_a_policy_named_after_a_part_of_maccs_lacks_that_part_alone() -> None:
+    whole = fast_policy("maccs")
+    assert fast_policy("maccs-reauction") == replace(whole, gives_back_late=False) != whole
+    assert fast_policy("maccs-regret") == replace(whole, migrator="none") != whole
+
+
 @pytest.mark.parametrize(
     ("instance", "reason"),
     [

@@ -30,7 +30,8 @@ def refused(instance: Instance, options: LiveOptions = OPTIONS, **given: str) ->
 
 
 def test_what_agents_can_run_passes(instance) -> None:
-    check_live(instance, OPTIONS, policy="rule", cache_mode="dual")
+    for policy in ("rule", "maccs", "maccs-reauction", "maccs-regret"):
+        check_live(instance, OPTIONS, policy=policy, cache_mode="dual")
 
 
 def test_what_only_a_simulator_can_is_refused(instance) -> None:

@@ -23,6 +23,16 @@ def test_shipped_configuration_is_one(part: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "hint"), [("centrall", "did you mean 'central'?"), ("mine", "ends in .toml")]
+)
+def test_a_configuration_that_is_not_shipped_is_told_which_are(name: str, hint: str) -> None:
+    with pytest.raises(InvalidRequestError, match="there are artifact, task, central") as caught:
+        shipped_config(name)
+    assert caught.value.field == "config"
+    assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
     ("text", "field"),
     [
         ("run_count = 0", "run_count"),
