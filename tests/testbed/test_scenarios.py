@@ -15,7 +15,7 @@ from testbed.sim.instance import Faults
 PUBLISHED = {
     "default.toml": "9aaa50c6ebecea135bad138c3574232527ca32e430d9221df8d972a629b0f225",
     "variants.toml": "122b11c4037b5b0dfeee9c567f489c2e636e508b3206696e6591e365a6b8c223",
-    "further.toml": "a3f6e52f4407dfe551c5802b33edb2b07b5b3c30079cce71d33df077356f7fba",
+    "further.toml": "23a4441f48ac842c4a727b16d90219df9f1f4f4afd84ccb6f2fcf5efad9533db",
 }
 
 
