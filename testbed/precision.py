@@ -113,7 +113,7 @@ def precision_of(
     most = SEEDS_MAX if seeds_max is None else seeds_max
     if not seed_count <= most <= SEED_COUNT_MAX:
         raise InvalidRequestError(
-            f"at most {most} runs of each policy: from the {seed_count} of --seeds to "
+            f"at most {counted(most, 'run')} of each policy: from the {seed_count} of --seeds to "
             f"{SEED_COUNT_MAX} can be had",
             field="seeds_max",
             hint="such as --seeds 12 --seeds-max 96",
