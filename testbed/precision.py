@@ -66,9 +66,9 @@ class Precision:
         """Let weeks pass from which a standard error can come.
 
         Raises:
-            InvalidRequestError: It is one week, or one run.
+            InvalidRequestError: It is one week.
         """
-        if min(len(weeks_s), self.seeds_max) < 2:
+        if len(weeks_s) < 2:
             raise InvalidRequestError(
                 "one week gives no standard error, as it says nothing of other weeks",
                 field="precision",
@@ -113,10 +113,16 @@ def precision_of(
     most = SEEDS_MAX if seeds_max is None else seeds_max
     if not seed_count <= most <= SEED_COUNT_MAX:
         raise InvalidRequestError(
-            f"at most {most} runs of each policy: from the {seed_count} of --seeds to "
+            f"at most {counted(most, 'run')} of each policy: from the {seed_count} of --seeds to "
             f"{SEED_COUNT_MAX} can be had",
             field="seeds_max",
             hint="such as --seeds 12 --seeds-max 96",
+        )
+    if most < 2:
+        raise InvalidRequestError(
+            "one run of each policy gives no standard error",
+            field="seeds_max",
+            hint="such as --seeds-max 96, or leave --precision out",
         )
     return Precision(percent, most)
 

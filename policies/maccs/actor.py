@@ -176,7 +176,8 @@ def _runner(
     session: "onnxruntime.InferenceSession", width: int
 ) -> Callable[[Rows], Rows] | Fallback:
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type not in _NUMBERS:
+    is_one_each = len(inputs) == len(outputs) == 1
+    if not is_one_each or not {inputs[0].type, outputs[0].type} <= _NUMBERS.keys():
         return Fallback(FallbackReason.CORRUPT, "it has not one input and one output of numbers")
     shape = inputs[0].shape
     if len(shape) != 2 or isinstance(shape[0], int) or shape[1] != width:
@@ -200,10 +201,10 @@ class _Runner:
         self._input = input_.name
         self._output = output.name
         self._number = _NUMBERS[input_.type]
-        is_column = len(output.shape) == 2 and output.shape[1] == 1 and output.type in _NUMBERS
+        is_column = len(output.shape) == 2 and output.shape[1] == 1
         self._bound_rows_max = BOUND_ROWS_MAX if is_column else 0
         self._rows = np.zeros((self._bound_rows_max, width), dtype=self._number)
-        self._told = np.zeros((self._bound_rows_max, 1), dtype=_NUMBERS.get(output.type))
+        self._told = np.zeros((self._bound_rows_max, 1), dtype=_NUMBERS[output.type])
         self._bindings: dict[int, tuple[onnxruntime.IOBinding, Rows, Rows]] = {}
         # Agents ask inline, so nobody waits; whoever does otherwise must not share the memory.
         self._lock = Lock()

@@ -163,6 +163,7 @@ def test_without_an_option_there_are_as_many_runs_as_seeds() -> None:
         ("--precision 1 --seeds-max 12", "seeds_max", "24 of --seeds"),
         ("--precision 1 --seeds-max 10001", "seeds_max", "to 10000"),
         ("--precision 1 --seeds 0 --seeds-max 12", "seeds", "0 seeds"),
+        ("--precision 1 --seeds 1 --seeds-max 1", "seeds_max", "one run of each policy"),
         ("--precision 1 --policies rule", "precision", "one policy has no difference"),
         ("--precision 1 --weeks 2024-W01", "precision", "name more weeks"),
         ("--precision 1 --scenario paper", "precision", "another number of runs"),

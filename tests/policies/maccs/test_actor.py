@@ -171,6 +171,18 @@ def test_network_of_another_width_than_its_card_is_corrupt(tmp_path: Path) -> No
     assert refusal(path) is FallbackReason.CORRUPT
 
 
+def test_network_that_answers_with_text_is_corrupt(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    path = tmp_path / "artifact.onnx"
+    graph = graph_of(weights(), name="x", input_name=INPUT, output_name="numbers")
+    del graph.output[:]
+    graph.node.append(helper.make_node("Cast", ["numbers"], [OUTPUT], to=TensorProto.STRING))
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.STRING, ["n", 1]))
+    path.write_bytes(model_bytes(graph, card()))
+    assert refusal(path) is FallbackReason.CORRUPT
+
+
 def test_weights_that_are_no_numbers_are_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "artifact.onnx"
     broken = weights()._replace(b3=np.array([np.nan]))
