@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Final
 
+from gcos.errors import GcosError
 from gcos.seeds import stream
 from testbed.evaluate import TRAIN_SEED
 from testbed.fast.run import FastPolicy, FastWorld, fast_policy, run_fast
@@ -230,8 +231,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("world", type=Path, help="directory of tables (gcos data import)")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     chosen = parser.parse_args(arguments)
-    search = Search(chosen.world, job_count=chosen.jobs)
-    search.confirm(search.best())
+    try:
+        search = Search(chosen.world, job_count=chosen.jobs)
+        search.confirm(search.best())
+    except GcosError as exc:
+        parser.error(f"{exc.message}. {exc.hint}".rstrip(" ."))
     return 0
 
 

@@ -116,7 +116,7 @@ def precision_of(
             f"at most {counted(most, 'run')} of each policy: from the {seed_count} of --seeds to "
             f"{SEED_COUNT_MAX} can be had",
             field="seeds_max",
-            hint="such as --seeds 12 --seeds-max 96",
+            hint=f"raise --seeds-max, or lower --seeds: such as --seeds 12 --seeds-max {SEEDS_MAX}",
         )
     if most < 2:
         raise InvalidRequestError(
