@@ -23,15 +23,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Final
 
+from gcos.config import load
 from gcos.errors import GcosError
 from gcos.seeds import stream
+from gcos.signals import HOUR_S
 from testbed.evaluate import TRAIN_SEED
-from testbed.fast.run import FastPolicy, FastWorld, fast_policy, run_fast
+from testbed.fast.run import FastWorld, fast_policy, run_fast
 from testbed.processes import call_all
-from testbed.training.config import Spread, TrainConfig
+from testbed.statistics import percent
+from testbed.training.commands import shipped_config
+from testbed.training.config import TrainConfig
 from testbed.training.settings import Setting, settings_of
 
 POLICY: Final = "maccs"
@@ -43,16 +47,11 @@ VARIANTS: Final = ("default", "load-high", "cache-tenth", "sites-5", "egress-dea
 VARIANT_COUNT: Final = 24
 FIRST_SEED: Final = TRAIN_SEED + 200_001
 RANDOM_SEED: Final = 7
-#: As the artifact actor's training has it (`testbed/training/artifact.toml`).
-SPREAD: Final = Spread(
-    load=(0.1, 0.85), carbon_price_factor=(0.25, 15.0), network_energy_factor=(1.0, 10.0)
-)
-_HOUR_S: Final = 3600.0
 #: Low and high; drawn evenly in the logarithm.
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "reauction_usd": (0.1, 2.0),
     "regret_ratio": (0.5, 8.0),
-    "credit_s": (12 * _HOUR_S, 96 * _HOUR_S),
+    "credit_s": (12 * HOUR_S, 96 * HOUR_S),
     "fill": (0.9, 2.5),
     "copy_count_max": (4.0, 24.0),
     "payback_h": (48.0, 192.0),
@@ -60,7 +59,6 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
 _CAUTION: Final = (0.0, 0.8)
 #: Share of sets without migration by regret.
 _NO_REGRET_RATIO: Final = 0.25
-_OF_PLAN: Final = ("caution", "fill", "copy_count_max", "payback_h")
 
 #: Constants that differ from what is shipped.
 Constants = Mapping[str, float | int | str]
@@ -95,21 +93,13 @@ def drawn_constants(index: int) -> Constants:
     return drawn
 
 
-def policy_with(constants: Constants) -> FastPolicy:
-    """Return `maccs` with other constants."""
-    shipped = fast_policy(POLICY)
-    plan = {name: value for name, value in constants.items() if name in _OF_PLAN}
-    rest = {name: value for name, value in constants.items() if name not in _OF_PLAN}
-    return replace(shipped, plan=shipped.plan._replace(**plan), **rest)  # type: ignore[arg-type]
-
-
 def spent(setting: Setting, sets: Sequence[Constants]) -> list[Spent]:
     """Return J of one setting under each set of constants."""
     instance = setting.instance()
     world = FastWorld(instance)
     found = []
     for constants in sets:
-        result = run_fast(world, policy_with(constants))
+        result = run_fast(world, fast_policy(POLICY).with_constants(constants))
         found.append(
             Spent(
                 *(
@@ -124,17 +114,17 @@ def spent(setting: Setting, sets: Sequence[Constants]) -> list[Spent]:
 def settings(
     world: Path, *, count: int, first_seed: int, scenario: str = "default", plain: bool = False
 ) -> tuple[Setting, ...]:
-    """Return training settings: drawn around a scenario, or the scenario itself on drawn weeks."""
-    spread = replace(SPREAD, plain_ratio=1.0) if plain else SPREAD
+    """Return settings as the artifact actor's training draws them, or a scenario on such weeks."""
+    told = load(TrainConfig, shipped_config("artifact"), environ={})
     return settings_of(
-        TrainConfig(
-            "artifact",
+        replace(
+            told,
             scenario=scenario,
             data=world,
             first_seed=first_seed,
             run_count=count,
             random_seed=RANDOM_SEED,
-            spread=spread,
+            spread=replace(told.spread, plain_ratio=1.0) if plain else told.spread,
         )
     )
 
@@ -173,7 +163,7 @@ class Search:
             met = setting_count
             ranked.sort(key=lambda number: score(self._runs[number], self._runs[0]))
             _tell(f"\n{set_count} sets, {setting_count} settings; the best of them:\n")
-            for number in ranked[: min(8, set_count)]:
+            for number in ranked[:8]:
                 _tell(row(number, *beside(self._runs[number], self._runs[0])))
         return ranked[0]
 
@@ -212,12 +202,7 @@ def row(number: int, measured: Sequence[float], whole: Sequence[float]) -> str:
         f"{name} {value if isinstance(value, str) else format(value, '.3g')}"
         for name, value in drawn_constants(number).items()
     )
-    return f"| {number} | {_percent(measured)} | {_percent(whole)} | {told} |\n"
-
-
-def _percent(values: Sequence[float]) -> str:
-    error = stdev(values) / math.sqrt(len(values))
-    return f"{100 * fmean(values):+.1f} % ({100 * error:.1f})"
+    return f"| {number} | {percent(measured)} | {percent(whole)} | {told} |\n"
 
 
 def _tell(text: str) -> None:

@@ -9,6 +9,7 @@ Methods and their Application, 1997, section 3.8; intervals are percentiles, sec
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 from typing import Final
 
 import numpy as np
@@ -148,3 +149,9 @@ def _resampled_means(
 def _interval(means: NDArray[np.float64]) -> Interval:
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
+
+
+def percent(values: Sequence[float]) -> str:
+    """Return the mean of ratios with its standard error over runs, in percent."""
+    error = stdev(values) / math.sqrt(len(values))
+    return f"{100 * fmean(values):+.1f} % ({100 * error:.1f})"

@@ -14,13 +14,12 @@ than one.
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Final
 
 from policies.baselines import genetic, milp
@@ -35,6 +34,7 @@ from testbed.scenarios import load_scenario
 from testbed.sim.instance import Instance
 from testbed.sim.result import Totals
 from testbed.sim.simulation import Simulation
+from testbed.statistics import percent
 from testbed.world import load_world
 
 #: A parameter and the value that it is given.
@@ -123,13 +123,8 @@ class Outcome:
         joint = [ratio - 1 for ratio in self.ratios]
         pairs = zip(self.ratios, shipped.ratios, strict=True)
         own = [ratio / other - 1 for ratio, other in pairs]
-        beside = _percent(own) if self.changes else "-"
-        return f"| `{self.policy}` | {told} | {_percent(joint)} | {beside} |"
-
-
-def _percent(values: Sequence[float]) -> str:
-    """Return a mean with its standard error, in percent."""
-    return f"{100 * fmean(values):+.1f} % ({100 * stdev(values) / math.sqrt(len(values)):.1f})"
+        beside = percent(own) if self.changes else "-"
+        return f"| `{self.policy}` | {told} | {percent(joint)} | {beside} |"
 
 
 def windows(
@@ -187,11 +182,8 @@ class Tuning:
 def _totals(world: FastWorld, policy: str, values: dict[str, Any]) -> Totals:
     """Return the measured window of a world under a policy with some parameters changed."""
     shipped = POLICIES[policy]
-    if shipped.foresight is not None:
-        base = fast_policy(policy)
-        return run_fast(world, replace(base, plan=base.plan._replace(**values))).measured
     if shipped.dispatcher is None:
-        return run_fast(world, replace(fast_policy(policy), **values)).measured
+        return run_fast(world, fast_policy(policy).with_constants(values)).measured
     simulation = Simulation(world.instance, _dispatching(shipped, values), planner=planner())
     simulation.run()
     return simulation.books.totals(simulation.books.measured)

@@ -6,11 +6,11 @@ the same behind the face of `testbed.sim.run`.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 import msgspec
 import numpy as np
@@ -100,6 +100,12 @@ class FastPolicy:
     actor_directory: Path | None = None
     residual_scales: tuple[tuple[str, float], ...] = ()
     bids: LearnedBids | None = None
+
+    def with_constants(self, values: Mapping[str, Any]) -> "FastPolicy":
+        """Return it with other constants, by name: of its own, or of its plan."""
+        plan = {name: value for name, value in values.items() if name in Settings._fields}
+        rest = {name: value for name, value in values.items() if name not in plan}
+        return replace(self, plan=self.plan._replace(**plan), **rest)
 
 
 #: Beside the compiled code: all of it is there.

@@ -6,13 +6,13 @@ import pytest
 
 from testbed import plan_search
 from testbed.fast.run import FastWorld, fast_policy, run_fast
-from testbed.plan_search import Constants, Search, Spent, drawn_constants, policy_with, row, score
+from testbed.plan_search import Constants, Search, Spent, drawn_constants, row, score
 from testbed.sim.samples import Sample, instance_of
 from testbed.training.settings import Setting
 
 
 def test_sets_are_drawn_alike_and_the_first_is_what_is_shipped() -> None:
-    assert policy_with(drawn_constants(0)) == fast_policy("maccs")
+    assert fast_policy("maccs").with_constants(drawn_constants(0)) == fast_policy("maccs")
     sets = [drawn_constants(number) for number in range(1, 41)]
     assert sets == [drawn_constants(number) for number in range(1, 41)]
     assert len({each["fill"] for each in sets}) == 40
@@ -21,7 +21,9 @@ def test_sets_are_drawn_alike_and_the_first_is_what_is_shipped() -> None:
 
 
 def test_constants_reach_plan_and_policy() -> None:
-    found = policy_with({"fill": 0.9, "payback_h": 60.0, "reauction_usd": 1.0, "migrator": "none"})
+    found = fast_policy("maccs").with_constants(
+        {"fill": 0.9, "payback_h": 60.0, "reauction_usd": 1.0, "migrator": "none"}
+    )
     assert (found.plan.fill, found.plan.payback_h) == (0.9, 60.0)
     assert (found.reauction_usd, found.migrator) == (1.0, "none")
     assert found.plan.caution == fast_policy("maccs").plan.caution
@@ -36,7 +38,7 @@ def test_each_set_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found = plan_search.spent(setting, sets)
 
     for each, constants in zip(found, sets, strict=True):
-        whole = run_fast(FastWorld(instance), policy_with(constants)).whole
+        whole = run_fast(FastWorld(instance), fast_policy("maccs").with_constants(constants)).whole
         lam = instance.carbon_price_usd_per_kg
         assert each.whole_usd == whole.charge.joint_usd(instance.scope, lam)
     assert found[0] != found[1]

@@ -174,7 +174,7 @@ def test_what_has_no_precision_is_refused(
     words: str, field: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["evaluate", "--policies", "rule,locality", *words.split(), "-o", "json"]
-    assert main([*command]) == 2
+    assert main(command) == 2
     told = json.loads(capsys.readouterr().err)
     assert (told["field"], said in f"{told['message']} {told['hint']}") == (field, True)
 
