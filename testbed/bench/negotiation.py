@@ -51,8 +51,8 @@ def measure(rtt_s: float = RTT_S, count: int = ROUND_COUNT) -> BenchRow:
         unit="us",
         beside="2 RTT + 2 fdatasync + 3 ms",
         note=(
-            f"2 RTT as measured ({found.rtt_s * 1e3:.2f} ms) + 2 fdatasync "
-            f"({found.fdatasync_s * 1e3:.2f} ms) + 3 ms; over the first two by "
+            f"2 x {found.rtt_s * 1e3:.2f} ms RTT as measured + "
+            f"2 x {found.fdatasync_s * 1e3:.2f} ms fdatasync + 3 ms; over the first two by "
             f"{found.over_s * 1e3:.2f} ms, the floor by {found.floor_over_s * 1e3:.2f} ms (two "
             f"bare questions over gRPC {found.calls_over_s * 1e3:.2f} ms, two commits "
             f"{found.commits_over_s * 1e3:.2f} ms); from acknowledgement to lease by "
