@@ -70,6 +70,15 @@ class Task:
         return self.bid.site_id if self.bid is not None and has_site else None
 
     @property
+    def may_be_awarded(self) -> bool:
+        """Whether its next attempt may be some site's although nothing here says whose.
+
+        It is announced, and an award goes out before the choice is on disk.
+        """
+        is_announced = self.reason in (Reason.SUBMITTED, Reason.NEGOTIATING)
+        return self.state is TaskState.QUEUED and is_announced
+
+    @property
     def active_run_id(self) -> RunId:
         """Id of the attempt that the fence names."""
         return RunId(f"{self.task_id}.{self.fence.origin_epoch}.{self.fence.attempt}")

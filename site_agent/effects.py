@@ -1,7 +1,10 @@
 """What cores ask their shell to do: first write, then act.
 
 Every method of a core returns a `Ready`. The shell makes `writes` durable in one transaction and
-only then performs `effects`, in order (the pattern of etcd/raft's `Ready`).
+only then performs `effects`, in order (the pattern of etcd/raft's `Ready`). It takes every `Ready`
+in its turn: an answer or effect without writes, too, follows all writes that were asked for before
+it, so that nobody hears of what a crash could undo. What earlier writes allow for already is
+`at_once`: it is begun while those of the same `Ready` are being written.
 """
 
 from dataclasses import dataclass
@@ -203,13 +206,24 @@ Effect = (
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """First write, then act."""
+    """First write, then act.
+
+    Attributes:
+        writes: Made durable in one transaction.
+        effects: Begun once that is done.
+        at_once: Begun without waiting for it: what is durable allows for them already.
+    """
 
     writes: tuple[Write, ...] = ()
     effects: tuple[Effect, ...] = ()
+    at_once: tuple[Effect, ...] = ()
 
     def __add__(self, other: "Ready") -> "Ready":
-        return Ready(self.writes + other.writes, self.effects + other.effects)
+        return Ready(
+            self.writes + other.writes,
+            self.effects + other.effects,
+            self.at_once + other.at_once,
+        )
 
 
 NOTHING = Ready()

@@ -208,8 +208,7 @@ class Origin:
             QueueFullError: `ACTIVE_COUNT_MAX` tasks are unfinished.
         """
         if spec.request_id is not None and spec.request_id in self.requests:
-            known = self.tasks[self.requests[spec.request_id]]
-            return known, Ready((SaveTask(known),))  # acknowledged no sooner than the first time
+            return self.tasks[self.requests[spec.request_id]], NOTHING
         if len(self.active) >= ACTIVE_COUNT_MAX:
             raise QueueFullError(
                 f"{ACTIVE_COUNT_MAX} tasks are unfinished here",
@@ -241,8 +240,7 @@ class Origin:
         """
         task = self.task(task_id)
         if task.state.is_terminal:
-            # The end may not be on disk yet: who is told of it must not see it change.
-            return task, False, Ready((SaveTask(task),))
+            return task, False, NOTHING
         effects: tuple[Effect, ...] = ()
         holder = task.site_id
         if holder is not None:
@@ -433,7 +431,7 @@ class Origin:
         return Ready((SaveTask(kept), note), (SendHold(best.site_id, hold),))
 
     def _award(self, task: Task, ranked: tuple[Bid, ...], *, now: Now) -> Ready:
-        """Write the intent under a new fence, then send the award and the rejections."""
+        """Award under a new fence while the choice is written, then tell the losers."""
         best = ranked[0]
         kept = self._step(
             replace(
@@ -477,10 +475,10 @@ class Origin:
             attempt=kept.fence.attempt,
         )
         note = Note(task.task_id, event)
-        effects: tuple[Effect, ...] = (SendAward(best.site_id, self._award_of(kept)),)
-        if rejections:
-            effects = (*effects, SendRejections(rejections))
-        return Ready((SaveTask(kept), note), effects)
+        effects: tuple[Effect, ...] = (SendRejections(rejections),) if rejections else ()
+        # That this attempt may be awarded is on disk since before it was announced.
+        award = SendAward(best.site_id, self._award_of(kept))
+        return Ready((SaveTask(kept), note), effects, at_once=(award,))
 
     def _award_of(self, task: Task) -> Award:
         assert task.bid is not None
@@ -650,8 +648,7 @@ class Origin:
         if task is None:
             return ReportAnswer(False, f"no task {report.task_id} here"), NOTHING
         if report.run_id in self.charged or self._is_its_end(task, report):
-            # Answered no sooner than what it brought about is on disk: the holder forgets it then.
-            return ReportAnswer(True, "known already"), Ready((SaveTask(task),))
+            return ReportAnswer(True, "known already"), NOTHING
         self.charged.add(report.run_id)
         if not self._counts(task, report):
             charged = AddEntry(self._entry(task, report, penalty_usd=0.0, counts=False))
@@ -812,12 +809,17 @@ class Origin:
     def restore(self, tasks: Iterable[Task], *, now: Now, charged: Iterable[RunId] = ()) -> Ready:
         """Take over what the journal knows, as if every lease had been renewed just now.
 
+        A task that was being announced may have been awarded, nobody knows to whom. That attempt
+        is void: a confirmed lease would be on disk, so its holder has none and cannot have started,
+        and its first renewal revokes it.
+
         Args:
             tasks: Every task of the journal.
             now: The instant.
             charged: Attempts that are in the ledger.
         """
         self.charged.update(charged)
+        writes: list[Write] = []
         for task in sorted(tasks, key=lambda task: (task.submitted_s, task.task_id)):
             self._keep(task)
             if task.spec.request_id is not None:
@@ -829,7 +831,9 @@ class Origin:
             elif task.state is TaskState.AWARDING:
                 self.award_due_s[task.task_id] = now.protocol_s
                 self.award_until_s[task.task_id] = until_s
-        return self.tick(now=now)
+            elif task.may_be_awarded:
+                writes.append(SaveTask(self._keep(replace(task, fence=task.fence.next_attempt()))))
+        return Ready(tuple(writes)) + self.tick(now=now)
 
     def check_invariants(self) -> None:
         """Assert what must hold after every event."""
@@ -916,9 +920,10 @@ class Origin:
             return NOTHING
         self.negotiating.add(task.task_id)
         self.pause_until_s.pop(task.task_id, None)
-        if task.reason is not Reason.SUBMITTED:
-            self._keep(replace(task, reason=Reason.NEGOTIATING))
-        return Ready((), (Negotiate(task.task_id),))
+        writes: tuple[Write, ...] = ()
+        if not task.may_be_awarded:
+            writes = (SaveTask(self._keep(replace(task, reason=Reason.NEGOTIATING))),)
+        return Ready(writes, (Negotiate(task.task_id),))
 
     def _task_of_run(self, run: str) -> Task | None:
         """Return the task whose present attempt is `run`, or None."""

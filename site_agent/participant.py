@@ -400,8 +400,7 @@ class Participant:
     def award(self, award: Award, *, now: Now) -> tuple[AwardAnswer, Ready]:
         """Accept or decline; a repeat gets the first answer."""
         if award.run_id in self.runs:
-            # Written again, so that the repeat is answered no sooner than the first is on disk.
-            return AwardAnswer(True), Ready((SaveRun(self.runs[award.run_id]),))
+            return AwardAnswer(True), NOTHING
         problem = self._award_problem(award)
         if problem is not None:
             return problem, NOTHING

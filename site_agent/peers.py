@@ -133,7 +133,6 @@ class Peers:
         self._broker_addresses = tuple(brokers)
         self._predictors = Fallback(predictors, "predictor")
         self._predictor_addresses = tuple(predictors)
-        self._foreseen: dict[RunId, site_pb2.NegotiateRequest] = {}
 
     def answering(self) -> dict[str, bool | None]:
         """Return whether each service answered when it was last asked; None: nobody has asked."""
@@ -267,13 +266,9 @@ class Peers:
             raise PeerUnreachableError(f"{address} gave an empty answer")
         return from_proto(answer.announce.answers[0], AnnounceAnswer)
 
-    def foresee(self, award: Award) -> None:
-        """Make the message of an award that is about to be sent."""
-        self._foreseen[award.run_id] = _message_of(award)
-
     async def award(self, address: str, award: Award) -> AwardAnswer:
         """Award a task."""
-        asked = self._foreseen.pop(award.run_id, None) or _message_of(award)
+        asked = _message_of(award)
         answer = await self._asked(address, asked, CALL_TIMEOUT_S)
         return from_proto(answer.award, AwardAnswer)
 

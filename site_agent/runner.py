@@ -1,7 +1,8 @@
 """The agent's one shell: writes what the cores wrote, does what they asked, tells them what came.
 
 Everything that changes a core goes through `apply`: the core has changed, its writes become
-durable, then its effects begin, each in a task of the agent's own group. A store that fails stops
+durable, then its effects begin, each in a task of the agent's own group, and whoever asked is
+answered. A store that fails stops
 the agent: what it cannot write it must not promise.
 """
 
@@ -160,6 +161,9 @@ class Runner:
     def apply(self, ready: Ready) -> Awaitable[None]:
         """Make the writes durable, then begin the effects, whoever stops waiting for it.
 
+        In the order of the calls, those that write nothing included. What may begin at once goes
+        first: its message is on its way before rows are made.
+
         It has begun before what it returns is awaited. The core has changed already: were this
         cancelled with its caller (a peer that hangs up in the middle of a call), what the core
         asked for would never happen.
@@ -168,12 +172,14 @@ class Runner:
             UnavailableError: The journal cannot be written; the agent stops.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if not ready.writes and not ready.effects:
+        self._begin_all(ready.at_once)
+        before = self._last_applied
+        if before is not None and before.done():
+            before = None
+        if before is None and not ready.writes and not ready.effects:
             done.set_result(None)
             return done
-        self._last_applied = self._group.create_task(
-            self._carry_out(ready, done, after=self._last_applied)
-        )
+        self._last_applied = self._group.create_task(self._carry_out(ready, done, after=before))
         return done
 
     async def _carry_out(
@@ -181,12 +187,11 @@ class Runner:
     ) -> None:
         try:
             if ready.writes:
-                # In the order of the calls.
-                await self.store.commit(
-                    rows_of(ready.writes), meanwhile=partial(self._foresee, ready.effects)
-                )
-            elif after is not None and not after.done():
-                await asyncio.wait({after})  # nothing is sent before what led to it is written
+                await self.store.commit(rows_of(ready.writes))
+            elif after is not None:
+                await asyncio.wait({after})
+                if self.failed.is_set():
+                    raise UnavailableError("what led to this could not be written")
         except GcosError as exc:
             self.log.error("journal_failed", error=str(exc))
             self.failed.set()
@@ -202,17 +207,9 @@ class Runner:
         # call that brought this about, then the effects, then the log and whoever watches.
         if not done.done():
             done.set_result(None)
-        if not (self.failed.is_set() or self._is_ending):
-            for effect in ready.effects:
-                self._begin(effect)
+        self._begin_all(ready.effects)
         if ready.writes:
             asyncio.get_running_loop().call_soon(self._tell, ready.writes)
-
-    def _foresee(self, effects: Iterable[fx.Effect]) -> None:
-        """Make ready what will be sent once what led to it is on disk."""
-        for effect in effects:
-            if isinstance(effect, fx.SendAward) and effect.to != self.participant.site.site_id:
-                self.peers.foresee(effect.award)
 
     def _note(self, writes: Iterable[fx.Write]) -> None:
         """Take note of what is durable now."""
@@ -238,6 +235,12 @@ class Runner:
                     message=write.event.message,
                 )
         self._tell_watchers()
+
+    def _begin_all(self, effects: Iterable[fx.Effect]) -> None:
+        """Begin effects in order, unless the agent ends."""
+        if not (self.failed.is_set() or self._is_ending):
+            for effect in effects:
+                self._begin(effect)
 
     def _begin(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.RenewSoon):

@@ -131,6 +131,8 @@ class MemoryCluster:
         #: Acknowledged tasks, and the end of which a client was told.
         self.acknowledged: set[TaskId] = set()
         self.told_end: dict[TaskId, TaskState] = {}
+        #: Who was awarded each attempt: one site, over all restarts.
+        self.awarded: dict[RunId, SiteId] = {}
         #: Runs whose success an origin has accepted (I2: one for each task).
         self.successes: dict[TaskId, set[RunId]] = {}
         self._random: Generator = stream(seed, "memory-cluster")
@@ -291,9 +293,11 @@ class MemoryCluster:
             assert task.report.run_id == yardsticks[0].run_id
 
     def _apply(self, agent: Agent, ready: Ready, then: Callable[[], None] | None = None) -> None:
-        """Write, then act, then answer: what `site_agent.runner` does."""
+        """Write, then act, then answer, in the order of the calls: as `site_agent.runner` does."""
+        for effect in ready.at_once:
+            self._begin(agent, effect)
         if not ready.writes:
-            self._perform(agent, ready, then)
+            self._at(max(agent.commit_s, self.t_s), lambda: self._perform(agent, ready, then))
             return
         is_crash = self._random.random() < self.faults.crash_ratio
         is_written = not is_crash or self._random.random() < 0.5
@@ -313,6 +317,8 @@ class MemoryCluster:
         self._at(agent.commit_s, commit)
 
     def _perform(self, agent: Agent, ready: Ready, then: Callable[[], None] | None) -> None:
+        if not agent.is_alive:
+            return
         if then is not None:
             then()
         for effect in ready.effects:
@@ -528,6 +534,8 @@ class MemoryCluster:
         return server.participant.bid(announcement, now=self._now(server))
 
     def _send_award(self, agent: Agent, to: SiteId, award: Award) -> None:
+        assert self.awarded.setdefault(award.run_id, to) == to, "an attempt has two holders"
+
         def handle(server: Agent, reply: Reply) -> None:
             answer, ready = server.participant.award(award, now=self._now(server))
             self._apply(server, ready, lambda: reply(answer))

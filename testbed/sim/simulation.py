@@ -608,7 +608,7 @@ class Simulation:
         for write in ready.writes:
             if isinstance(write, fx.SaveTask):
                 self._look_ahead(place, write.task.task_id)
-        for effect in ready.effects:
+        for effect in (*ready.at_once, *ready.effects):
             self._begin(place, effect)
         self._changed[place.site.site_id] = None
         if self._checks:

@@ -129,6 +129,28 @@ def test_whenever_a_holder_is_cut_off_it_has_stopped_before_the_task_runs_elsewh
     assert executing_sites(cluster) == ["s1"]
 
 
+@given(seed=st.integers(0, 2**32 - 1), crash_count=st.integers(1, 3))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_an_origin_that_dies_before_its_choice_is_written_never_has_a_task_run_twice(
+    seed: int, crash_count: int
+) -> None:
+    """The award is out and accepted, perhaps renewed, while the disk still writes whose it is."""
+    cluster = MemoryCluster(seed=seed, faults=Faults(delay_s=0.02, slow_s=0.02, commit_s=3.0))
+    cluster.submit(SITES[0], spec_of("t", run_s=60), ())
+    for count in range(crash_count):
+        while len(cluster.awarded) == count:
+            cluster.advance(0.05)  # asserts I3 and that each attempt has one holder
+        cluster.advance(seed % 16 * 0.1)
+        cluster.crash(SITES[0])
+        *_, holder = cluster.awarded.values()
+        cut_off(cluster, holder)
+        cluster.start_agent(SITES[0])
+    for _ in range(20):
+        cluster.advance(0.5)
+    cluster.settle(limit_s=400)
+    assert end_of(cluster) is TaskState.SUCCEEDED
+
+
 def test_a_task_that_could_start_greener_waits_without_a_lease_and_then_runs() -> None:
     cluster = MemoryCluster(seed=1)
     deadline_s = WORLD_START_S + 3 * 3600

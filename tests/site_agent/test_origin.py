@@ -235,7 +235,7 @@ def report_of(
 
 
 def effects_of(ready: Ready, kind: type) -> list:
-    return [effect for effect in ready.effects if isinstance(effect, kind)]
+    return [effect for effect in (*ready.at_once, *ready.effects) if isinstance(effect, kind)]
 
 
 # ------------------------------------------------------------------------ submitting, cancelling
@@ -255,7 +255,7 @@ def test_the_same_request_gets_the_first_task() -> None:
     again, ready = bench.origin.submit(TaskId("oslo-2"), spec, (), (), now=at(9))
     assert again == first
     assert ready.effects == ()
-    assert ready.writes == (SaveTask(first),), "it is acknowledged no sooner than the first"
+    assert ready.writes == ()
     assert list(bench.origin.tasks) == [TASK]
 
 
@@ -310,8 +310,7 @@ def test_a_report_wins_over_a_later_cancellation() -> None:
     bench.report(report_of(bench))
     task, is_cancelled, ready = bench.origin.cancel(TASK, now=at(101))
     assert (task.state, is_cancelled) == (TaskState.SUCCEEDED, False)
-    assert bench.take(ready).effects == ()
-    assert ready.writes == (SaveTask(task),), "its end is told no sooner than it is on disk"
+    assert bench.take(ready) == Ready()
 
 
 def test_nobody_cancels_a_task_that_is_not_here() -> None:
@@ -322,11 +321,12 @@ def test_nobody_cancels_a_task_that_is_not_here() -> None:
 # ------------------------------------------------------------------------ auctions
 
 
-def test_the_lowest_offer_gets_the_award_under_a_new_fence_that_is_written_first() -> None:
+def test_the_lowest_offer_gets_the_award_under_a_new_fence() -> None:
     bench = Bench()
     bench.submit()
     ready = bench.close(bid_of(PARIS, 2.0), bid_of(WARSAW, 1.0))
-    (award,) = effects_of(ready, SendAward)
+    (award,) = ready.at_once
+    assert isinstance(award, SendAward)
     assert award.to == WARSAW
     assert award.award.fence == Fence(1, 1)
     assert bench.tasks[TASK].fence == Fence(1, 1)
@@ -821,7 +821,7 @@ def test_a_report_sent_twice_counts_and_is_charged_once() -> None:
     report = report_of(bench)
     assert bench.report(report).is_accepted
     assert bench.report(report).is_accepted
-    assert bench.last.writes == (SaveTask(bench.task),), "answered no sooner than the first"
+    assert bench.last == Ready()
 
 
 def test_a_failed_attempt_is_charged_once_however_often_it_is_reported() -> None:
@@ -951,7 +951,42 @@ def test_after_a_restart_a_lease_is_taken_to_have_been_renewed_just_now() -> Non
 def test_after_a_restart_a_queued_task_is_announced() -> None:
     bench = Bench()
     bench.submit()
+    bench.close()
+    bench.tick(1.5)
     assert bench.restart(5).effects == (Negotiate(TASK),)
+    bench.close(bid_of(), s=6)
+    assert bench.task.fence == Fence(1, 1)
+
+
+def test_an_award_that_may_have_gone_out_before_its_choice_was_written_is_void() -> None:
+    """What is on disk is what was there before the auction closed."""
+    bench = Bench()
+    bench.submit()
+    for attempt in (1, 2):
+        before = dict(bench.tasks)
+        (award,) = bench.close(bid_of(), s=attempt).at_once
+        assert isinstance(award, SendAward)
+        bench.tasks = before
+        assert bench.restart(10 * attempt).effects == (Negotiate(TASK),)
+        assert bench.renew(run=award.award.run_id, s=10 * attempt + 1) is Verdict.REVOKED
+        assert award.award.fence == Fence(1, attempt)
+        returned = report_of(bench, RunState.REVOKED, Reason.STALE_FENCE, attempt=attempt)
+        assert not bench.report(returned).is_accepted
+        # The next attempt is on disk as one that may be awarded before it is announced.
+        assert bench.tasks[TASK].may_be_awarded
+    bench.close(bid_of(), s=30)
+    assert bench.task.fence == Fence(1, 3)
+    assert bench.task.failure_count == 0
+
+
+def test_a_task_is_announced_again_only_once_that_is_written() -> None:
+    bench = Bench()
+    bench.submit()
+    assert bench.task.may_be_awarded
+    bench.close()
+    assert not bench.tasks[TASK].may_be_awarded
+    assert bench.tick(3).effects == (Negotiate(TASK),)
+    assert bench.tasks[TASK].may_be_awarded
 
 
 def test_an_award_predicts_for_the_pool_that_won_alone() -> None:
@@ -989,7 +1024,7 @@ def test_the_task_s_own_patience_is_its_lease() -> None:
     patient = replace(SPEC, disconnect=Disconnect(lost_after_s=10 * LEASE.lease_s))
     bench = Bench()
     bench.submit(patient)
-    (sent,) = [e for e in bench.close(bid_of()).effects if isinstance(e, SendAward)]
+    (sent,) = effects_of(bench.close(bid_of()), SendAward)
     assert sent.award.lease_s == 10 * LEASE.lease_s
     bench.answer(AwardAnswer(True))
     bench.renew()

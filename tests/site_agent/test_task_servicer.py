@@ -22,7 +22,6 @@ from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
 from gcos.contract_net import (
     Announcement,
-    Award,
     ChangeKind,
     Holder,
     Refusal,
@@ -42,14 +41,15 @@ from gcos.errors import (
     RequestIdTakenError,
     UnavailableError,
 )
-from gcos.ids import ArtifactId, RunId, SiteId
+from gcos.ids import ArtifactId, RunId, SiteId, TaskId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, SiteBook
 from gcos.log_tails import LogTail
 from gcos.outlook import Outlook
 from gcos.rpc.wire import from_proto
 from gcos.signals import Provenance, Signal, SiteSignals, StepSeries
 from gcos.sites import Link, Pool, PoolDigest, Site, SiteDigest
-from gcos.store import MemoryStore
+from gcos.store import MemoryStore, Write
+from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import Reason, RunState, TaskSpec, TaskState
 from gcos.v1 import tasks_pb2
@@ -63,7 +63,7 @@ from site_agent.copy_planning import Tariff
 from site_agent.custody import CustodyShell
 from site_agent.demand_log import DemandLog
 from site_agent.dual_cache import DualCache
-from site_agent.effects import Observe, Ready
+from site_agent.effects import Note, Observe, Ready
 from site_agent.lease import LeaseTerms
 from site_agent.migration import Migration
 from site_agent.origin import Origin, OriginSettings
@@ -173,9 +173,6 @@ class PaperPeers:
         if site in self.silent:
             raise PeerUnreachableError(f"{address} does not answer")
         return AnnounceAnswer(refusal=Refusal(SiteId(site), Reason.QUEUE_FULL, "is full"))
-
-    def foresee(self, award: Award) -> None:
-        pass
 
     async def award(self, *_: object) -> None:
         raise PeerUnreachableError("does not answer")
@@ -992,6 +989,67 @@ async def test_what_an_agent_that_ends_still_wrote_begins_nothing() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         assert heard == []
+
+
+EVENT = Note(TaskId("de-1"), TaskEvent(0.0, "task_submitted", ""))
+
+
+class SlowStore(MemoryStore):
+    """A store whose disk waits, and may fail then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = asyncio.Event()
+        self.error: GcosError | None = None
+
+    async def commit(self, writes: Sequence[Write]) -> None:
+        await self.may_go_on.wait()
+        if self.error is not None:
+            raise self.error
+        await super().commit(writes)
+
+
+@pytest.mark.parametrize("error", [None, ExhaustedError("the disk is full", hint="make room")])
+async def test_an_answer_without_a_write_follows_the_writes_before_it(
+    error: GcosError | None,
+) -> None:
+    """A lease that is renewed may not be on disk yet: whoever hears of it executes."""
+    async with agent() as here:
+        store = here.runner.store = SlowStore()
+        store.error = error
+        written = cast("asyncio.Future[None]", here.runner.apply(Ready((EVENT,))))
+        answered = cast("asyncio.Future[None]", here.runner.apply(Ready()))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not answered.done()
+        store.may_go_on.set()
+        if error is None:
+            await answered
+            assert written.done()
+        else:
+            for waiting in (written, answered):
+                with pytest.raises(UnavailableError):
+                    await waiting
+
+
+async def test_what_may_begin_at_once_does_not_wait_for_the_disk() -> None:
+    async with agent() as here:
+        store = here.runner.store = SlowStore()
+        heard = []
+
+        async def observe(observation: object) -> None:
+            heard.append(observation)
+
+        here.peers.observe = observe  # type: ignore[method-assign]
+        effects = [Observe(cast(Any, name)) for name in ("at once", "once written")]
+        written = here.runner.apply(Ready((EVENT,), (effects[1],), at_once=(effects[0],)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert heard == ["at once"]
+        store.may_go_on.set()
+        await written
+        await asyncio.sleep(0)
+        assert heard == ["at once", "once written"]
 
 
 # ---------------------------------------------------------------- progress
