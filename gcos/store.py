@@ -77,9 +77,6 @@ class Append:
 
 Write = Put | Delete | Append
 
-Meanwhile = Callable[[], None]
-"""What a commit calls while it waits for the disk."""
-
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
@@ -94,16 +91,10 @@ class LogEntry:
 class Store(Protocol):
     """Where a process keeps what must outlive it."""
 
-    async def commit(self, writes: Sequence[Write], *, meanwhile: Meanwhile | None = None) -> None:
+    async def commit(self, writes: Sequence[Write]) -> None:
         """Apply `writes` in their order, all or none, and return once they are durable.
 
         A cancelled commit is still written: its writes were decided, only nobody waits any more.
-
-        Args:
-            writes: What to apply.
-            meanwhile: Called on the event loop while the disk has its turn: the place for what
-                comes after the commit and can be made ready before. Not called where there is
-                nothing to write, or the writes are refused; what it raises is logged.
 
         Raises:
             InvalidRequestError: A name is not valid Unicode or too long.
@@ -145,12 +136,10 @@ class MemoryStore:
         self._logs: dict[str, list[LogEntry]] = {}
         self._is_closed = False
 
-    async def commit(self, writes: Sequence[Write], *, meanwhile: Meanwhile | None = None) -> None:
+    async def commit(self, writes: Sequence[Write]) -> None:
         """See `Store.commit`."""
         self._check_open()
         _check_writes(writes)
-        if meanwhile is not None and writes:
-            asyncio.get_running_loop().call_soon(meanwhile)
         for write in writes:
             match write:
                 case Put(table, key, value):
@@ -215,7 +204,6 @@ class _Waiting:
 
     writes: Sequence[Write]
     done: asyncio.Future[None]
-    meanwhile: Meanwhile | None
 
 
 class SqliteStore:
@@ -269,7 +257,7 @@ class SqliteStore:
         if failure is not None:
             raise failure
 
-    async def commit(self, writes: Sequence[Write], *, meanwhile: Meanwhile | None = None) -> None:
+    async def commit(self, writes: Sequence[Write]) -> None:
         """See `Store.commit`."""
         self._check_open()
         size_bytes = _check_writes(writes)
@@ -284,7 +272,7 @@ class SqliteStore:
                 hint="slow down; the disk is slower than what is asked of it",
             )
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(tuple(writes), done, meanwhile))
+        self._waiting.append(_Waiting(tuple(writes), done))
         self._waiting_count += len(writes)
         self._waiting_bytes += size_bytes
         self._has_news.set()
@@ -367,11 +355,10 @@ class SqliteStore:
             batch, self._waiting = self._waiting, []
             self._waiting_count = self._waiting_bytes = 0
             writes = [write for waiting in batch for write in waiting.writes]
-            meanwhile = [each.meanwhile for each in batch if each.meanwhile is not None]
             try:
                 # No timeout: nobody can take back what the disk has begun. A lock held by another
                 # process ends at BUSY_TIMEOUT_S.
-                await self._writer.write(_statements(writes), meanwhile)
+                await self._writer.write(_statements(writes))
             except sqlite3.Error as exc:
                 cause = exc
                 self._settle(batch, lambda: storage_error(self._path, cause))
@@ -421,20 +408,13 @@ class _Connection(aiosqlite.Connection):
             raise
         return connection
 
-    async def write(self, statements: Sequence[_Statement], meanwhile: Sequence[Meanwhile]) -> None:
+    async def write(self, statements: Sequence[_Statement]) -> None:
         """Run statements, each for its rows, in one transaction.
 
         On the thread as a whole: each way to it and back costs as much as a row of its own, and
-        half a millisecond where the cores are busy. `meanwhile` begins with the disk's turn, when
-        the thread needs no interpreter: sooner, the two would wait for each other.
+        half a millisecond where the cores are busy.
         """
-        loop = asyncio.get_running_loop()
-
-        def call_all() -> None:
-            for call in meanwhile:
-                loop.call_soon_threadsafe(call)
-
-        await self._execute(_write_all, self._conn, statements, call_all)  # type: ignore[no-untyped-call]
+        await self._execute(_write_all, self._conn, statements)  # type: ignore[no-untyped-call]
 
     def stop(self) -> asyncio.Future[None] | None:
         """Disconnect and end the thread after the statements under way, once."""
@@ -539,19 +519,15 @@ async def _prepare_reader(connection: aiosqlite.Connection) -> None:
     await connection.execute("PRAGMA query_only = ON")
 
 
-def _write_all(
-    connection: sqlite3.Connection, statements: Sequence[_Statement], meanwhile: Meanwhile
-) -> None:
+def _write_all(connection: sqlite3.Connection, statements: Sequence[_Statement]) -> None:
     """Run statements in one transaction; leave nothing behind on an error, a failed end included.
 
-    On the connection's thread, where nothing can cancel it half way. Calls `meanwhile` there, too,
-    when only the disk is left to wait for.
+    On the connection's thread, where nothing can cancel it half way.
     """
     try:
         connection.execute("BEGIN IMMEDIATE")
         for statement, rows in statements:
             connection.executemany(statement, rows)
-        meanwhile()
         connection.commit()
     except BaseException:
         # Where no transaction is open, as after a full disk, it changes nothing.

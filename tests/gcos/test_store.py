@@ -7,7 +7,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -91,20 +90,6 @@ class StoreSuite(ABC):
                 ]
             )
             assert await store.load("t") == {"a": b"2", "c": b"2"}
-
-    async def test_what_can_be_made_ready_is_made_ready_while_the_disk_works(
-        self, tmp_path: Path
-    ) -> None:
-        async with self.opened(tmp_path) as store:
-            ready: list[str] = []
-            await store.commit(appended(1), meanwhile=partial(ready.append, "first"))
-            await store.commit([], meanwhile=partial(ready.append, "nothing"))
-            async with asyncio.TaskGroup() as group:
-                for name in ("second", "third"):
-                    meanwhile = partial(ready.append, name)
-                    group.create_task(store.commit(appended(1), meanwhile=meanwhile))
-            await asyncio.sleep(0)
-            assert ready == ["first", "second", "third"]
 
     async def test_each_log_is_numbered_from_one_without_gaps(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -528,11 +513,8 @@ async def test_a_statement_that_fails_midway_undoes_its_whole_batch(tmp_path: Pa
                 " BEGIN SELECT raise(ABORT, 'refused'); END"
             )
         writes = [*appended(2), Put("t", key="a", value=b""), Put("t", key="bad", value=b"")]
-        ready: list[str] = []
         with pytest.raises(UnavailableError, match="refused"):
-            await store.commit(writes, meanwhile=partial(ready.append, "too soon"))
-        await asyncio.sleep(0)
-        assert ready == []
+            await store.commit(writes)
         await store.commit(appended(1))
         assert await sequences(store) == [1]
         assert await store.load("t") == {}
