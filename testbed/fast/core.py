@@ -99,12 +99,6 @@ def park(s: State, task: int) -> None:
 def tick_origin(s: State, site: int) -> None:
     """Announce what is due."""
     now_s = s.g[0].now_s
-    at = s.sites[site].parked
-    while at >= 0:
-        task = s.tasks[at]
-        if task.state == WAITING and now_s >= task.due_s:
-            push(s, now_s, DECISION, TICK_ORIGIN, site, 0)
-        at = task.next_parked
     before, at = -1, s.sites[site].parked
     while at >= 0:
         task = s.tasks[at]
@@ -126,7 +120,6 @@ def submit(s: State, task: int) -> None:
     """Take a task, and look to the next."""
     top, what = s.g[0], s.tasks[task]
     what.state = QUEUED
-    push(s, top.now_s, DECISION, TICK_ORIGIN, what.origin, 0)
     push(s, top.now_s, DECISION, NEGOTIATE, task, 0)
     if task + 1 < top.task_count:
         push(s, s.tasks[task + 1].arrival_s, DECISION, SUBMIT, task + 1, 0)

@@ -624,7 +624,7 @@ class Simulation:
         assert not is_lost, f"{task_id} ends {task.state.value}: {task.message}"
         if task.state is TaskState.WAITING and task.wake_s is not None:
             self.engine.at(task.wake_s, partial(self._tick_origin, place), DECISION)
-        elif task.state is TaskState.QUEUED:
+        elif task.state is TaskState.QUEUED and task_id not in place.origin.negotiating:
             due_s = place.origin.pause_until_s.get(task_id, 0.0)
             self.engine.at(due_s, partial(self._tick_origin, place), DECISION)
 
