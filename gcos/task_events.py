@@ -16,7 +16,7 @@ class TaskEvent:
         at_s: World instant.
         kind: Stable name: `task_submitted`, `auction_closed`, `task_deferred`, `task_awarded`,
             `award_declined`, `award_unanswered`, `staging_began`, `run_started`, `run_ended`,
-            `lease_expired`, `task_cancelled`.
+            `lease_expired`, `attempt_voided`, `task_cancelled`.
         message: One sentence for a person.
         reason: Closed code; None where the kind says all.
         site_id: The site it is about; None: none.

@@ -128,7 +128,7 @@ class Steps:
         return {
             "prepare_s": round(self.announced_s - self.began_s, 6),
             "announce_s": round(self.closed_s - self.announced_s, 6),
-            "intend_s": round(sent_s - self.closed_s, 6),
+            "judge_s": round(sent_s - self.closed_s, 6),
             "award_s": round(answered_s - sent_s, 6),
         }
 

@@ -7,9 +7,11 @@ A task passes through `gcos.tasks.TASK_TRANSITIONS`:
                ▼  │
              WAITING     held for a later start, without a lease          CANCELLED, REJECTED
 
-What keeps invariants I1 to I3: every state is written before anything is sent because of it; the
-fence rises before each award; a leased task is given away only after its lease and a margin have
-passed by this site's clock; after a restart every lease is taken to have been renewed just now.
+What keeps invariants I1 to I3: every state is written before anybody is told of it or sent anything
+because of it, but for the award: that an attempt may be awarded is written before it is announced,
+and to whom while the award flies. The fence rises with each award, and with each that may have gone
+out before a crash; a leased task is given away only after its lease and a margin have passed by
+this site's clock; after a restart every lease is taken to have been renewed just now.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -451,7 +453,8 @@ class Origin:
         lease = self._lease_of(task.spec)
         self.award_due_s[task.task_id] = now.protocol_s + AWARD_RETRY_S
         self.award_until_s[task.task_id] = lease.origin_until_s(now.protocol_s)
-        lam = self.terms_of(task.spec, task.predictions).carbon_price_usd_per_kg
+        award = self._award_of(kept)
+        lam = award.terms.carbon_price_usd_per_kg
         claims = [with_copies_usd(bid, lam) for bid in ranked[1:] if bid.fetches]
         best_with_copies_usd = min(claims, default=None)
         rejections = tuple(
@@ -477,8 +480,7 @@ class Origin:
         note = Note(task.task_id, event)
         effects: tuple[Effect, ...] = (SendRejections(rejections),) if rejections else ()
         # That this attempt may be awarded is on disk since before it was announced.
-        award = SendAward(best.site_id, self._award_of(kept))
-        return Ready((SaveTask(kept), note), effects, at_once=(award,))
+        return Ready((SaveTask(kept), note), effects, at_once=(SendAward(best.site_id, award),))
 
     def _award_of(self, task: Task) -> Award:
         assert task.bid is not None
@@ -832,7 +834,10 @@ class Origin:
                 self.award_due_s[task.task_id] = now.protocol_s
                 self.award_until_s[task.task_id] = until_s
             elif task.may_be_awarded:
-                writes.append(SaveTask(self._keep(replace(task, fence=task.fence.next_attempt()))))
+                void = self._keep(replace(task, fence=task.fence.next_attempt()))
+                message = "the agent ended while it was announced; an award of this attempt is void"
+                note = self._attempt_note(void, "attempt_voided", message, None, now=now)
+                writes += [SaveTask(void), note]
         return Ready(tuple(writes)) + self.tick(now=now)
 
     def check_invariants(self) -> None:

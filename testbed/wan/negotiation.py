@@ -5,7 +5,8 @@ other: the links, by TCP echo over the lanes that the agents' messages take; fda
 negotiation. A negotiation is measured twice:
 
 - From its announcement to the accepted award, as the origin logs it (`award_accepted`). Its limit
-  is two round trips to the other site and two fdatasync: the intent and the acceptance.
+  is two round trips to the other site and two fdatasync: the choice and the acceptance. The choice
+  is written while the award flies, so that only the second is waited for.
 - From outside, from the acknowledgement of the task to the state LEASED as a client sees it. Before
   the announcement the origin has asked predictor and broker, a round trip each; after the award it
   has written the lease, which is a third fdatasync, and told the client.
@@ -52,7 +53,7 @@ _EVENT_BYTES: Final = 1400
 #: Commits until a journal is written over from its beginning (`testbed.bench.negotiation`).
 _SETTLING_COUNT: Final = 250
 _WAIT_S: Final = 60.0
-_STEPS: Final = ("announce_s", "intend_s", "award_s")
+_STEPS: Final = ("announce_s", "judge_s", "award_s")
 
 _now_s = SystemClock().protocol_s
 
@@ -69,7 +70,7 @@ class NegotiationReading:
         fdatasync_s: One fdatasync of a block that is there already, as a settled journal is, after
             a rest.
         announce_s: From the announcement until the bids are in.
-        intend_s: From then until the award is sent: the offers are judged and the intent written.
+        judge_s: From then until the award is sent: the offers are judged.
         award_s: From then until the winner's acceptance has arrived.
         p50_s: From the announcement to the accepted award.
         limit_s: Two round trips and two fdatasync.
@@ -89,7 +90,7 @@ class NegotiationReading:
     rtt_s: float
     fdatasync_s: float
     announce_s: float
-    intend_s: float
+    judge_s: float
     award_s: float
     p50_s: float
     limit_s: float
@@ -194,7 +195,7 @@ def _reading(
         rtt_s=median(each.rtt_s for each in rounds),
         fdatasync_s=median(each.fdatasync_s for each in rounds),
         announce_s=median(each["announce_s"] for each in steps),
-        intend_s=median(each["intend_s"] for each in steps),
+        judge_s=median(each["judge_s"] for each in steps),
         award_s=median(each["award_s"] for each in steps),
         p50_s=median(took),
         limit_s=median(limits),

@@ -162,7 +162,7 @@ def show_negotiations(found: NegotiationReading, out: Output) -> None:
         return
     rows = (
         ("announcement to bids", found.announce_s, found.rtt_s),
-        ("bids to award sent", found.intend_s, found.fdatasync_s),
+        ("bids to award sent", found.judge_s, 0.0),
         ("award to acceptance", found.award_s, found.rtt_s + found.fdatasync_s),
         ("announcement to accepted award", found.p50_s, found.limit_s),
         ("task acknowledged to lease seen", found.outside_s, found.outside_limit_s),

@@ -967,7 +967,10 @@ def test_an_award_that_may_have_gone_out_before_its_choice_was_written_is_void()
         (award,) = bench.close(bid_of(), s=attempt).at_once
         assert isinstance(award, SendAward)
         bench.tasks = before
-        assert bench.restart(10 * attempt).effects == (Negotiate(TASK),)
+        restarted = bench.restart(10 * attempt)
+        assert restarted.effects == (Negotiate(TASK),)
+        (note,) = [write for write in restarted.writes if isinstance(write, Note)]
+        assert (note.event.kind, note.event.attempt) == ("attempt_voided", attempt)
         assert bench.renew(run=award.award.run_id, s=10 * attempt + 1) is Verdict.REVOKED
         assert award.award.fence == Fence(1, attempt)
         returned = report_of(bench, RunState.REVOKED, Reason.STALE_FENCE, attempt=attempt)

@@ -20,9 +20,9 @@ def test_steps_are_read_and_set_beside_their_own_round(tmp_path: Path) -> None:
         "\n".join(
             [
                 '{"event": "task_awarded", "task_id": "a"}',
-                line("a", prepare_s=0.1, announce_s=0.081, intend_s=0.003, award_s=0.084),
-                line("b", prepare_s=0.1, announce_s=0.091, intend_s=0.013, award_s=0.084),
-                line("c", prepare_s=0.1, announce_s=0.082, intend_s=0.004, award_s=0.085),
+                line("a", prepare_s=0.1, announce_s=0.081, judge_s=0.003, award_s=0.084),
+                line("b", prepare_s=0.1, announce_s=0.091, judge_s=0.013, award_s=0.084),
+                line("c", prepare_s=0.1, announce_s=0.082, judge_s=0.004, award_s=0.085),
             ]
         )
     )

@@ -61,7 +61,7 @@ def test_two_regions_come_up_are_parted_healed_killed_brought_back_and_removed(
         assert reading["limit_s"] > 2 * 0.05
         assert reading["p50_s"] > 2 * reading["asked_rtt_s"] - 0.03
         assert reading["p50_s"] == pytest.approx(
-            sum(reading[step] for step in ("announce_s", "intend_s", "award_s"))
+            sum(reading[step] for step in ("announce_s", "judge_s", "award_s"))
         )
         # From outside it has asked predictor and broker as well.
         assert reading["outside_s"] > reading["p50_s"]
