@@ -6,7 +6,7 @@ predictor may be away (I10): then the sites last heard of are asked, and the pri
 
 import asyncio
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -26,6 +26,7 @@ from gcos.exception_groups import sole_error
 from gcos.ids import ArtifactId, Fence, SiteId, TaskId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, Resolution
 from gcos.tasks import Reason, TaskSpec
+from gcos.v1.site_pb2 import NegotiateRequest
 from site_agent.auction import Auction
 from site_agent.config import AgentConfig
 from site_agent.effects import Now
@@ -117,11 +118,13 @@ class Steps:
         began_s: The predictor is asked.
         announced_s: Predictor and broker have answered; the announcements go out.
         closed_s: The bids are in.
+        awards: Each award that may come of it, as a message, by type of pool; None: not made.
     """
 
     began_s: float
     announced_s: float = 0.0
     closed_s: float = 0.0
+    awards: Mapping[str, NegotiateRequest] | None = None
 
     def durations_s(self, *, sent_s: float, answered_s: float) -> dict[str, float]:
         """Return how long each step took, given when the award went out and was accepted."""
@@ -164,9 +167,18 @@ class Negotiation:
         return Ground(spec, predictions, terms, nomination, draft)
 
     async def announce(
-        self, task_id: TaskId, spec: TaskSpec, ground: Ground, fence: Fence
+        self,
+        task_id: TaskId,
+        spec: TaskSpec,
+        ground: Ground,
+        fence: Fence,
+        *,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Auction:
-        """Return what announcing the task on known ground brought. Changes nothing durable."""
+        """Return what announcing the task on known ground brought. Changes nothing durable.
+
+        `meanwhile` is called once the announcements are out.
+        """
         nomination, draft = ground.nomination, ground.draft
         if spec is not ground.spec:  # a plan with another deadline or other limits
             draft = self._draft(
@@ -187,6 +199,8 @@ class Negotiation:
                 else each
                 for each in nomination.refusals
             ]
+            if meanwhile is not None:
+                meanwhile()
         heard = {*came.bids, *came.refusals, *(each.site_id for each in nomination.refusals)}
         told = heard | came.silent.keys()
         return Auction(

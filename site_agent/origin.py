@@ -453,7 +453,7 @@ class Origin:
         lease = self._lease_of(task.spec)
         self.award_due_s[task.task_id] = now.protocol_s + AWARD_RETRY_S
         self.award_until_s[task.task_id] = lease.origin_until_s(now.protocol_s)
-        award = self._award_of(kept)
+        award = self._award_of(kept, best.pool_type)
         lam = award.terms.carbon_price_usd_per_kg
         claims = [with_copies_usd(bid, lam) for bid in ranked[1:] if bid.fetches]
         best_with_copies_usd = min(claims, default=None)
@@ -482,8 +482,26 @@ class Origin:
         # That this attempt may be awarded is on disk since before it was announced.
         return Ready((SaveTask(kept), note), effects, at_once=(SendAward(best.site_id, award),))
 
-    def _award_of(self, task: Task) -> Award:
-        assert task.bid is not None
+    def possible_awards(
+        self,
+        task_id: TaskId,
+        needs: tuple[ArtifactNeed, ...],
+        predictions: tuple[Prediction, ...],
+    ) -> list[Award]:
+        """Return the awards of a task that is announced, one for each type of pool.
+
+        An auction with these needs and predictions brings one of them, or none.
+        """
+        task = self.tasks[task_id]
+        announced = replace(
+            task,
+            fence=task.fence.next_attempt(),
+            needs=needs or task.needs,
+            predictions=predictions,
+        )
+        return [self._award_of(announced, each.pool_type) for each in predictions]
+
+    def _award_of(self, task: Task, pool_type: str) -> Award:
         spec = task.spec
         return Award(
             run_id=task.active_run_id,
@@ -494,9 +512,9 @@ class Origin:
             command=spec.command,
             env=spec.env,
             gpu=spec.gpu,
-            pool_type=task.bid.pool_type,
+            pool_type=pool_type,
             needs=task.needs,
-            predictions=tuple(p for p in task.predictions if p.pool_type == task.bid.pool_type),
+            predictions=tuple(p for p in task.predictions if p.pool_type == pool_type),
             terms=self.terms_of(spec, task.predictions),
             lease_s=self._lease_of(spec).lease_s,
             project=spec.project,
@@ -793,7 +811,8 @@ class Origin:
             return Ready((SaveTask(kept), note))
         if now.protocol_s >= self.award_due_s[task_id]:
             self.award_due_s[task_id] = now.protocol_s + AWARD_RETRY_S
-            return Ready((), (SendAward(task.bid.site_id, self._award_of(task)),))
+            award = self._award_of(task, task.bid.pool_type)
+            return Ready((), (SendAward(task.bid.site_id, award),))
         return NOTHING
 
     def _lost(self, task: Task, *, now: Now) -> Ready:

@@ -266,10 +266,9 @@ class Peers:
             raise PeerUnreachableError(f"{address} gave an empty answer")
         return from_proto(answer.announce.answers[0], AnnounceAnswer)
 
-    async def award(self, address: str, award: Award) -> AwardAnswer:
-        """Award a task."""
-        asked = _message_of(award)
-        answer = await self._asked(address, asked, CALL_TIMEOUT_S)
+    async def award(self, address: str, message: site_pb2.NegotiateRequest) -> AwardAnswer:
+        """Award a task, as `award_message` puts it."""
+        answer = await self._asked(address, message, CALL_TIMEOUT_S)
         return from_proto(answer.award, AwardAnswer)
 
     async def _asked(
@@ -338,6 +337,7 @@ class Peers:
         return site_pb2_grpc.SiteServiceStub(self._channels.get(address))
 
 
-def _message_of(award: Award) -> site_pb2.NegotiateRequest:
+def award_message(award: Award) -> site_pb2.NegotiateRequest:
+    """Return an award as it is sent."""
     request = site_pb2.AwardRequest(award=to_proto(award, site_pb2.Award))
     return site_pb2.NegotiateRequest(award=request)

@@ -59,7 +59,7 @@ from site_agent.negotiation import Ground, Negotiation, Steps
 from site_agent.origin import Origin
 from site_agent.outputs import is_allowed, roots_as_told
 from site_agent.participant import Participant
-from site_agent.peers import Peers
+from site_agent.peers import Peers, award_message
 from site_agent.planning import Planning
 from site_agent.run_shell import RunShell
 from site_agent.run_times import RunTimes
@@ -207,9 +207,10 @@ class Runner:
         # call that brought this about, then the effects, then the log and whoever watches.
         if not done.done():
             done.set_result(None)
-        self._begin_all(ready.effects)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._begin_all, ready.effects)
         if ready.writes:
-            asyncio.get_running_loop().call_soon(self._tell, ready.writes)
+            loop.call_soon(self._tell, ready.writes)
 
     def _note(self, writes: Iterable[fx.Write]) -> None:
         """Take note of what is durable now."""
@@ -504,7 +505,13 @@ class Runner:
             fence = task.fence.next_attempt()
             ground = await self._negotiation.prepare(task_id, task.spec, task.needs, fence)
             steps.announced_s = self.clock.protocol_s()
-            auction = await self._negotiation.announce(task_id, task.spec, ground, fence)
+            auction = await self._negotiation.announce(
+                task_id,
+                task.spec,
+                ground,
+                fence,
+                meanwhile=partial(self._foresee, task_id, ground, steps),
+            )
         except Exception:
             self.log.exception("negotiation_crashed", task_id=task_id)
             auction = Auction((), task.needs, (), (), is_complete=False)
@@ -518,6 +525,11 @@ class Runner:
         await self.apply(ready)
         if task_id not in self.origin.award_until_s:
             self._steps.pop(task_id, None)  # nothing was awarded
+
+    def _foresee(self, task_id: TaskId, ground: Ground, steps: Steps) -> None:
+        """Make the messages of all awards that may follow while bids are awaited."""
+        awards = self.origin.possible_awards(task_id, ground.nomination.needs, ground.predictions)
+        steps.awards = {award.pool_type: award_message(award) for award in awards}
 
     def _remember(
         self, task: Task, needs: Sequence[ArtifactNeed], predictions: Sequence[Prediction]
@@ -549,7 +561,9 @@ class Runner:
             answer, ready = self.participant.award(effect.award, now=self.now())
             await self.apply(ready)
         else:
-            answer = await self.peers.award(self.address_of(effect.to), effect.award)
+            made = steps.awards if steps is not None and steps.awards is not None else {}
+            message = made.get(effect.award.pool_type) or award_message(effect.award)
+            answer = await self.peers.award(self.address_of(effect.to), message)
         now = self.now()
         ready = self.origin.award_answered(effect.award.run_id, answer, now=now)
         if steps is not None and answer.is_accepted:

@@ -22,6 +22,7 @@ from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
 from gcos.contract_net import (
     Announcement,
+    AwardAnswer,
     ChangeKind,
     Holder,
     Refusal,
@@ -52,7 +53,7 @@ from gcos.store import MemoryStore, Write
 from gcos.task_events import TaskEvent
 from gcos.task_record import Task
 from gcos.tasks import Reason, RunState, TaskSpec, TaskState
-from gcos.v1 import tasks_pb2
+from gcos.v1 import site_pb2, tasks_pb2
 from policies.baselines.joint import JointBidder, LookaheadBidder
 from policies.migrators import NoMigrator
 from site_agent import runner as runner_module
@@ -69,7 +70,7 @@ from site_agent.migration import Migration
 from site_agent.origin import Origin, OriginSettings
 from site_agent.outlook import SiteOutlook
 from site_agent.participant import Participant
-from site_agent.peers import AnnounceAnswer, Draft
+from site_agent.peers import AnnounceAnswer, Draft, award_message
 from site_agent.planning import Planning
 from site_agent.runner import Runner
 from site_agent.sent_workdirs import AWAITED_S
@@ -1048,8 +1049,37 @@ async def test_what_may_begin_at_once_does_not_wait_for_the_disk() -> None:
         assert heard == ["at once"]
         store.may_go_on.set()
         await written
-        await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
         assert heard == ["at once", "once written"]
+
+
+async def test_the_award_that_was_made_ahead_is_the_one_that_was_decided() -> None:
+    model = artifact("org/tiny", ArtifactKind.MODEL, "a")
+    async with agent(known("on", "CA-ON", gpu_type="A100", holdings=(model,))) as here:
+        heard: list[site_pb2.NegotiateRequest] = []
+
+        async def announce(address: str, draft: Draft, *, timeout_s: float) -> AnnounceAnswer:
+            bid = replace(bid_of("on"), task_id=draft.announcement.task_id, pool_type="A100")
+            return AnnounceAnswer(bid=bid)
+
+        async def award(address: str, message: site_pb2.NegotiateRequest) -> AwardAnswer:
+            heard.append(message)
+            return AwardAnswer(True)
+
+        here.peers.announce = announce  # type: ignore[method-assign]
+        here.peers.award = award  # type: ignore[method-assign]
+        task = (
+            await here.submit({"model": "org/tiny", "resources": {"gpu": {"type": "A100"}}})
+        ).task
+        for _ in range(100):
+            await asyncio.sleep(0)
+        (message,) = heard
+        awarded = here.tasks[task.task_id]
+        assert awarded.state is TaskState.LEASED
+        decided = here.runner.origin._award_of(awarded, "A100")
+        assert message == award_message(decided)
+        assert [each.pool_type for each in decided.predictions] == ["A100"]
 
 
 # ---------------------------------------------------------------- progress
