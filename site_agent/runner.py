@@ -207,10 +207,10 @@ class Runner:
         # call that brought this about, then the effects, then the log and whoever watches.
         if not done.done():
             done.set_result(None)
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._begin_all, ready.effects)
+        await asyncio.sleep(0)
+        self._begin_all(ready.effects)
         if ready.writes:
-            loop.call_soon(self._tell, ready.writes)
+            asyncio.get_running_loop().call_soon(self._tell, ready.writes)
 
     def _note(self, writes: Iterable[fx.Write]) -> None:
         """Take note of what is durable now."""
