@@ -28,7 +28,7 @@ class Fence:
 
     #: Raised when another site adopts the tasks of a lost origin.
     origin_epoch: int = 1
-    #: Counts awards of the task, from 1.
+    #: Counts awards of the task, those that a crash made void included, from 1.
     attempt: int = 0
 
     def next_attempt(self) -> "Fence":

@@ -22,7 +22,8 @@ class Task:
         reason: Why it stands there.
         message: One sentence for a person.
         needs: Artifacts it was resolved to when it was submitted.
-        fence: Fence of the latest award; attempt 0 before the first.
+        fence: Fence of the latest award, one that a crash made void included; attempt 0 before the
+            first.
         predictions: Run time by pool type, of the latest announcement.
         bid: The bid that was awarded, or that the task waits for; None before.
         auction_count: Announcements made for it.

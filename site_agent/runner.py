@@ -1,9 +1,8 @@
 """The agent's one shell: writes what the cores wrote, does what they asked, tells them what came.
 
 Everything that changes a core goes through `apply`: the core has changed, its writes become
-durable, then its effects begin, each in a task of the agent's own group, and whoever asked is
-answered. A store that fails stops
-the agent: what it cannot write it must not promise.
+durable, then whoever asked is answered and its effects begin, each in a task of the agent's own
+group. A store that fails stops the agent: what it cannot write it must not promise.
 """
 
 import asyncio
