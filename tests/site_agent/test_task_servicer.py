@@ -22,6 +22,7 @@ from gcos.client_records import Plan, Submission
 from gcos.clock import WorldScale
 from gcos.contract_net import (
     Announcement,
+    Award,
     AwardAnswer,
     ChangeKind,
     Holder,
@@ -1054,10 +1055,18 @@ async def test_what_may_begin_at_once_does_not_wait_for_the_disk() -> None:
         assert heard == ["at once", "once written"]
 
 
-async def test_the_award_that_was_made_ahead_is_the_one_that_was_decided() -> None:
+async def test_the_award_that_was_made_ahead_is_the_one_that_was_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = artifact("org/tiny", ArtifactKind.MODEL, "a")
     async with agent(known("on", "CA-ON", gpu_type="A100", holdings=(model,))) as here:
         heard: list[site_pb2.NegotiateRequest] = []
+
+        def made(award: Award) -> site_pb2.NegotiateRequest:
+            assert here.tasks[award.task_id].state is TaskState.QUEUED, "made ahead"
+            return award_message(award)
+
+        monkeypatch.setattr(runner_module, "award_message", made)
 
         async def announce(address: str, draft: Draft, *, timeout_s: float) -> AnnounceAnswer:
             bid = replace(bid_of("on"), task_id=draft.announcement.task_id, pool_type="A100")
