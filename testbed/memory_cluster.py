@@ -294,11 +294,14 @@ class MemoryCluster:
 
     def _apply(self, agent: Agent, ready: Ready, then: Callable[[], None] | None = None) -> None:
         """Write, then act, then answer, in the order of the calls: as `site_agent.runner` does."""
-        for effect in ready.at_once:
-            self._begin(agent, effect)
-        if not ready.writes:
+        if ready.writes:
+            self._commit(agent, ready, then)
+        else:
             self._at(max(agent.commit_s, self.t_s), lambda: self._perform(agent, ready, then))
-            return
+        for effect in ready.at_once:  # what an award to its own site writes follows the choice
+            self._begin(agent, effect)
+
+    def _commit(self, agent: Agent, ready: Ready, then: Callable[[], None] | None) -> None:
         is_crash = self._random.random() < self.faults.crash_ratio
         is_written = not is_crash or self._random.random() < 0.5
         delay_s = float(self._random.uniform(0, self.faults.commit_s))
