@@ -190,6 +190,9 @@ class Origin:
     award_until_s: dict[TaskId, float] = field(default_factory=dict)
     #: Protocol instant before which a task that found no bidder is not announced again.
     pause_until_s: dict[TaskId, float] = field(default_factory=dict)
+    #: What to note of tasks whose attempt a crash made void; written, as their fence is, before
+    #: they are announced again.
+    voided: dict[TaskId, Note] = field(default_factory=dict)
     #: Attempts that are in the ledger: a second report of one is not charged again.
     charged: set[RunId] = field(default_factory=set)
 
@@ -774,11 +777,22 @@ class Origin:
 
     # ---------------------------------------------------------------- time
 
-    def tick(self, *, now: Now) -> Ready:
-        """Announce what is due, send unanswered awards again, and give lost tasks away."""
+    def tick(self, *, now: Now, limit_count: int = ACTIVE_COUNT_MAX) -> Ready:
+        """Announce what is due, send unanswered awards again, and give lost tasks away.
+
+        Args:
+            now: The instant.
+            limit_count: So many tasks are written at most; the others are as due at the next tick.
+        """
         ready = NOTHING
+        written_count = 0
         for task_id in list(self.active):
-            ready += self._tick_task(self.tasks[task_id], now=now)
+            if written_count == limit_count:
+                break
+            part = self._tick_task(self.tasks[task_id], now=now)
+            if part is not NOTHING:
+                written_count += bool(part.writes)
+                ready += part
         return ready
 
     def _tick_task(self, task: Task, *, now: Now) -> Ready:
@@ -827,7 +841,14 @@ class Origin:
         )
         return Ready((SaveTask(kept), note))
 
-    def restore(self, tasks: Iterable[Task], *, now: Now, charged: Iterable[RunId] = ()) -> Ready:
+    def restore(
+        self,
+        tasks: Iterable[Task],
+        *,
+        now: Now,
+        charged: Iterable[RunId] = (),
+        limit_count: int = ACTIVE_COUNT_MAX,
+    ) -> Ready:
         """Take over what the journal knows, as if every lease had been renewed just now.
 
         A task that was being announced may have been awarded, nobody knows to whom. That attempt
@@ -838,9 +859,9 @@ class Origin:
             tasks: Every task of the journal.
             now: The instant.
             charged: Attempts that are in the ledger.
+            limit_count: As for `tick`.
         """
         self.charged.update(charged)
-        writes: list[Write] = []
         for task in sorted(tasks, key=lambda task: (task.submitted_s, task.task_id)):
             self._keep(task)
             if task.spec.request_id is not None:
@@ -855,9 +876,10 @@ class Origin:
             elif task.may_be_awarded:
                 void = self._keep(replace(task, fence=task.fence.next_attempt()))
                 message = "the agent ended while it was announced; an award of this attempt is void"
-                note = self._attempt_note(void, "attempt_voided", message, None, now=now)
-                writes += [SaveTask(void), note]
-        return Ready(tuple(writes)) + self.tick(now=now)
+                self.voided[task.task_id] = self._attempt_note(
+                    void, "attempt_voided", message, None, now=now
+                )
+        return self.tick(now=now, limit_count=limit_count)
 
     def check_invariants(self) -> None:
         """Assert what must hold after every event."""
@@ -945,7 +967,10 @@ class Origin:
         self.negotiating.add(task.task_id)
         self.pause_until_s.pop(task.task_id, None)
         writes: tuple[Write, ...] = ()
-        if not task.may_be_awarded:
+        voided = self.voided.pop(task.task_id, None)
+        if voided is not None:
+            writes = (SaveTask(task), voided)
+        elif not task.may_be_awarded:
             writes = (SaveTask(self._keep(replace(task, reason=Reason.NEGOTIATING))),)
         return Ready(writes, (Negotiate(task.task_id),))
 
@@ -988,6 +1013,7 @@ class Origin:
         )
         self.lease_until_s.pop(task.task_id, None)
         self.pause_until_s.pop(task.task_id, None)
+        self.voided.pop(task.task_id, None)
         self._forget_award(task.task_id)
         return ended
 

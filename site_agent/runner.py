@@ -67,6 +67,9 @@ from site_agent.signals.source import SignalSource
 from site_agent.sourcing import Links, cheapest_fetch
 
 TICK_S = 0.1
+TICK_TASK_COUNT = 50
+"""Tasks that an origin announces or gives away in one step, of those that are due: one commit takes
+only so much, and thousands are due at once after a restart."""
 SIGNALS_REFRESH_S = 900.0
 """World seconds between two readings of the signals."""
 SIGNALS_BEHIND_H = 31 * 24
@@ -696,7 +699,7 @@ class Runner:
         while True:
             await asyncio.sleep(TICK_S)
             now = self.now()
-            await self.apply(self.origin.tick(now=now))
+            await self.apply(self.origin.tick(now=now, limit_count=TICK_TASK_COUNT))
             await self.apply(self.participant.tick(now=now))
             await self.apply(self.participant.give_back_late(now=now))
 

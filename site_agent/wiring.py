@@ -49,7 +49,7 @@ from site_agent.peers import Peers
 from site_agent.plan_files import PlanRecords
 from site_agent.planning import Planning
 from site_agent.run_shell import OUTPUTS_NAME, RunShell
-from site_agent.runner import SIGNALS_AHEAD_H, SIGNALS_BEHIND_H, Runner
+from site_agent.runner import SIGNALS_AHEAD_H, SIGNALS_BEHIND_H, TICK_TASK_COUNT, Runner
 from site_agent.serving import ArtifactServicer
 from site_agent.signals.profile import ProfileSource
 from site_agent.signals.source import SignalSource
@@ -324,7 +324,9 @@ class _Agent:
         # Together: the first effect may be a report of this site to itself.
         await runner.apply(
             runner.participant.restore(runs, now=now)
-            + runner.origin.restore(tasks, now=now, charged=runner.ledger)
+            + runner.origin.restore(
+                tasks, now=now, charged=runner.ledger, limit_count=TICK_TASK_COUNT
+            )
         )
         runner.recall(tasks)
         await runner.runs.sweep(frozenset(runs))

@@ -982,6 +982,25 @@ def test_an_award_that_may_have_gone_out_before_its_choice_was_written_is_void()
     assert bench.task.failure_count == 0
 
 
+def test_of_many_that_are_due_after_a_restart_a_few_are_announced_at_a_time() -> None:
+    """One commit takes only so many writes."""
+    origin = new_origin()
+    ids = [TaskId(f"oslo-{number}") for number in range(5)]
+    for task_id in ids:
+        origin.submit(task_id, SPEC, (), (), now=at(0))
+    tasks, origin = list(origin.tasks.values()), new_origin()
+    ready = origin.restore(tasks, now=at(1), limit_count=2)
+    assert ready.effects == (Negotiate(ids[0]), Negotiate(ids[1]))
+    assert len(ready.writes) == 4, "a void attempt is written and noted"
+    _, is_cancelled, _ = origin.cancel(ids[2], now=at(1))
+    assert is_cancelled
+    assert origin.tick(now=at(2), limit_count=1).effects == (Negotiate(ids[3]),)
+    assert origin.tick(now=at(3), limit_count=2).effects == (Negotiate(ids[4]),)
+    assert origin.tick(now=at(4)) == Ready()
+    assert {task.fence for task in origin.tasks.values()} == {Fence(1, 1)}
+    assert not origin.voided
+
+
 def test_a_task_is_announced_again_only_once_that_is_written() -> None:
     bench = Bench()
     bench.submit()
