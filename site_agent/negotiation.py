@@ -23,7 +23,7 @@ from gcos.contract_net import (
 from gcos.durations import Prediction, WorkFeatures
 from gcos.errors import ArtifactNotFoundError, GcosError, InvalidRequestError, UnavailableError
 from gcos.exception_groups import sole_error
-from gcos.ids import ArtifactId, Fence, SiteId, TaskId
+from gcos.ids import ArtifactId, Fence, RunId, SiteId, TaskId
 from gcos.known_sites import KnownSite, Nomination, NominationQuery, Nominee, Resolution
 from gcos.tasks import Reason, TaskSpec
 from gcos.v1.site_pb2 import NegotiateRequest
@@ -118,13 +118,14 @@ class Steps:
         began_s: The predictor is asked.
         announced_s: Predictor and broker have answered; the announcements go out.
         closed_s: The bids are in.
-        awards: Each award that may come of it, as a message, by type of pool; None: not made.
+        awards: Each award that may come of it, as a message, by attempt and type of pool; None:
+            not made.
     """
 
     began_s: float
     announced_s: float = 0.0
     closed_s: float = 0.0
-    awards: Mapping[str, NegotiateRequest] | None = None
+    awards: Mapping[tuple[RunId, str], NegotiateRequest] | None = None
 
     def durations_s(self, *, sent_s: float, answered_s: float) -> dict[str, float]:
         """Return how long each step took, given when the award went out and was accepted."""

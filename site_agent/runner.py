@@ -50,7 +50,7 @@ from site_agent.actors import Actors
 from site_agent.auction import Auction
 from site_agent.config import AgentConfig
 from site_agent.copies import Copies, CopyPorts
-from site_agent.effects import Now, Ready
+from site_agent.effects import NOTHING, Now, Ready
 from site_agent.feasibility import impossibility, unknown_placement
 from site_agent.journal import rows_of
 from site_agent.lease import LeaseTerms
@@ -139,7 +139,9 @@ class Runner:
         self._staging: dict[RunId, asyncio.Task[None]] = {}
         self._effects: set[asyncio.Task[None]] = set()
         self._is_ending = False
-        self._last_applied: asyncio.Task[None] | None = None
+        #: The last that had something to write.
+        self._last_write: asyncio.Task[None] | None = None
+        self._is_write_lost = False
         #: Negotiations under way.
         self._steps: dict[TaskId, Steps] = {}
         self._negotiation = Negotiation(self)
@@ -163,26 +165,31 @@ class Runner:
     def apply(self, ready: Ready) -> Awaitable[None]:
         """Make the writes durable, then begin the effects, whoever stops waiting for it.
 
-        In the order of the calls, those that write nothing included. What may begin at once goes
-        first: its message is on its way before rows are made.
+        In the order of the calls; what writes nothing follows the writes that were asked for before
+        it. What may begin at once goes first: its message is on its way before rows are made.
 
         It has begun before what it returns is awaited. The core has changed already: were this
         cancelled with its caller (a peer that hangs up in the middle of a call), what the core
         asked for would never happen.
 
         Raises:
-            UnavailableError: The journal cannot be written; the agent stops.
+            UnavailableError: The journal cannot be written, or could not be; the agent stops.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._begin_all(ready.at_once)
-        before = self._last_applied
-        if before is not None and before.done():
-            before = None
-        if before is None and not ready.writes and not ready.effects:
+        before = self._last_write
+        is_settled = before is None or (before.done() and not self._is_write_lost)
+        if is_settled and not ready.writes and not ready.effects:
             done.set_result(None)
             return done
-        self._last_applied = self._group.create_task(self._carry_out(ready, done, after=before))
+        task = self._group.create_task(self._carry_out(ready, done, after=before))
+        if ready.writes:
+            self._last_write = task
         return done
+
+    def written(self) -> Awaitable[None]:
+        """Return once all is durable that was asked to be written before."""
+        return self.apply(NOTHING)
 
     async def _carry_out(
         self, ready: Ready, done: asyncio.Future[None], *, after: asyncio.Task[None] | None
@@ -190,12 +197,13 @@ class Runner:
         try:
             if ready.writes:
                 await self.store.commit(rows_of(ready.writes))
-            elif after is not None:
+            elif after is not None and not after.done():
                 await asyncio.wait({after})
-                if self.failed.is_set():
-                    raise UnavailableError("what led to this could not be written")
+            if self._is_write_lost:  # the cores are ahead of the disk for good
+                raise UnavailableError("what led to this could not be written")
         except GcosError as exc:
             self.log.error("journal_failed", error=str(exc))
+            self._is_write_lost = True
             self.failed.set()
             if not done.done():
                 hint = "see the log of the agent"
@@ -531,7 +539,7 @@ class Runner:
     def _foresee(self, task_id: TaskId, ground: Ground, steps: Steps) -> None:
         """Make the messages of all awards that may follow while bids are awaited."""
         awards = self.origin.possible_awards(task_id, ground.nomination.needs, ground.predictions)
-        steps.awards = {award.pool_type: award_message(award) for award in awards}
+        steps.awards = {(award.run_id, award.pool_type): award_message(award) for award in awards}
 
     def _remember(
         self, task: Task, needs: Sequence[ArtifactNeed], predictions: Sequence[Prediction]
@@ -564,7 +572,8 @@ class Runner:
             await self.apply(ready)
         else:
             made = steps.awards if steps is not None and steps.awards is not None else {}
-            message = made.get(effect.award.pool_type) or award_message(effect.award)
+            award = effect.award
+            message = made.get((award.run_id, award.pool_type)) or award_message(award)
             answer = await self.peers.award(self.address_of(effect.to), message)
         now = self.now()
         ready = self.origin.award_answered(effect.award.run_id, answer, now=now)

@@ -136,6 +136,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             call = self._forward.stub(address).GetTask
             return await self._forward.unary(call, request, context, tasks_pb2.GetTaskResponse)
         task = self._runner.origin.seen(TaskId(request.task_id), now=self._runner.now())
+        await self._runner.written()  # no crash can take back what a client is told
         return tasks_pb2.GetTaskResponse(task=_task(task))
 
     async def ListTasks(
@@ -157,6 +158,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             (origin.seen(task_id, now=now) for task_id in ids),
             key=lambda task: (-task.submitted_s, task.task_id),
         )
+        await self._runner.written()
         return tasks_pb2.ListTasksResponse(tasks=[_task(_untailed(t)) for t in tasks[:limit]])
 
     async def WatchTask(
@@ -174,6 +176,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             task = _untailed(self._runner.origin.task(TaskId(request.task_id)))
             if task != last:
                 last = task
+                await self._runner.written()
                 yield tasks_pb2.WatchTaskResponse(task=_task(task))
                 continue
             await self._runner.changed(timeout_s=WATCH_PAUSE_S)
@@ -198,6 +201,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             call = self._forward.stub(address).ExplainTask
             return await self._forward.unary(call, request, context, tasks_pb2.ExplainTaskResponse)
         task = self._runner.origin.seen(TaskId(request.task_id), now=self._runner.now())
+        await self._runner.written()
         events = await load_events(self._runner.store, task.task_id)
         return tasks_pb2.ExplainTaskResponse(
             task=_task(task),

@@ -1032,6 +1032,26 @@ async def test_an_answer_without_a_write_follows_the_writes_before_it(
             for waiting in (written, answered):
                 with pytest.raises(UnavailableError):
                     await waiting
+            store.error = None
+            for late in (Ready(), Ready((EVENT,))):
+                with pytest.raises(UnavailableError):  # the cores are ahead of the disk for good
+                    await here.runner.apply(late)
+
+
+async def test_nobody_reads_of_an_end_that_is_not_on_disk() -> None:
+    async with agent() as here:
+        task = (await here.submit({})).task
+        store = here.runner.store = SlowStore()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(here.runner.cancel(task.task_id))
+            await asyncio.sleep(0)
+            request = tasks_pb2.GetTaskRequest(task_id=task.task_id)
+            read = group.create_task(here.servicer.GetTask(request, cast(Any, None)))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not read.done()
+            store.may_go_on.set()
+        assert read.result().task.state == tasks_pb2.TASK_STATE_CANCELLED
 
 
 async def test_what_may_begin_at_once_does_not_wait_for_the_disk() -> None:
