@@ -39,12 +39,10 @@ from testbed.fast.layout import (
     BEAT_ENDS,
     COMPLETE,
     DONE,
-    ENDED,
     FAILED_IN_USE,
     FAILED_REJECTED,
     HEAP_FULL,
     HEAP_MARGIN,
-    HELD_BY_RUN,
     HELD_SLOT_COUNT,
     HOUR,
     LOG_FULL,
@@ -52,14 +50,12 @@ from testbed.fast.layout import (
     LOST,
     NO_BEAT,
     PLAN,
-    QUEUED,
     REPORTED,
     RETURNED,
     RUNNING,
     SUCCEEDED,
     TOLD_FULL,
     TRANSFER,
-    WAITING,
     Ints,
     State,
 )
@@ -108,7 +104,6 @@ def tick_origin(s: State, site: int) -> None:
                 s.tasks[before].next_parked = after
             else:
                 s.sites[site].parked = after
-            task.state = QUEUED
             push(s, now_s, DECISION, NEGOTIATE, at, 0)
         else:
             before = at
@@ -118,8 +113,7 @@ def tick_origin(s: State, site: int) -> None:
 @compiled
 def submit(s: State, task: int) -> None:
     """Take a task, and look to the next."""
-    top, what = s.g[0], s.tasks[task]
-    what.state = QUEUED
+    top = s.g[0]
     push(s, top.now_s, DECISION, NEGOTIATE, task, 0)
     if task + 1 < top.task_count:
         push(s, s.tasks[task + 1].arrival_s, DECISION, SUBMIT, task + 1, 0)
@@ -159,7 +153,6 @@ def negotiate(s: State, task: int) -> None:
     won = s.bids[best]
     what.site = best
     if won.is_deferred:
-        what.state = WAITING
         what.due_s = max(top.now_s, won.start_s - won.fetch_s)
         what.hold_start_s = won.start_s
         what.hold_end_s = won.p50_finish_s
@@ -167,7 +160,6 @@ def negotiate(s: State, task: int) -> None:
         push(s, what.due_s, DECISION, TICK_ORIGIN, what.origin, 0)
         push(s, top.now_s, WORLD, HOLD, best, task)
         return
-    what.state = HELD_BY_RUN
     what.attempt += 1
     what.winning_usd = won.offer_usd
     push(s, top.now_s, WORLD, AWARD, task, 0)
@@ -234,7 +226,6 @@ def nobody(s: State, task: int, registered: int) -> None:
         top.failed_task = task
         return
     pause_s = min(NO_BID_PAUSE_S * 2.0 ** min(what.auction_count - 1, 10), NO_BID_PAUSE_MAX_S)
-    what.state = QUEUED
     what.due_s = top.now_s + pause_s
     park(s, task)
     push(s, what.due_s, DECISION, TICK_ORIGIN, what.origin, 0)
@@ -328,10 +319,8 @@ def reported(s: State, slot: int) -> None:
     run, top = s.runs[slot], s.g[0]
     what = s.tasks[run.task]
     if run.outcome == SUCCEEDED:
-        what.state = ENDED
         top.left_count -= 1
     else:
-        what.state = QUEUED
         what.due_s = 0.0
         park(s, run.task)
         push(s, top.now_s, DECISION, TICK_ORIGIN, what.origin, 0)

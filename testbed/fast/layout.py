@@ -59,13 +59,6 @@ ABSENT: Final = 0
 RESERVED: Final = 1
 COMPLETE: Final = 2
 
-# States of a task.
-UNBORN: Final = 0
-QUEUED: Final = 1
-WAITING: Final = 2
-HELD_BY_RUN: Final = 3
-ENDED: Final = 4
-
 # What a run is at.
 FREE: Final = 0
 LEASED: Final = 1
@@ -270,7 +263,6 @@ TASK: Final = _dtype(
     ("gpu_count", _N),
     ("sigma", _N),
     ("rank", _N),
-    ("state", _N),
     ("due_s", _F),
     ("auction_count", _N),
     ("attempt", _N),
