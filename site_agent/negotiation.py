@@ -116,16 +116,16 @@ class Steps:
 
     Attributes:
         began_s: The predictor is asked.
+        awards: Each award that may come of it, as a message, by attempt and type of pool, once the
+            announcements are out.
         announced_s: Predictor and broker have answered; the announcements go out.
         closed_s: The bids are in.
-        awards: Each award that may come of it, as a message, by attempt and type of pool; None:
-            not made.
     """
 
     began_s: float
+    awards: Mapping[tuple[RunId, str], NegotiateRequest]
     announced_s: float = 0.0
     closed_s: float = 0.0
-    awards: Mapping[tuple[RunId, str], NegotiateRequest] | None = None
 
     def durations_s(self, *, sent_s: float, answered_s: float) -> dict[str, float]:
         """Return how long each step took, given when the award went out and was accepted."""

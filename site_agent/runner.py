@@ -509,7 +509,7 @@ class Runner:
 
     async def _negotiate(self, task_id: TaskId) -> None:
         task = self.origin.tasks[task_id]
-        steps = Steps(self.clock.protocol_s())
+        steps = Steps(self.clock.protocol_s(), awards={})
         self._steps[task_id] = steps
         try:
             fence = task.fence.next_attempt()
@@ -571,8 +571,8 @@ class Runner:
             answer, ready = self.participant.award(effect.award, now=self.now())
             await self.apply(ready)
         else:
-            made = steps.awards if steps is not None and steps.awards is not None else {}
             award = effect.award
+            made = {} if steps is None else steps.awards
             message = made.get((award.run_id, award.pool_type)) or award_message(award)
             answer = await self.peers.award(self.address_of(effect.to), message)
         now = self.now()
